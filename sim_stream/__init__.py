@@ -1,0 +1,53 @@
+"""Streams driving frames into a world model and predicted frames back over ZeroMQ.
+
+Names load on first use, so that ``import sim_stream`` brings neither torch nor zmq.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sim_stream.config import Action, SamplingConfig, get_preset
+    from sim_stream.errors import InvalidInput, SimStreamError
+    from sim_stream.runtime.runtime import Runtime
+    from sim_stream.video import read_clip
+    from sim_stream.wire.client import StreamClient
+    from sim_stream.wire.server import StreamServer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Action",
+    "InvalidInput",
+    "Runtime",
+    "SamplingConfig",
+    "SimStreamError",
+    "StreamClient",
+    "StreamServer",
+    "get_preset",
+    "read_clip",
+]
+
+_HOMES = {
+    "Action": "sim_stream.config",
+    "InvalidInput": "sim_stream.errors",
+    "Runtime": "sim_stream.runtime.runtime",
+    "SamplingConfig": "sim_stream.config",
+    "SimStreamError": "sim_stream.errors",
+    "StreamClient": "sim_stream.wire.client",
+    "StreamServer": "sim_stream.wire.server",
+    "get_preset": "sim_stream.config",
+    "read_clip": "sim_stream.video",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

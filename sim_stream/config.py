@@ -1,0 +1,283 @@
+"""Configurations of models, sampling and sessions, and the presets that name them.
+
+Frozen, keyword-only dataclasses; an impossible value is refused at construction. Does not import
+torch and knows nothing about files: where weights lie is the manifest's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from numbers import Real
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from sim_stream.errors import InvalidInput
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """The ego motion that leads to a frame. Yaw rate: positive turns left (ISO 8855)."""
+
+    speed_mps: float
+    yaw_rate_radps: float
+
+    def __post_init__(self) -> None:
+        for name in ("speed_mps", "yaw_rate_radps"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise InvalidInput(f"action.{name}", value, "a finite number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQConfig:
+    """VQGAN tokenizer and image decoder (OpenViCA Sec. III-A; diffusers' ``VQModel`` names)."""
+
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    latent_channels: int
+    num_vq_embeddings: int
+    norm_num_groups: int
+    norm_eps: float = 1e-6
+    image_size: int = 256
+
+    def __post_init__(self) -> None:
+        for channels in self.block_out_channels:
+            if channels <= 0 or channels % self.norm_num_groups:
+                raise InvalidInput(
+                    "block_out_channels", channels, f"multiples of {self.norm_num_groups} groups"
+                )
+        if self.image_size % self.downsampling:
+            raise InvalidInput(
+                "image_size", self.image_size, f"a multiple of {self.downsampling} pixels"
+            )
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent cell and side (16 in the paper)."""
+        return 1 << (len(self.block_out_channels) - 1)
+
+    @property
+    def grid(self) -> int:
+        """Latent cells per side; a frame has ``grid ** 2`` codes."""
+        return self.image_size // self.downsampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelConfig:
+    """LLaMA with text and vision embeddings and heads (LWM; facts/models.md part 2)."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    text_vocab_size: int
+    vision_vocab_size: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 5e7
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+            raise InvalidInput(
+                "num_heads", self.num_heads, f"even heads that divide hidden {self.hidden_size}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoDecoderConfig:
+    """3D decoder made from the 2D one by central inflation (OpenViCA Sec. III-C; MAGVIT).
+
+    ``temporal_levels`` counts the resolution levels, from the latent up, whose 3x3 convolutions
+    are inflated to 3x3x3. All levels is the paper's decoder; fewer levels mix frames at low
+    resolution only and leave the costly high resolutions to the emitted frame alone.
+    """
+
+    temporal_levels: int
+
+    def __post_init__(self) -> None:
+        if self.temporal_levels < 1:
+            raise InvalidInput("temporal_levels", self.temporal_levels, "1 or more levels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionBins:
+    """Uniform bins for speed and yaw rate, plus one `unknown` bin each for a null action.
+
+    Ids follow the specials in the vision vocabulary (design.md): first speed bins, speed unknown,
+    then yaw bins, yaw unknown. Values beyond the outer bins are clamped into them.
+    """
+
+    speed_bins: int = 64
+    speed_max_mps: float = 32.0
+    yaw_bins: int = 63
+    yaw_max_radps: float = 0.8
+
+    @property
+    def total(self) -> int:
+        return self.speed_bins + self.yaw_bins + 2
+
+    def speed_bin(self, speed_mps: float) -> int:
+        scaled = round(speed_mps / self.speed_max_mps * (self.speed_bins - 1))
+        return min(max(scaled, 0), self.speed_bins - 1)
+
+    def yaw_bin(self, yaw_rate_radps: float) -> int:
+        """Square-root spacing: fine around straight driving, coarse in tight turns."""
+        half = (self.yaw_bins - 1) // 2
+        magnitude = math.sqrt(min(abs(yaw_rate_radps) / self.yaw_max_radps, 1.0))
+        return half + round(magnitude * half) * (1 if yaw_rate_radps >= 0 else -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How a token is drawn: y = argmax(masked log p / temperature + Gumbel noise)."""
+
+    top_k: int = 1000
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise InvalidInput("sampling.top_k", self.top_k, "1 or more")
+        if not 0.0 < self.temperature <= 10.0:
+            raise InvalidInput("sampling.temperature", self.temperature, "above 0, at most 10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig:
+    """Frames a session keeps: its context, what survives re-anchoring, and the lookahead."""
+
+    context_frames: int = 16
+    anchor_frames: int = 8
+    lookahead: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.anchor_frames < self.context_frames:
+            raise InvalidInput(
+                "anchor_frames", self.anchor_frames, f"1..{self.context_frames - 1} frames"
+            )
+        if self.lookahead not in (0, 1):
+            raise InvalidInput("lookahead", self.lookahead, "0 or 1 frame")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Everything that defines one system: models, prompt, actions, defaults."""
+
+    name: str
+    fps: int
+    prompt: str
+    actions_per_frame: int
+    vq: VQConfig
+    world_model: WorldModelConfig
+    video_decoder: VideoDecoderConfig
+    action_bins: ActionBins
+    sampling: SamplingConfig
+    session: SessionConfig
+
+    def __post_init__(self) -> None:
+        if self.actions_per_frame not in (0, 2):
+            raise InvalidInput("actions_per_frame", self.actions_per_frame, "0 or 2")
+        if not self.prompt and not self.actions_per_frame:
+            raise InvalidInput(
+                "prompt", "''", "a text, unless action ids lead every frame to its first code"
+            )
+        needed = self.vq.num_vq_embeddings + 2
+        needed += self.action_bins.total if self.actions_per_frame else 0
+        if self.world_model.vision_vocab_size < needed:
+            raise InvalidInput(
+                "vision_vocab_size",
+                self.world_model.vision_vocab_size,
+                f"{needed} or more (codes, two specials, action bins)",
+            )
+
+
+# The paper's prompt (OpenViCA Sec. III-A b) as LWM's tokenizer must see it: <vision> in lower case.
+PAPER_PROMPT = (
+    "You are a helpful assistant. USER: Generate a video of driving vehicles. ASSISTANT: <vision>"
+)
+
+OPENVIGA = Preset(
+    name="openviga",
+    fps=4,
+    prompt=PAPER_PROMPT,
+    actions_per_frame=0,
+    vq=VQConfig(
+        block_out_channels=(128, 256, 256, 512, 768),
+        layers_per_block=2,
+        latent_channels=64,
+        num_vq_embeddings=8192,
+        norm_num_groups=32,
+    ),
+    world_model=WorldModelConfig(
+        hidden_size=4096,
+        num_layers=32,
+        num_heads=32,
+        intermediate_size=11008,
+        text_vocab_size=32000,
+        vision_vocab_size=8448,
+    ),
+    video_decoder=VideoDecoderConfig(temporal_levels=5),
+    action_bins=ActionBins(),
+    sampling=SamplingConfig(top_k=1000),
+    session=SessionConfig(context_frames=16, anchor_frames=8),
+)
+
+POCKET = Preset(
+    name="pocket",
+    fps=4,
+    prompt="",
+    actions_per_frame=2,
+    vq=VQConfig(
+        block_out_channels=(16, 32, 64, 96, 128),
+        layers_per_block=1,
+        latent_channels=16,
+        num_vq_embeddings=2048,
+        norm_num_groups=8,
+    ),
+    world_model=WorldModelConfig(
+        hidden_size=192,
+        num_layers=3,
+        num_heads=4,
+        intermediate_size=512,
+        text_vocab_size=8,
+        vision_vocab_size=2304,
+        rope_theta=1e4,
+    ),
+    video_decoder=VideoDecoderConfig(temporal_levels=1),
+    action_bins=ActionBins(),
+    sampling=SamplingConfig(top_k=100),
+    session=SessionConfig(context_frames=4, anchor_frames=2),
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (OPENVIGA, POCKET)})
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name. Raises InvalidInput."""
+    if name not in PRESETS:
+        raise InvalidInput("preset", name, ", ".join(sorted(PRESETS)))
+    return PRESETS[name]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON-ready values."""
+    return asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """A configuration from plain values; unknown and missing options are refused by name."""
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise InvalidInput(cls.__name__, ", ".join(unknown), ", ".join(sorted(known)))
+    converted = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        return cls(**converted)
+    except TypeError as error:
+        raise InvalidInput(cls.__name__, sorted(values), str(error)) from error

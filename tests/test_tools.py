@@ -1,0 +1,65 @@
+"""The build's helper scripts: which torch, which Python, what a wheel may hold."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools import check_wheel, install_torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_machine_without_gpu_never_takes_a_cuda_build() -> None:
+    attempts = install_torch.plan("2.13.0", system="Linux", gpu=False)
+    assert [requirement for requirement, _ in attempts] == ["torch==2.13.0+cpu"] * 2
+    assert attempts[0][1] == []  # the configured index first
+    assert attempts[1][1][-1] == "https://download.pytorch.org/whl/cpu"
+
+
+def test_gpu_machine_and_macos_take_the_plain_build() -> None:
+    for system, gpu in (("Linux", True), ("Darwin", False)):
+        assert install_torch.plan("2.13.0", system=system, gpu=gpu) == [("torch==2.13.0", [])]
+
+
+def test_driver_without_a_gpu_counts_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for says, gpu in (("echo 'No devices were found'", False), ("echo 'GPU 0: H100'", True)):
+        tool.write_text(f"#!/bin/sh\n{says}\n")
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+        assert install_torch.has_nvidia_gpu() is gpu
+
+
+def test_torch_is_pinned_once_for_the_package_and_the_installer() -> None:
+    version = install_torch.pinned_version((ROOT / "constraints.txt").read_text())
+    assert f'"torch=={version}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_too_old_python_is_named_with_what_to_do(tmp_path: Path) -> None:
+    old = tmp_path / "python3.8"
+    old.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 'Python 3.8.10'\nexit 1\n")
+    old.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "tools" / "find_python.sh"],
+        env={**os.environ, "PYTHON": str(old)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "needs Python 3.11 to 3.14" in done.stderr and "3.8.10" in done.stderr
+
+
+def test_wheel_with_foreign_or_missing_files_is_refused() -> None:
+    whole = [*check_wheel.NEEDED, "sim_stream/weights/pocket/vq_model.safetensors"]
+    assert check_wheel.complaints([*whole, "sim_stream-0.1.0.dist-info/METADATA"]) == []
+    assert check_wheel.complaints([*whole, "train/data.py"]) == [
+        "train/data.py does not belong into the wheel"
+    ]
+    assert check_wheel.complaints(whole[1:]) == [f"{whole[0]} is missing"]
