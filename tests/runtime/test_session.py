@@ -1,0 +1,215 @@
+"""Session: what leaves, when, and what it depends on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sim_stream.config import Action, SamplingConfig
+from sim_stream.decoding.raster import decode_frame
+from sim_stream.errors import InvalidInput, SessionClosed
+from sim_stream.models.vq_model import to_pixels
+from sim_stream.runtime.runtime import Runtime
+from sim_stream.runtime.session import Session
+from tests.small import SMALL, random_runtime
+
+PROMPT = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+ACTIONS = [Action(speed_mps=3.0 + i, yaw_rate_radps=0.1 * (i % 3 - 1)) for i in range(9)]
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return random_runtime()
+
+
+def started(runtime: Runtime, *, seed: int = 5, lookahead: int = 1) -> Session:
+    session = runtime.open_session(lookahead=lookahead)
+    session.reset(PROMPT, seed=seed)
+    return session
+
+
+def ids_of(session: Session, actions: list[Action]) -> list[list[int]]:
+    rows = []
+    for action in actions:
+        session.predict(action)
+        rows.append(session.latest_ids.tolist())
+    return rows
+
+
+def test_frames_leave_one_step_late_and_flush_gives_the_last(runtime: Runtime) -> None:
+    session = runtime.open_session()
+    first = session.reset(PROMPT, seed=1)
+    assert (first.step, first.frame_id, first.final) == (0, 0, False)
+    replies = [session.step(a) for a in ACTIONS[:4]]
+    assert [r.frame_id for r in replies] == [0, 1, 2, 3]
+    assert all(r.final and r.lag_frames == 1 and r.step == r.frame_id + 1 for r in replies)
+    last = session.flush()
+    assert last is not None
+    assert (last.frame_id, last.step, last.lag_frames, last.final) == (4, 4, 0, True)
+    assert last.image.shape == (32, 32, 3)
+    assert last.image.dtype == np.uint8
+
+
+def test_without_lookahead_frames_leave_at_once(runtime: Runtime) -> None:
+    session = started(runtime, lookahead=0)
+    replies = [session.step(a) for a in ACTIONS[:3]]
+    assert [(r.frame_id, r.lag_frames, r.final) for r in replies] == [
+        (1, 0, True),
+        (2, 0, True),
+        (3, 0, True),
+    ]
+    assert session.flush() is None
+
+
+def test_each_frame_is_the_middle_slot_of_its_three_frames_window(runtime: Runtime) -> None:
+    session = started(runtime)
+    ids = [session._window.latest(2)[0], session.latest_ids]
+    images = []
+    for action in ACTIONS[:5]:
+        images.append(session.step(action).image)
+        ids.append(session.latest_ids)
+    flushed = session.flush()
+    assert flushed is not None
+    for t, image in enumerate(images):
+        window = torch.stack(ids[t : t + 3])[None]
+        expected = to_pixels(runtime.video_decoder(window, 1)[0])
+        assert np.array_equal(image, expected.numpy())
+    right = to_pixels(runtime.video_decoder(torch.stack(ids[-3:])[None], 2)[0])
+    assert np.array_equal(flushed.image, right.numpy())
+
+
+def test_a_replay_is_bit_equal_across_re_anchoring(runtime: Runtime) -> None:
+    images = []
+    for _ in range(2):
+        session = started(runtime)
+        images.append([session.step(a).image for a in ACTIONS])
+    assert all(np.array_equal(a, b) for a, b in zip(*images, strict=True))
+
+
+def test_resetting_a_used_session_equals_a_new_one(runtime: Runtime) -> None:
+    used = started(runtime, seed=99)
+    used.step(ACTIONS[0])
+    used.reset(PROMPT, seed=5)
+    assert ids_of(used, ACTIONS) == ids_of(started(runtime), ACTIONS)
+
+
+def test_ids_do_not_depend_on_the_lookahead(runtime: Runtime) -> None:
+    assert ids_of(started(runtime), ACTIONS) == ids_of(started(runtime, lookahead=0), ACTIONS)
+
+
+def test_seed_and_actions_matter(runtime: Runtime) -> None:
+    base = ids_of(started(runtime), ACTIONS[:2])
+    assert ids_of(started(runtime, seed=6), ACTIONS[:2]) != base
+    other = [Action(speed_mps=20.0, yaw_rate_radps=0.5)] * 2
+    assert ids_of(started(runtime), other) != base
+
+
+def test_a_fork_with_equal_actions_stays_equal_and_leaves_the_other_alone(runtime: Runtime) -> None:
+    session = started(runtime)
+    ids_of(session, ACTIONS[:3])
+    twin, stray = session.fork(), session.fork()
+    ids_of(stray, [Action(speed_mps=30.0, yaw_rate_radps=-0.7)] * 4)
+    expected = ids_of(started(runtime), ACTIONS)[3:]
+    assert ids_of(twin, ACTIONS[3:]) == expected
+    assert ids_of(session, ACTIONS[3:]) == expected
+
+
+def test_re_anchoring_equals_a_fresh_prefill_of_the_kept_frames(runtime: Runtime) -> None:
+    session = started(runtime)
+    ids_of(session, ACTIONS[:2])  # context: two prompt frames and two predicted ones: full
+    kept = session._ids_1S[0, runtime.layout.frame_start(2) : runtime.layout.frame_start(4)].clone()
+    ids_of(session, ACTIONS[2:3])
+    fresh = runtime.open_session()
+    fresh.reset(PROMPT, seed=5)
+    fresh._cache.roll_back(0)
+    fresh._ids_1S[0, : len(kept)] = kept
+    fresh._frames, fresh.committed_step = 2, 2
+    fresh._prefill()
+    fresh.predict(ACTIONS[2])
+    assert torch.equal(fresh.latest_ids, session.latest_ids)
+
+
+def test_every_frame_of_the_context_ends_with_the_forced_id(runtime: Runtime) -> None:
+    session, layout = started(runtime), runtime.layout
+    ids_of(session, ACTIONS[:2])
+    frames = session._ids_1S[0].view(4, layout.frame_length)
+    assert (frames[:, -1] == layout.end_of_frame).all()
+    codes = frames[:, layout.actions_per_frame : -1]
+    assert int(codes.max()) < layout.num_codes
+    assert frames[2, :2].tolist() == list(layout.action_ids(ACTIONS[0]))
+
+
+def test_a_text_prompt_leads_the_sequence_and_matters() -> None:
+    preset = replace(SMALL, prompt="drive", actions_per_frame=0)
+    ids = []
+    for prompt_ids in ((1, 2, 3), (1, 2, 4)):
+        session = random_runtime(preset, prompt_ids=prompt_ids).open_session()
+        session.reset(PROMPT, seed=5)
+        first = [session.predict() and session.latest_ids.tolist() for _ in range(6)]
+        session.reset(PROMPT, seed=5)
+        assert [session.predict() and session.latest_ids.tolist() for _ in range(6)] == first
+        ids.append(first)
+    assert ids[0] != ids[1]
+
+
+BAD_PROMPTS = [
+    (PROMPT.astype(np.float32), "float32"),
+    (PROMPT[:, :16], r"\(2, 16, 32, 3\)"),
+    (PROMPT[0], r"\(32, 32, 3\)"),
+    (PROMPT[:0], r"\(0, 32, 32, 3\)"),
+    (np.concatenate([PROMPT] * 2), r"\(4, 32, 32, 3\)"),
+]
+
+
+@pytest.mark.parametrize(("frames", "given"), BAD_PROMPTS)
+def test_prompt_frames_of_another_form_are_refused(
+    runtime: Runtime, frames: np.ndarray, given: str
+) -> None:
+    session = started(runtime)
+    ids_of(session, ACTIONS[:1])
+    with pytest.raises(InvalidInput, match=rf"frames: got {given}; allowed: "):
+        session.reset(frames, seed=1)
+    assert session.committed_step == 1
+
+
+def test_bad_settings_are_refused_and_the_session_goes_on(runtime: Runtime) -> None:
+    session = started(runtime)
+    with pytest.raises(InvalidInput, match="seed"):
+        session.reset(PROMPT, seed=-1)
+    with pytest.raises(InvalidInput, match="top_k: got 33"):
+        session.reset(PROMPT, seed=1, sampling=SamplingConfig(top_k=33))
+    with pytest.raises(InvalidInput, match="actions: got 1 of them"):
+        session.reset(PROMPT, seed=1, actions=[None])
+    with pytest.raises(InvalidInput, match="text"):
+        session.reset(PROMPT, seed=1, text="fly")
+    assert ids_of(session, ACTIONS) == ids_of(started(runtime), ACTIONS)
+
+
+def test_a_failing_pass_leaves_the_session_as_it_was(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = started(runtime)
+
+    def fail(*arguments: object) -> torch.Tensor:
+        decode_frame(*arguments)  # type: ignore[arg-type]
+        raise RuntimeError("device lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sim_stream.runtime.session.decode_frame", fail)
+        with pytest.raises(RuntimeError, match="device lost"):
+            session.step(ACTIONS[0])
+    assert ids_of(session, ACTIONS) == ids_of(started(runtime), ACTIONS)
+
+
+def test_a_closed_session_says_so_and_closing_twice_is_fine(runtime: Runtime) -> None:
+    session = started(runtime)
+    session.close()
+    session.close()
+    with pytest.raises(SessionClosed, match="closed"):
+        session.step()
+
+
+def test_a_step_before_the_prompt_is_refused(runtime: Runtime) -> None:
+    with pytest.raises(InvalidInput, match="reset before the first step"):
+        runtime.open_session().step()
