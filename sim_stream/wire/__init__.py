@@ -1,0 +1,20 @@
+"""Frames over ZeroMQ: the protocol, its server and its client.
+
+    messages   every message as a typed, bounded structure; error codes; the protocol version
+    codec      messages to msgpack bytes and back
+    framing    a message and its arrays as ZeroMQ parts, checked before anything is allocated
+
+    client     ``StreamClient``: what a user starts from
+    session    ``RemoteSession``: one stream   frame  ``RemoteFrame``   checks  of their arguments
+    connection the socket, request ids and timeouts underneath
+
+    engine     what the server needs of a runtime   host, jobs  its sessions and their work
+    faults     what a failed request tells its client
+    worker     the engine thread and the decoder thread
+    ledger     one session's steps, each taken exactly once
+    dispatch   requests in, jobs and replies out    requests, replies  its checks and its packets
+    io_loop    the thread that owns the sockets
+    server     ``StreamServer``: lifecycle, signals addresses  which it may bind
+
+Nothing is imported here, so that a client costs zmq, msgspec and numpy only.
+"""

@@ -1,0 +1,119 @@
+"""``StreamClient``: sends driving frames and actions to a server, gets predicted frames back.
+
+    with StreamClient("tcp://127.0.0.1:5555") as client, client.open(frames_THWC) as session:
+        frame = session.step(Action(speed_mps=10.0, yaw_rate_radps=0.0))
+
+Imports no torch; knows the protocol, not the models. One client belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import zmq
+
+from sim_stream.config import Action, SamplingConfig
+from sim_stream.errors import InvalidInput, ProtocolError, SessionClosed
+from sim_stream.wire import checks
+from sim_stream.wire.connection import Connection
+from sim_stream.wire.frame import RemoteFrame, remote_frame
+from sim_stream.wire.messages import Hello, HelloOk, Open, Opened, Status
+from sim_stream.wire.session import RemoteSession, request_status
+
+__all__ = ["RemoteFrame", "RemoteSession", "StreamClient"]
+
+# How long the last close messages may take to leave when the client itself is closed.
+CLOSE_LINGER_MS = 200
+
+
+class StreamClient:
+    """A connection to one server; ``info`` says what it runs (``messages.HelloOk``).
+
+    Waits up to ``timeout_s`` for the server to appear, and for every reply after that. Raises
+    ConnectionLost, and RemoteError when the server speaks another protocol version.
+    """
+
+    def __init__(self, endpoint: str = "tcp://127.0.0.1:5555", *, timeout_s: float = 30.0) -> None:
+        if not math.isfinite(timeout_s) or timeout_s <= 0:
+            raise InvalidInput("timeout_s", timeout_s, "more than 0 seconds")
+        try:
+            self._connection = Connection(endpoint, timeout_s=timeout_s)
+        except zmq.ZMQError as error:
+            raise InvalidInput("endpoint", endpoint, f"tcp://HOST:PORT ({error})") from error
+        self._sessions: weakref.WeakSet[RemoteSession] = weakref.WeakSet()
+        with ExitStack() as on_failure:
+            on_failure.callback(self._connection.close)
+            reply = self._connection.wait(self._connection.send(Hello())).message
+            if not isinstance(reply, HelloOk):
+                raise ProtocolError("reply", type(reply).__name__, "hello_ok")
+            on_failure.pop_all()
+        self.info: HelloOk = reply
+
+    @property
+    def endpoint(self) -> str:
+        return self._connection.endpoint
+
+    def __enter__(self) -> StreamClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(
+        self,
+        frames: Any,
+        *,
+        seed: int = 0,
+        actions: Sequence[Action | None] | None = None,
+        text: str | None = None,
+        sampling: SamplingConfig | None = None,
+        lookahead: int | None = None,
+    ) -> RemoteSession:
+        """Opens a session on context frames, uint8 [T, H, W, 3], oldest first.
+
+        ``actions``: what led to each of them, None where unknown. None for ``text``, ``sampling``
+        and ``lookahead`` takes the server's. ``lookahead`` 1: the reply to step n shows frame n-1,
+        decoded with both neighbours; 0: frame n at once, without its right neighbour.
+        """
+        if self._connection.closed:
+            raise SessionClosed("the client is closed")
+        array = checks.wire_frames(frames, self.info)
+        message = Open(
+            seed=checks.wire_seed(seed),
+            text=checks.wire_text(text),
+            sampling=checks.wire_sampling(sampling),
+            actions=checks.wire_actions(actions, len(array), self.info),
+            lookahead=checks.wire_lookahead(lookahead),
+        )
+        send_ns = time.monotonic_ns()
+        rid = self._connection.send(message, {"frames": array}, anew=True)
+        received = self._connection.wait(rid)
+        opened = received.message
+        if not isinstance(opened, Opened):
+            raise ProtocolError("reply", type(opened).__name__, "opened")
+        frame, step = remote_frame(received, send_ns), opened.committed_step
+        return RemoteSession(
+            self._connection, self.info, opened.sid, frame, step, siblings=self._sessions
+        )
+
+    def status(self) -> Status:
+        """The server's sessions, queue and progress; answered even while the engine computes."""
+        if self._connection.closed:
+            raise SessionClosed("the client is closed")
+        return request_status(self._connection, "")
+
+    def close(self) -> None:
+        """Ends the connection and, without waiting, the sessions still open. Idempotent."""
+        told = [session.abandon() for session in list(self._sessions)]
+        self._connection.close(linger_ms=CLOSE_LINGER_MS if any(told) else 0)

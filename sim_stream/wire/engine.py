@@ -1,0 +1,85 @@
+"""What the server needs of a runtime, as protocols; ``sim_stream.runtime`` fulfils them.
+
+Threads: all methods of ``Runtime`` and ``Session`` are called from the engine thread, one at a
+time. ``Pending.render`` is called from the decoder thread, once, in the order of ``predict``, while
+the engine thread may already predict the same session's next steps (at most ``max_in_flight``
+pendings of a session are unrendered). ``reset``, ``flush``, ``fork`` and ``close`` are called only
+when no pending is left.
+
+Knows no tensors: a frame is a numpy image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sim_stream.config import Action, Preset, SamplingConfig
+
+Image = npt.NDArray[np.uint8]
+
+
+class Frame(Protocol):
+    """A decoded frame, [H, W, 3] uint8; its image is never written again."""
+
+    @property
+    def image(self) -> Image: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def frame_id(self) -> int: ...
+    @property
+    def lag_frames(self) -> int: ...
+    @property
+    def final(self) -> bool: ...
+    @property
+    def approximated(self) -> bool: ...
+    @property
+    def timings_ns(self) -> Mapping[str, int]: ...
+
+
+class Pending(Protocol):
+    """A predicted step whose pixels are still to be decoded."""
+
+    def render(self) -> Frame: ...
+
+
+class Session(Protocol):
+    """One stream. ``predict`` raises InvalidInput before it changes anything."""
+
+    @property
+    def committed_step(self) -> int: ...
+
+    def reset(
+        self,
+        frames_THWC: Image,
+        *,
+        seed: int,
+        text: str | None = None,
+        actions: Sequence[Action | None] | None = None,
+        sampling: SamplingConfig | None = None,
+    ) -> Frame: ...
+
+    def predict(self, action: Action | None = None) -> Pending: ...
+
+    def flush(self) -> Frame | None: ...
+
+    def fork(self) -> Session: ...
+
+    def close(self) -> None: ...
+
+
+class Runtime(Protocol):
+    """A loaded model that opens sessions."""
+
+    @property
+    def preset(self) -> Preset: ...
+    @property
+    def model_id(self) -> str: ...
+    @property
+    def weights_sha256(self) -> str: ...
+
+    def open_session(self, *, lookahead: int | None = None) -> Session: ...

@@ -1,0 +1,60 @@
+"""``RemoteFrame``: a predicted frame as it reaches the client, made from a reply.
+
+Knows no sockets and no sessions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim_stream.errors import ProtocolError
+from sim_stream.wire.connection import Received
+from sim_stream.wire.messages import Closed, FrameMessage, Opened
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RemoteFrame:
+    """A predicted frame: ``image`` is uint8 [H, W, 3], RGB, the caller's own.
+
+    ``step`` is the request it answers, ``frame_id`` the frame it shows; ``lag_frames`` their
+    difference. ``final`` is False when the frame will come again with its right neighbour known.
+    ``timings_ns``: durations per stage, plus ``round_trip`` as this client saw it. ``stamps_ns``:
+    ``client_*`` by this machine's monotonic clock, all others by the server's.
+    """
+
+    image: npt.NDArray[np.uint8]
+    step: int
+    frame_id: int
+    lag_frames: int
+    final: bool
+    approximated: bool
+    committed_step: int
+    sim_time_us: int | None
+    timings_ns: dict[str, int]
+    stamps_ns: dict[str, int]
+
+
+def remote_frame(received: Received, send_ns: int) -> RemoteFrame:
+    """The frame in a reply. Raises ProtocolError when there is none."""
+    message = received.message
+    if not isinstance(message, Opened | FrameMessage | Closed) or message.frame is None:
+        raise ProtocolError("reply", type(message).__name__, "a message with a frame")
+    image = received.arrays.get("image")
+    if image is None or image.dtype != np.uint8 or image.ndim != 3:
+        raise ProtocolError("reply.image", image, "|u1 [H, W, 3]")
+    info = message.frame
+    return RemoteFrame(
+        image=image.astype(np.uint8, copy=False),
+        step=info.step,
+        frame_id=info.frame_id,
+        lag_frames=info.lag_frames,
+        final=info.final,
+        approximated=info.approximated,
+        committed_step=message.committed_step,
+        sim_time_us=info.sim_time_us,
+        timings_ns=info.timings_ns | {"round_trip": received.recv_ns - send_ns},
+        stamps_ns=info.stamps_ns | {"client_send": send_ns, "client_recv": received.recv_ns},
+    )

@@ -1,0 +1,120 @@
+"""The runtime's sessions by sid, and which of them an engine failure has spoilt.
+
+A spoilt session refuses to step until it is reset: its KV cache may be half written. All methods
+belong to the engine thread, but for ``mark_failed``. Knows no threads, queues or clients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim_stream.wire import engine
+from sim_stream.wire.faults import Refusal, attempt
+from sim_stream.wire.jobs import Job, checked
+from sim_stream.wire.messages import Close, ErrorCode, Fork, Open, Reset, Step
+
+
+@dataclass
+class _Live:
+    session: engine.Session
+    seed: int
+
+
+class SessionHost:
+    """Runs jobs on sessions. Methods raise whatever the runtime raises; callers ``attempt``."""
+
+    def __init__(self, runtime: engine.Runtime) -> None:
+        self._runtime = runtime
+        self._sessions: dict[str, _Live] = {}
+        self._failed: set[str] = set()
+
+    def mark_failed(self, sid: str) -> None:
+        """Called by the decoder thread, too: adding to and looking into a set are atomic."""
+        self._failed.add(sid)
+
+    def seed(self, sid: str) -> int:
+        live = self._sessions.get(sid)
+        return 0 if live is None else live.seed
+
+    def committed_step(self, sid: str) -> int:
+        live = self._sessions.get(sid)
+        return -1 if live is None else live.session.committed_step
+
+    def predict(self, job: Job, request: Step, now_ns: int) -> engine.Pending:
+        """The world model's part of a step."""
+        session = self._healthy(job.sid).session
+        expected = session.committed_step + 1
+        if request.step != expected:  # an earlier step in flight was refused
+            raise Refusal(ErrorCode.STEP_CONFLICT, f"step: got {request.step}; next is {expected}")
+        if request.deadline_ms is not None:
+            late_ms = (now_ns - job.t_recv_ns) / 1e6 - request.deadline_ms
+            if late_ms > 0:
+                raise Refusal(ErrorCode.DEADLINE, f"step: waited {late_ms:.1f} ms too long")
+        return session.predict(request.action.to_action() if request.action else None)
+
+    def control(self, job: Job) -> engine.Frame | None:
+        """Everything but a step; no pending of any session may be left."""
+        match job.request:
+            case Open():
+                return self._open(job, job.request)
+            case Reset():
+                live = self._sessions[job.sid]
+                first = _start(live.session, job, job.request)
+                live.seed = job.request.seed
+                self._failed.discard(job.sid)
+                return first
+            case Fork(sid=parent_sid):
+                parent = self._healthy(parent_sid)
+                self._sessions[job.sid] = _Live(parent.session.fork(), parent.seed)
+                return None
+            case Close():
+                return self._close(job)
+            case Step():
+                raise AssertionError("a step is predicted and rendered, not controlled")
+
+    def forget(self, sid: str) -> None:
+        self._sessions.pop(sid, None)
+        self._failed.discard(sid)
+
+    def close_all(self) -> None:
+        for sid, live in self._sessions.items():
+            attempt(live.session.close, what=f"close {sid}")
+        self._sessions.clear()
+
+    def _open(self, job: Job, request: Open) -> engine.Frame:
+        session = self._runtime.open_session(lookahead=request.lookahead)
+        first = attempt(lambda: _start(session, job, request), what=f"open {job.sid}")
+        if isinstance(first, Refusal):
+            session.close()
+            raise first
+        self._sessions[job.sid] = _Live(session, request.seed)
+        return first
+
+    def _close(self, job: Job) -> engine.Frame | None:
+        session = self._sessions[job.sid].session
+        try:
+            if job.route is None or job.sid in self._failed:
+                return None
+            last = session.flush()
+            return None if last is None else checked(last)
+        finally:
+            session.close()
+
+    def _healthy(self, sid: str) -> _Live:
+        if sid in self._failed:
+            raise Refusal(ErrorCode.ENGINE_FAILED, "the session failed earlier; reset or close it")
+        return self._sessions[sid]
+
+
+def _start(session: engine.Session, job: Job, request: Open | Reset) -> engine.Frame:
+    assert job.frames is not None, "the dispatcher refuses an open or reset without frames"
+    actions = request.actions
+    return checked(
+        session.reset(
+            job.frames,
+            seed=request.seed,
+            text=request.text,
+            actions=None if actions is None else [a.to_action() if a else None for a in actions],
+            sampling=request.sampling.to_config() if request.sampling else None,
+        )
+    )

@@ -1,0 +1,173 @@
+"""The thread that owns the server's sockets: reads requests, sends replies, feeds viewers.
+
+ROUTER for clients, PUB for viewers, PULL on which the engine's threads ring. Nothing here waits
+for a slow peer: a reply that cannot be sent at once is counted and dropped (the session keeps it
+for a repeated request), a viewer that does not keep up misses frames.
+
+Knows no messages but the farewell; rules are the dispatcher's.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import zmq
+
+from sim_stream.wire import framing
+from sim_stream.wire.dispatch import Dispatcher, Outgoing
+from sim_stream.wire.faults import Refusal
+from sim_stream.wire.framing import FramingLimits, Packet
+from sim_stream.wire.jobs import Result
+from sim_stream.wire.messages import Error, ErrorCode
+from sim_stream.wire.worker import EngineWorker
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 250
+REQUESTS_PER_ROUND = 32
+# Clients that are told of the shutdown; who was silent for longer than this many others is not.
+ROUTES_KEPT = 256
+# How long a closing socket may take to deliver what it holds.
+LINGER_MS = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sockets:
+    router: zmq.Socket[bytes]
+    wake: zmq.Socket[bytes]
+    publisher: zmq.Socket[bytes] | None
+
+
+class IoLoop(threading.Thread):
+    """Runs until ``request_stop`` was called and the worker has finished the job in hand."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        dispatcher: Dispatcher,
+        worker: EngineWorker,
+        limits: FramingLimits,
+        *,
+        stop_timeout_s: float,
+    ) -> None:
+        super().__init__(name="sim-stream-io", daemon=True)
+        self._sockets = sockets
+        self._dispatcher = dispatcher
+        self._worker = worker
+        self._limits = limits
+        self._stop_timeout_s = stop_timeout_s
+        self._stop_requested = threading.Event()
+        self._routes: OrderedDict[bytes, None] = OrderedDict()
+        self._worker_done = False
+
+    def request_stop(self) -> None:
+        """Takes effect within ``POLL_MS``, or at once when the caller rings the wake socket."""
+        self._stop_requested.set()
+
+    def run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._sockets.router, zmq.POLLIN)
+        poller.register(self._sockets.wake, zmq.POLLIN)
+        try:
+            while not self._stop_requested.is_set():
+                self._round(poller)
+            self._drain(poller)
+            self._say_farewell()
+        finally:
+            self._close()
+
+    def _round(self, poller: zmq.Poller) -> None:
+        ready = dict(poller.poll(POLL_MS))
+        if self._sockets.wake in ready:
+            self._hush()
+        self._deliver_results()
+        if self._sockets.router in ready:
+            self._serve_requests()
+        for sid in self._dispatcher.expire():
+            log.info("session %s: lease ran out", sid)
+        counters = self._dispatcher.counters
+        counters.progress, counters.queued = self._worker.progress, self._worker.queued
+
+    def _drain(self, poller: zmq.Poller) -> None:
+        """Lets the engine finish what it holds; queued jobs are refused, frames still leave."""
+        self._dispatcher.shutting_down = True
+        for job in self._worker.shut_down():
+            refusal = Refusal(ErrorCode.SHUTTING_DOWN, "the server is shutting down")
+            self._worker.results.put(Result(job=job, committed_step=-1, refusal=refusal))
+        deadline_s = time.monotonic() + self._stop_timeout_s
+        while not self._worker_done:
+            if time.monotonic() > deadline_s:
+                log.warning("the engine did not finish within %g s", self._stop_timeout_s)
+                return
+            self._round(poller)
+
+    def _hush(self) -> None:
+        try:
+            while True:
+                self._sockets.wake.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+    def _deliver_results(self) -> None:
+        while True:
+            try:
+                result = self._worker.results.get_nowait()
+            except queue.Empty:
+                return
+            if result is None:
+                self._worker_done = True
+                continue
+            for outgoing in self._dispatcher.on_result(result):
+                self._deliver(outgoing)
+
+    def _serve_requests(self) -> None:
+        for _ in range(REQUESTS_PER_ROUND):
+            try:
+                route, *parts = framing.receive(self._sockets.router, self._limits, routed=True)
+            except zmq.Again:
+                return
+            route = bytes(route)
+            self._routes[route] = None
+            self._routes.move_to_end(route)
+            if len(self._routes) > ROUTES_KEPT:
+                self._routes.popitem(last=False)
+            reply = self._dispatcher.on_request(route, parts, time.monotonic_ns())
+            if reply is not None:
+                self._deliver(Outgoing(route, reply))
+
+    def _deliver(self, outgoing: Outgoing) -> None:
+        packet = outgoing.packet
+        parts = framing.pack(packet.message, packet.arrays)
+        if outgoing.route is None:
+            if self._sockets.publisher is not None:
+                topic = getattr(packet.message, "sid", "").encode()
+                framing.send(self._sockets.publisher, [topic, *parts], flags=zmq.NOBLOCK)
+            return
+        try:
+            framing.send(self._sockets.router, parts, route=outgoing.route, flags=zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            # The client is gone (unroutable) or reads too slowly (its queue is full).
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            self._dispatcher.counters.undelivered += 1
+            log.debug("reply dropped: %s", error)
+
+    def _say_farewell(self) -> None:
+        for route in self._routes:
+            farewell = Error(
+                code=ErrorCode.SHUTTING_DOWN,
+                message="the server is shutting down",
+                retryable=True,
+            )
+            self._deliver(Outgoing(route, Packet(farewell)))
+
+    def _close(self) -> None:
+        self._sockets.router.close(linger=LINGER_MS)
+        self._sockets.wake.close(linger=0)
+        if self._sockets.publisher is not None:
+            self._sockets.publisher.close(linger=0)

@@ -1,0 +1,118 @@
+"""One session as the dispatcher sees it: which steps were taken, each exactly once.
+
+A step is accepted when it is the next one. Repeated with the same content it brings the same
+reply, out of a bounded cache; with another content it is a conflict. Steps in flight are bounded.
+
+Knows no sockets and no engine. Used by the I/O thread alone, hence without a lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import msgspec
+
+from sim_stream.wire.faults import Refusal
+from sim_stream.wire.framing import Packet
+from sim_stream.wire.messages import ErrorCode, Step
+
+MAX_WAITERS = 4
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """Who gets a reply: a connection, and the request id to put into it."""
+
+    route: bytes
+    rid: int
+
+
+@dataclass
+class InFlight:
+    digest: bytes
+    waiters: list[Waiter]
+
+
+@dataclass
+class SessionRecord:
+    """``control``: an open, reset, fork or close is under way; ``closing``: it is a close."""
+
+    sid: str
+    max_in_flight: int
+    last_seen_ns: int
+    committed_step: int = -1
+    control: bool = False
+    closing: bool = False
+    in_flight: dict[int, InFlight] = field(default_factory=dict)
+    replies: OrderedDict[int, tuple[bytes, Packet]] = field(default_factory=OrderedDict)
+
+    @property
+    def next_step(self) -> int:
+        return max(self.in_flight, default=self.committed_step) + 1
+
+    @property
+    def idle(self) -> bool:
+        return not self.control and not self.in_flight
+
+    def recall(self, request: Step, waiter: Waiter) -> Packet | bool:
+        """A step's cached reply; True: under way, the waiter was added; False: never seen.
+
+        Raises Refusal: the step was seen with another content, or is neither old nor next.
+        """
+        step, digest = request.step, step_digest(request)
+        if step in self.in_flight:
+            entry = self.in_flight[step]
+            self._require_equal(step, digest, entry.digest)
+            if len(entry.waiters) >= MAX_WAITERS:
+                raise Refusal(ErrorCode.BUSY, f"step {step}: asked for too often while under way")
+            entry.waiters.append(waiter)
+            return True
+        if step in self.replies:
+            cached_digest, packet = self.replies[step]
+            self._require_equal(step, digest, cached_digest)
+            return packet
+        if step != self.next_step:
+            raise Refusal(ErrorCode.STEP_CONFLICT, f"step: got {step}; next is {self.next_step}")
+        return False
+
+    def require_room(self) -> None:
+        """Raises Refusal when no further step may be sent to the engine now."""
+        self.require_no_control()
+        if len(self.in_flight) >= self.max_in_flight:
+            raise Refusal(ErrorCode.BUSY, f"{self.max_in_flight} steps are in flight; wait for one")
+
+    def require_no_control(self) -> None:
+        if self.control:
+            raise Refusal(ErrorCode.BUSY, "a reset, fork or close of this session is under way")
+
+    def accept(self, request: Step, waiter: Waiter) -> None:
+        self.in_flight[request.step] = InFlight(step_digest(request), [waiter])
+
+    def finish(self, step: int, committed_step: int, packet: Packet | None) -> list[Waiter]:
+        """Ends a step in flight; a packet (None: it failed) is kept for repeats."""
+        entry = self.in_flight.pop(step)
+        self.committed_step = max(self.committed_step, committed_step)
+        if packet is not None:
+            self.replies[step] = (entry.digest, packet)
+            while len(self.replies) > 2 * self.max_in_flight:
+                self.replies.popitem(last=False)
+        return entry.waiters
+
+    def restart(self, committed_step: int) -> None:
+        """The session begins anew: its old steps are another stream's."""
+        self.committed_step = committed_step
+        self.replies.clear()
+
+    def _require_equal(self, step: int, digest: bytes, known: bytes) -> None:
+        if digest != known:
+            raise Refusal(
+                ErrorCode.STEP_CONFLICT, f"step {step} was taken before with another content"
+            )
+
+
+def step_digest(request: Step) -> bytes:
+    """What makes two steps the same: all that can change the frame or its labels."""
+    content = msgspec.msgpack.encode((request.step, request.action, request.sim_time_us))
+    return hashlib.blake2b(content, digest_size=16).digest()

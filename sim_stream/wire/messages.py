@@ -1,0 +1,299 @@
+"""Every message of the protocol as a typed, bounded structure (facts/bridge.md's table).
+
+A message is a msgpack map. ``v`` is the protocol's major version, ``t`` the type, ``rid`` the
+request id that a reply repeats, ``arrays`` describes the parts that follow. Unknown fields are
+ignored, unknown types, non-finite numbers and integers beyond 64 bits are refused. Decoding is
+typed (msgspec), so a hostile header cannot allocate more than a small multiple of its own size.
+
+Does not know about bytes (``codec``), sockets, sessions or pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from sim_stream.config import Action, SamplingConfig
+
+VERSION = 1
+
+# msgpack's widest integer is 64 bits; msgspec's bounds are checked as signed 64 bits.
+U64 = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+I64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+SessionId = Annotated[str, Meta(max_length=64)]
+Name = Annotated[str, Meta(max_length=64)]
+Text = Annotated[str, Meta(max_length=4096)]
+Nanoseconds = Annotated[dict[Name, Count], Meta(max_length=32)]
+Shape = Annotated[list[Annotated[int, Meta(ge=0, le=2**31 - 1)]], Meta(max_length=8)]
+
+
+class ErrorCode(StrEnum):
+    """Why a request was refused; see ``RETRYABLE``."""
+
+    BAD_MESSAGE = "BAD_MESSAGE"
+    VERSION = "VERSION"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    NO_SESSION = "NO_SESSION"
+    STEP_CONFLICT = "STEP_CONFLICT"
+    ENGINE_FAILED = "ENGINE_FAILED"
+    LIMIT = "LIMIT"
+    BUSY = "BUSY"
+    DEADLINE = "DEADLINE"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+
+
+# The same request may succeed a little later.
+RETRYABLE = frozenset({ErrorCode.BUSY, ErrorCode.DEADLINE, ErrorCode.SHUTTING_DOWN})
+
+
+def require_finite(field: str, value: float) -> None:
+    """A float without bounds may be NaN. Raises ValueError, which msgspec reports as its own."""
+    if not math.isfinite(value):
+        raise ValueError(f"{field}: got {value}; allowed: a finite number")
+
+
+class ArraySpec(Struct, frozen=True, kw_only=True):
+    """One part after the header: C-contiguous, little-endian."""
+
+    name: Name
+    dtype: Literal["|u1", "<f4"]
+    shape: Shape
+    nbytes: Count
+    enc: Literal["raw"] = "raw"
+
+
+Arrays = Annotated[list[ArraySpec], Meta(max_length=16)]
+
+
+class WireAction(Struct, frozen=True, kw_only=True):
+    """The ego motion that leads to a frame; yaw rate positive to the left."""
+
+    speed_mps: float
+    yaw_rate_radps: float
+
+    def __post_init__(self) -> None:
+        require_finite("action.speed_mps", self.speed_mps)
+        require_finite("action.yaw_rate_radps", self.yaw_rate_radps)
+
+    @classmethod
+    def of(cls, action: Action | None) -> WireAction | None:
+        if action is None:
+            return None
+        return cls(speed_mps=float(action.speed_mps), yaw_rate_radps=float(action.yaw_rate_radps))
+
+    def to_action(self) -> Action:
+        return Action(speed_mps=self.speed_mps, yaw_rate_radps=self.yaw_rate_radps)
+
+
+class WireSampling(Struct, frozen=True, kw_only=True):
+    """How tokens are drawn (``config.SamplingConfig``)."""
+
+    top_k: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    temperature: Annotated[float, Meta(gt=0, le=10)]
+
+    @classmethod
+    def of(cls, sampling: SamplingConfig | None) -> WireSampling | None:
+        if sampling is None:
+            return None
+        return cls(top_k=sampling.top_k, temperature=sampling.temperature)
+
+    def to_config(self) -> SamplingConfig:
+        return SamplingConfig(top_k=self.top_k, temperature=self.temperature)
+
+
+Actions = Annotated[list[WireAction | None], Meta(max_length=256)]
+
+
+class Message(Struct, frozen=True, kw_only=True, tag_field="t"):
+    """What every message carries. A request's ``rid`` comes back in its reply."""
+
+    v: int = VERSION
+    rid: U64 = 0
+    arrays: Arrays = []
+
+
+class Hello(Message, frozen=True, kw_only=True, tag="hello"):
+    """Asks who is there. The server picks a major version within the client's range."""
+
+    protocol_min: Count = VERSION
+    protocol_max: Count = VERSION
+    capabilities: Annotated[list[Name], Meta(max_length=32)] = []
+
+
+class Start(Message, frozen=True, kw_only=True):
+    """What a session starts from: the fields that ``open`` and ``reset`` share.
+
+    One array ``frames``, ``|u1`` [T, H, W, 3]. ``actions`` has one entry per context frame, the
+    action that led to it. Null means: the preset's prompt, the model's sampling, unknown actions.
+    """
+
+    seed: U64 = 0
+    text: Text | None = None
+    sampling: WireSampling | None = None
+    actions: Actions | None = None
+
+
+class Open(Start, frozen=True, kw_only=True, tag="open"):
+    """A new session. ``dt_us`` is the period the client expects; null takes the server's."""
+
+    mode: Name = "lockstep"
+    lookahead: Literal[0, 1] | None = None
+    dt_us: Count | None = None
+
+
+class Reset(Start, frozen=True, kw_only=True, tag="reset"):
+    """Starts the same session anew; its step counter returns to 0."""
+
+    sid: SessionId
+
+
+class Step(Message, frozen=True, kw_only=True, tag="step"):
+    """Predicts frame ``step`` under ``action``. Repeating it brings the same reply again."""
+
+    sid: SessionId
+    step: Count
+    action: WireAction | None = None
+    sim_time_us: I64 | None = None
+    deadline_ms: Count | None = None
+
+
+class Fork(Message, frozen=True, kw_only=True, tag="fork"):
+    """A second session that continues from this one's committed step."""
+
+    sid: SessionId
+
+
+class Close(Message, frozen=True, kw_only=True, tag="close"):
+    """Ends a session; closing it again is no error."""
+
+    sid: SessionId
+
+
+class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
+    """Shows whether the engine moves; answered by ``status``. Keeps the session's lease alive."""
+
+    sid: SessionId = ""
+    client_send_ns: Count = 0
+
+
+class FrameInfo(Struct, frozen=True, kw_only=True):
+    """One predicted frame, whose pixels are the array ``image``, ``|u1`` [H, W, 3].
+
+    ``lag_frames`` = step - frame_id. ``final`` is False when the frame comes again, revised.
+    ``timings_ns`` has a duration per stage, ``stamps_ns`` the server's monotonic clock.
+    """
+
+    step: Count
+    frame_id: Count
+    lag_frames: Count
+    final: bool
+    approximated: bool
+    seed: U64 = 0
+    sim_time_us: I64 | None = None
+    queue_depth: Count = 0
+    dropped: Count = 0
+    timings_ns: Nanoseconds = {}
+    stamps_ns: Nanoseconds = {}
+
+
+class ActionSpec(Struct, frozen=True, kw_only=True):
+    """One number of an action; values beyond ``low`` and ``high`` are clamped by the model."""
+
+    name: Name
+    unit: Name
+    low: float
+    high: float
+
+
+class ServerLimits(Struct, frozen=True, kw_only=True):
+    """What the server refuses to exceed."""
+
+    header_bytes: Count
+    parts: Count
+    message_bytes: Count
+    max_sessions: Count
+    max_in_flight: Count
+
+
+class HelloOk(Message, frozen=True, kw_only=True, tag="hello_ok"):
+    """Who the server is, what it runs and takes. Without ``action_spec`` it takes no actions."""
+
+    protocol: Count
+    server_epoch: Annotated[str, Meta(max_length=64)]
+    model_id: Annotated[str, Meta(max_length=256)]
+    weights_sha256: Annotated[str, Meta(max_length=128)]
+    fps_num: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    fps_den: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    frame_shape: tuple[Count, Count, Count]
+    frame_encoding: Literal["rgb8"] = "rgb8"
+    context_min: Count
+    context_max: Count
+    lookahead: Count
+    sampling: WireSampling
+    action_spec: Annotated[list[ActionSpec], Meta(max_length=16)]
+    limits: ServerLimits
+    lease_ms: Count
+
+    @property
+    def fps(self) -> float:
+        return self.fps_num / self.fps_den
+
+    @property
+    def takes_actions(self) -> bool:
+        return bool(self.action_spec)
+
+
+class Opened(Message, frozen=True, kw_only=True, tag="opened"):
+    """A session stands. ``frame`` is its first frame; null after ``fork``."""
+
+    sid: SessionId
+    committed_step: I64
+    frame: FrameInfo | None = None
+
+
+class FrameMessage(Message, frozen=True, kw_only=True, tag="frame"):
+    """The reply to ``step`` and ``reset``."""
+
+    sid: SessionId
+    committed_step: I64
+    frame: FrameInfo
+
+
+class Closed(Message, frozen=True, kw_only=True, tag="closed"):
+    """The session is gone. ``frame`` is the last one that the lookahead held, if any."""
+
+    sid: SessionId
+    committed_step: I64
+    frame: FrameInfo | None = None
+
+
+class Status(Message, frozen=True, kw_only=True, tag="status"):
+    """The reply to ``heartbeat``: ``progress`` counts finished jobs, so a hung engine shows."""
+
+    progress: Count
+    queued: Count
+    sessions: Count
+    undelivered: Count
+    committed_step: I64
+    client_send_ns: Count
+    srv_recv_ns: Count
+    srv_send_ns: Count
+
+
+class Error(Message, frozen=True, kw_only=True, tag="error"):
+    """A request was refused. ``rid`` 0: concerns the connection, not one request."""
+
+    code: ErrorCode
+    message: Annotated[str, Meta(max_length=4096)]
+    retryable: bool
+    committed_step: I64 = -1
+    sid: SessionId = ""
+
+
+Request = Hello | Open | Reset | Step | Fork | Close | Heartbeat
+Reply = HelloOk | Opened | FrameMessage | Closed | Status | Error
+REQUEST_TYPES = "hello, open, reset, step, fork, close, heartbeat"

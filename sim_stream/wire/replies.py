@@ -1,0 +1,52 @@
+"""From the engine's results to the packets that clients and viewers get.
+
+Knows no sessions and no sockets.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sim_stream.wire.framing import Arrays, Packet
+from sim_stream.wire.jobs import Job, Result
+from sim_stream.wire.messages import Close, Closed, Fork, FrameInfo, FrameMessage, Open, Opened
+
+
+def reply_to(result: Result, *, queue_depth: int, now_ns: int) -> Packet:
+    """The reply to the job that has ended, not yet addressed to anybody."""
+    job = result.job
+    if result.refusal is not None:
+        sid = "" if isinstance(job.request, Open) else job.request.sid
+        return Packet(result.refusal.to_error(rid=0, sid=sid, committed_step=result.committed_step))
+    info = result.info
+    if info is not None:
+        stamps_ns = info.stamps_ns | {"srv_send": now_ns}
+        info = msgspec.structs.replace(info, queue_depth=queue_depth, stamps_ns=stamps_ns)
+    arrays: Arrays = {} if result.image is None else {"image": result.image}
+    return Packet(_message(job, result.committed_step, info), arrays)
+
+
+def _message(
+    job: Job, committed_step: int, info: FrameInfo | None
+) -> Opened | FrameMessage | Closed:
+    if isinstance(job.request, Open | Fork):
+        return Opened(sid=job.sid, committed_step=committed_step, frame=info)
+    if isinstance(job.request, Close):
+        return Closed(sid=job.sid, committed_step=committed_step, frame=info)
+    assert info is not None, "a step or reset that succeeds has a frame"
+    return FrameMessage(sid=job.sid, committed_step=committed_step, frame=info)
+
+
+def addressed(packet: Packet, rid: int) -> Packet:
+    """The packet as the reply to that request; the arrays are shared."""
+    return Packet(msgspec.structs.replace(packet.message, rid=rid), packet.arrays)
+
+
+def viewers_copy(packet: Packet) -> Packet:
+    """Every frame reaches viewers as a ``frame`` message, whatever its client had asked."""
+    message = packet.message
+    assert isinstance(message, Opened | FrameMessage | Closed) and message.frame is not None
+    return Packet(
+        FrameMessage(sid=message.sid, committed_step=message.committed_step, frame=message.frame),
+        packet.arrays,
+    )

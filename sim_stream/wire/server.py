@@ -1,0 +1,243 @@
+"""``StreamServer``: opens sessions of one runtime to clients over ZeroMQ.
+
+    clients <- ROUTER - I/O thread -> engine thread -> decoder thread -+
+                            ^---------- results, inproc ---------------+
+
+Does not know which runtime it serves (``engine.Runtime``) and does not load one. Binds to this
+machine only: other addresses need encryption and an allow-list, which are still to come.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+import msgspec
+import zmq
+
+from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.wire.addresses import require_local
+from sim_stream.wire.dispatch import Dispatcher
+from sim_stream.wire.engine import Runtime
+from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
+from sim_stream.wire.io_loop import IoLoop, Sockets
+from sim_stream.wire.messages import VERSION, ActionSpec, HelloOk, ServerLimits, WireSampling
+from sim_stream.wire.worker import WAKE_ADDRESS, Context, EngineWorker, Wake
+
+log = logging.getLogger(__name__)
+
+CLIENT_QUEUE = 64
+# Frames that wait for one viewer; what does not fit is dropped, never waited for.
+VIEWER_QUEUE = 8
+LIVENESS_CHECK_S = 0.5
+
+
+class StreamServer:
+    """Serves until stopped. ``publish`` adds a PUB socket that shows every frame to viewers.
+
+    A session whose client is silent for ``lease_s`` is closed. Port 0 binds a free port; see
+    ``endpoint``. Raises InvalidInput for an address that is not this machine's.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        bind: str = "tcp://127.0.0.1:5555",
+        publish: str | None = None,
+        max_sessions: int = 4,
+        max_in_flight: int = 2,
+        lease_s: float = 60.0,
+        stop_timeout_s: float = 10.0,
+    ) -> None:
+        for name, count in (("max_sessions", max_sessions), ("max_in_flight", max_in_flight)):
+            if count < 1:
+                raise InvalidInput(name, count, "1 or more")
+        for name, seconds in (("lease_s", lease_s), ("stop_timeout_s", stop_timeout_s)):
+            if not 0 < seconds < float("inf"):
+                raise InvalidInput(name, seconds, "more than 0 seconds")
+        self._bind = require_local("bind", bind)
+        self._publish = None if publish is None else require_local("publish", publish)
+        self._runtime = runtime
+        self._info = describe(runtime, max_sessions, max_in_flight, lease_s)
+        self._lease_s = lease_s
+        self._stop_timeout_s = stop_timeout_s
+        self._context: Context | None = None
+        self._worker: EngineWorker | None = None
+        self._io: IoLoop | None = None
+        self.endpoint = ""
+        self.publish_endpoint = ""
+
+    def __enter__(self) -> StreamServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Binds and serves in threads of its own. Raises Unavailable when an address is taken."""
+        if self._io is not None:
+            raise InvalidInput("start", "a running server", "a server that is not running")
+        context: Context = zmq.Context()
+        try:
+            sockets = self._open_sockets(context)
+        except Unavailable:
+            context.destroy(linger=0)
+            raise
+        info = msgspec.structs.replace(self._info, server_epoch=secrets.token_hex(8))
+        limits = info.limits
+        # Every step in flight, and one open, reset, fork or close of every session.
+        depth = limits.max_sessions * (limits.max_in_flight + 1)
+        worker = EngineWorker(self._runtime, context, depth=depth)
+        dispatcher = Dispatcher(info, worker.submit, round(self._lease_s * 1e9), time.monotonic_ns)
+        framing = FramingLimits(message_bytes=limits.message_bytes)
+        self._context, self._worker = context, worker
+        self._io = IoLoop(sockets, dispatcher, worker, framing, stop_timeout_s=self._stop_timeout_s)
+        worker.start()
+        self._io.start()
+        viewers = f", viewers at {self.publish_endpoint}" if self._publish else ""
+        log.info("ready: %s serves %s%s", self.endpoint, self._info.model_id, viewers)
+
+    def stop(self) -> None:
+        """Finishes the frame in hand, tells every client, and ends. Idempotent."""
+        if self._io is None or self._worker is None or self._context is None:
+            return
+        self._io.request_stop()
+        if self._io.is_alive():
+            wake = Wake(self._context)
+            wake.ring()
+            wake.close()
+        self._io.join()
+        if self._worker.join(timeout_s=0.5):
+            self._context.term()
+        else:  # a thread hangs in the engine; its socket can be freed only when it returns
+            reaper = threading.Thread(
+                target=_reap, args=(self._worker, self._context), name="reaper", daemon=True
+            )
+            reaper.start()
+        self._io = self._worker = self._context = None
+        log.info("stopped: %s", self.endpoint)
+
+    def serve_forever(self) -> None:
+        """Serves until SIGINT or SIGTERM (main thread only), then stops cleanly."""
+        with _stop_signals() as signalled:
+            self.start()
+            try:
+                while self._io is not None and self._io.is_alive():
+                    if select.select([signalled], [], [], LIVENESS_CHECK_S)[0]:
+                        return
+                raise Unavailable("the server's I/O thread ended; see the log")
+            finally:
+                self.stop()
+
+    def _open_sockets(self, context: Context) -> Sockets:
+        router = context.socket(zmq.ROUTER)
+        router.linger = 0
+        router.set(zmq.ROUTER_MANDATORY, 1)
+        # Bounds one part; the whole message is bounded by the dispatcher.
+        router.set(zmq.MAXMSGSIZE, self._info.limits.message_bytes)
+        router.set_hwm(CLIENT_QUEUE)
+        self.endpoint = _bind(router, self._bind)
+        publisher = None
+        if self._publish is not None:
+            publisher = context.socket(zmq.PUB)
+            publisher.linger = 0
+            publisher.set(zmq.MAXMSGSIZE, HEADER_BYTES)
+            publisher.set_hwm(VIEWER_QUEUE)
+            self.publish_endpoint = _bind(publisher, self._publish)
+        wake = context.socket(zmq.PULL)
+        wake.bind(WAKE_ADDRESS)
+        return Sockets(router=router, wake=wake, publisher=publisher)
+
+
+def describe(runtime: Runtime, max_sessions: int, max_in_flight: int, lease_s: float) -> HelloOk:
+    """What ``hello_ok`` says of a runtime and this server's limits."""
+    preset = runtime.preset
+    size = preset.vq.image_size
+    # The context must have room for the frame that is predicted next.
+    context_max = preset.session.context_frames - 1
+    bins = preset.action_bins
+    action_spec = [
+        ActionSpec(name="speed_mps", unit="m/s", low=0.0, high=bins.speed_max_mps),
+        ActionSpec(
+            name="yaw_rate_radps", unit="rad/s", low=-bins.yaw_max_radps, high=bins.yaw_max_radps
+        ),
+    ]
+    sampling = WireSampling.of(preset.sampling)
+    assert sampling is not None
+    return HelloOk(
+        protocol=VERSION,
+        server_epoch="",  # every start has its own
+        model_id=runtime.model_id,
+        weights_sha256=runtime.weights_sha256,
+        fps_num=preset.fps,
+        fps_den=1,
+        frame_shape=(size, size, 3),
+        context_min=1,
+        context_max=context_max,
+        lookahead=preset.session.lookahead,
+        sampling=sampling,
+        action_spec=action_spec if preset.actions_per_frame else [],
+        limits=ServerLimits(
+            header_bytes=HEADER_BYTES,
+            parts=PARTS,
+            message_bytes=HEADER_BYTES + context_max * size * size * 3,
+            max_sessions=max_sessions,
+            max_in_flight=max_in_flight,
+        ),
+        lease_ms=round(lease_s * 1e3),
+    )
+
+
+def _bind(zmq_socket: zmq.Socket[bytes], address: str) -> str:
+    """The endpoint that was bound. Raises Unavailable."""
+    zmq_socket.set(zmq.IPV6, int("[" in address))
+    try:
+        zmq_socket.bind(address)
+    except zmq.ZMQError as error:
+        raise Unavailable(f"cannot bind {address}: {error.strerror}") from error
+    return zmq_socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def _reap(worker: EngineWorker, context: Context) -> None:
+    worker.join(timeout_s=None)
+    context.term()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[socket.socket]:
+    """A socket that becomes readable on SIGINT or SIGTERM.
+
+    A handler that set a ``threading.Event`` could dead-lock with the main thread's wait for it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise InvalidInput("serve_forever", "another thread", "the main thread; else start, stop")
+    readable, writable = socket.socketpair()
+    writable.setblocking(False)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if select.select([], [writable], [], 0)[1]:
+            writable.send(b"x")
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield readable
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        readable.close()
+        writable.close()

@@ -1,0 +1,212 @@
+"""What the client checks, how it gives up and goes on; the example that uses no client at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import zmq
+
+from sim_stream.config import Action
+from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SessionClosed
+from sim_stream.wire.client import StreamClient
+from sim_stream.wire.messages import Close
+from tests.wire.conftest import ROOT, TIMEOUT_S
+from tests.wire.toy import prompt_frames
+
+FRAMES = prompt_frames()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"frames": FRAMES.astype(np.float32)}, "frames.dtype"),
+        ({"frames": FRAMES[0]}, "frames.shape"),
+        ({"frames": FRAMES[:, :16]}, "frames.shape"),
+        ({"frames": FRAMES[:0]}, "frames"),
+        ({"frames": prompt_frames(6)}, "frames"),
+        ({"frames": [FRAMES[0], FRAMES[1, :8]]}, "frames"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"seed": 1.0}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"actions": [None]}, "actions"),
+        ({"actions": [None, (1.0, 0.0)]}, "actions[1]"),
+        ({"text": b"drive"}, "text"),
+        ({"text": "x" * 5000}, "text"),
+        ({"sampling": {"top_k": 3}}, "sampling"),
+        ({"lookahead": 2}, "lookahead"),
+        ({"lookahead": True}, "lookahead"),
+    ],
+)
+def test_open_names_what_is_wrong_before_it_sends(client, arguments, field):
+    with pytest.raises(InvalidInput) as caught:
+        client.open(**({"frames": FRAMES} | arguments))
+    assert caught.value.field == field
+    assert client.status().progress == 0
+
+
+@pytest.mark.parametrize("action", [{"speed_mps": 1.0}, (1.0, 0.0), 3])
+def test_step_without_an_action_is_refused_and_changes_nothing(client, action):
+    with client.open(FRAMES) as session:
+        with pytest.raises(InvalidInput) as caught:
+            session.step(action)
+        assert caught.value.field == "action" and session.in_flight == 0
+        assert session.step().step == 1
+
+
+def test_numpy_numbers_are_actions(client):
+    with client.open(FRAMES) as one, client.open(FRAMES) as two:
+        theirs = one.step(Action(speed_mps=np.float64(2), yaw_rate_radps=np.float64(0.5)))
+        ours = two.step(Action(speed_mps=2.0, yaw_rate_radps=0.5))
+        np.testing.assert_array_equal(theirs.image, ours.image)
+
+
+def test_calls_out_of_order_are_refused(client):
+    with client.open(FRAMES) as session:
+        with pytest.raises(InvalidInput, match="no step in flight"):
+            session.receive()
+        session.send_step()
+        for call in (session.step, session.fork):
+            with pytest.raises(InvalidInput, match="in flight"):
+                call()
+        session.receive()
+
+
+def test_list_of_images_and_strided_array_are_taken(client):
+    wide = np.zeros((2, 32, 64, 3), np.uint8)
+    wide[:, :, ::2] = FRAMES
+    sessions = [client.open(frames) for frames in (list(FRAMES), wide[:, :, ::2], FRAMES)]
+    for session in sessions:
+        np.testing.assert_array_equal(session.frame.image, sessions[2].frame.image)
+        session.close()
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+def test_impossible_timeout_is_refused(timeout_s):
+    with pytest.raises(InvalidInput, match="timeout_s"):
+        StreamClient(timeout_s=timeout_s)
+
+
+def test_impossible_endpoint_is_refused():
+    with pytest.raises(InvalidInput, match="endpoint"):
+        StreamClient("carrier pigeon")
+
+
+def test_sessions_of_a_server_that_left_are_over_at_once_and_a_new_one_opens(server, client, serve):
+    one, two = client.open(FRAMES), client.open(FRAMES)
+    server.stop()
+    for session in (one, two):
+        with pytest.raises(RemoteError, match="SHUTTING_DOWN"):
+            session.step()
+        with pytest.raises(SessionClosed):
+            session.step()
+        assert session.close() is None
+    serve(bind=server.endpoint)
+    with client.open(FRAMES) as session:
+        assert session.step().step == 1
+
+
+def test_session_that_the_server_forgot_is_over(client):
+    session = client.open(FRAMES)
+    client._connection.send_unanswered(Close(sid=session.sid))
+    with pytest.raises(RemoteError, match="NO_SESSION"):
+        session.step()
+    with pytest.raises(SessionClosed):
+        session.step()
+
+
+def test_no_server_is_connection_lost_within_the_timeout(server):
+    server.stop()
+    with pytest.raises(ConnectionLost, match=r"no answer from .* within 0.1 s") as caught:
+        StreamClient(server.endpoint, timeout_s=0.1)
+    assert caught.value.retryable
+
+
+def test_client_waits_for_a_server_that_comes_later(server, serve):
+    endpoint, ready = server.endpoint, []
+    server.stop()
+    connecting = threading.Thread(
+        target=lambda: ready.append(StreamClient(endpoint, timeout_s=TIMEOUT_S))
+    )
+    connecting.start()
+    serve(bind=endpoint)
+    connecting.join(TIMEOUT_S)
+    ready[0].close()
+
+
+def test_step_whose_reply_was_late_is_received_later_and_taken_once(server, client, runtime):
+    go, calls = threading.Event(), []
+
+    def hold(session, step):
+        calls.append(step)
+        assert go.wait(TIMEOUT_S)
+
+    with StreamClient(server.endpoint, timeout_s=1.0) as impatient, client.open(FRAMES) as patient:
+        session = impatient.open(FRAMES)
+        runtime.hooks.predict = hold
+        with pytest.raises(ConnectionLost):
+            session.step()
+        assert session.in_flight == 1
+        go.set()
+        frame = session.receive()
+        assert (frame.step, calls) == (1, [1])
+        np.testing.assert_array_equal(frame.image, patient.step().image)
+        assert session.step().step == 2
+
+
+def test_error_of_one_session_reaches_that_session(client):
+    one, two = client.open(FRAMES), client.open(FRAMES)
+    one.send_step(Action(speed_mps=999.0, yaw_rate_radps=0.0))
+    two.send_step()
+    assert two.receive().step == 1
+    with pytest.raises(RemoteError, match="BAD_MESSAGE"):
+        one.receive()
+    one.close()
+    two.close()
+
+
+def test_closed_client_refuses(server):
+    client = StreamClient(server.endpoint, timeout_s=TIMEOUT_S)
+    session = client.open(FRAMES)
+    client.close()
+    client.close()
+    assert session.close() is None
+    for call in (session.step, client.status, lambda: client.open(FRAMES)):
+        with pytest.raises(SessionClosed):
+            call()
+
+
+def test_reply_that_breaks_the_protocol_is_refused():
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as impostor:
+        impostor.linger = 0
+        port = impostor.bind_to_random_port("tcp://127.0.0.1")
+
+        def answer():
+            route, _ = impostor.recv_multipart()
+            impostor.send_multipart([route, b"\xc1"])
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(InvalidInput, match="header"):
+            StreamClient(f"tcp://127.0.0.1:{port}", timeout_s=TIMEOUT_S)
+        answering.join(TIMEOUT_S)
+
+
+def test_minimal_client_drives_a_server(server_process):
+    example = ROOT / "examples" / "minimal_client.py"
+    source = example.read_text()
+    assert len(source.splitlines()) < 60 and "sim_stream" not in source
+    done = subprocess.run(
+        [sys.executable, example, server_process.endpoint],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    words = [line.split() for line in done.stdout.splitlines()]
+    assert [int(word[1]) for word in words] == [0, 0, 1, 2, 3, 4, 5]

@@ -1,0 +1,157 @@
+"""A small, real runtime for the wire's tests: numpy images in place of models.
+
+Fulfils ``sim_stream.wire.engine`` with the semantics of ``sim_stream.runtime``: frame n is a
+function of prompt, seed and the actions up to n; with a lookahead the pixels of frame n-1 also
+depend on frame n. ``Hooks`` lets a test hold or break the engine at a chosen step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from sim_stream.config import POCKET, Action, Preset, SamplingConfig, SessionConfig
+from sim_stream.errors import InvalidInput
+
+SIZE = 32
+PRESET = replace(
+    POCKET,
+    vq=replace(POCKET.vq, image_size=SIZE),
+    session=SessionConfig(context_frames=6, anchor_frames=2),
+)
+SPEED_REFUSED_MPS = 999.0
+
+
+def nothing(session: ToySession, step: int) -> None:
+    pass
+
+
+@dataclass
+class Hooks:
+    """Called before a prediction, before a render (on the decoder thread), after a close."""
+
+    predict: Callable[[ToySession, int], None] = nothing
+    render: Callable[[ToySession, int], None] = nothing
+    close: Callable[[ToySession, int], None] = nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyFrame:
+    image: np.ndarray
+    step: int
+    frame_id: int
+    lag_frames: int
+    final: bool
+    approximated: bool
+    timings_ns: dict[str, int]
+
+
+def digest(*values: Any) -> bytes:
+    return hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
+
+
+def paint(size: int, left: bytes, right: bytes | None) -> np.ndarray:
+    key = int.from_bytes(digest(left, right), "little")
+    return np.random.default_rng(key).integers(0, 256, (size, size, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class ToyPending:
+    session: ToySession
+    step: int
+    left: bytes
+    right: bytes | None
+    frame_id: int
+    final: bool
+
+    def render(self) -> ToyFrame:
+        self.session.runtime.hooks.render(self.session, self.step)
+        return ToyFrame(
+            image=paint(self.session.runtime.preset.vq.image_size, self.left, self.right),
+            step=self.step,
+            frame_id=self.frame_id,
+            lag_frames=self.step - self.frame_id,
+            final=self.final,
+            approximated=False,
+            timings_ns={"world_model": 2, "video_decode": 3},
+        )
+
+
+@dataclass
+class ToySession:
+    runtime: ToyRuntime
+    lookahead: int
+    committed_step: int = -1
+    states: list[bytes] = field(default_factory=list)
+    closed: bool = False
+
+    def reset(
+        self,
+        frames_THWC: np.ndarray,
+        *,
+        seed: int,
+        text: str | None = None,
+        actions: Sequence[Action | None] | None = None,
+        sampling: SamplingConfig | None = None,
+    ) -> ToyFrame:
+        if text is not None and text != self.runtime.preset.prompt:
+            raise InvalidInput("text", text, "null")
+        prompt = hashlib.blake2b(frames_THWC.tobytes(), digest_size=8).digest()
+        self.states = [digest(prompt, seed, actions, sampling)]
+        self.committed_step = 0
+        return ToyPending(self, 0, self.states[0], None, 0, self.lookahead == 0).render()
+
+    def predict(self, action: Action | None = None) -> ToyPending:
+        if action is not None and action.speed_mps == SPEED_REFUSED_MPS:
+            raise InvalidInput("action.speed_mps", action.speed_mps, "less than 999")
+        step = self.committed_step + 1
+        self.runtime.hooks.predict(self, step)
+        self.states.append(digest(self.states[-1], action))
+        self.committed_step = step
+        if self.lookahead == 0:
+            return ToyPending(self, step, self.states[step], None, step, True)
+        return ToyPending(self, step, self.states[step - 1], self.states[step], step - 1, True)
+
+    def step(self, action: Action | None = None) -> ToyFrame:
+        return self.predict(action).render()
+
+    def flush(self) -> ToyFrame | None:
+        if self.lookahead == 0 or self.committed_step == 0:
+            return None
+        step = self.committed_step
+        return ToyPending(self, step, self.states[step], None, step, True).render()
+
+    def fork(self) -> ToySession:
+        self.runtime.sessions_open += 1
+        return replace(self, states=list(self.states))
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.runtime.sessions_open -= 1
+            self.runtime.hooks.close(self, self.committed_step)
+
+
+@dataclass
+class ToyRuntime:
+    preset: Preset = PRESET
+    model_id: str = "toy"
+    weights_sha256: str = "0" * 64
+    hooks: Hooks = field(default_factory=Hooks)
+    sessions_open: int = 0
+
+    def open_session(self, *, lookahead: int | None = None) -> ToySession:
+        self.sessions_open += 1
+        return ToySession(self, self.preset.session.lookahead if lookahead is None else lookahead)
+
+
+def prompt_frames(count: int = 2, *, size: int = SIZE, key: int = 0) -> np.ndarray:
+    return np.random.default_rng(key).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def drive(steps: int) -> list[Action]:
+    return [Action(speed_mps=5.0 + n, yaw_rate_radps=0.1 * n) for n in range(1, steps + 1)]
