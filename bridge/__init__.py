@@ -1,0 +1,14 @@
+"""Simulators on one side of the wire: what drives, what is recorded, what is shown.
+
+    python -m bridge --help
+
+worlds.py      World, the one interface every simulator stands behind, and its values
+scenarios.py   which scene a seed stands for; which seeds and maps are held out
+policy.py      the exploring driver that recordings are made with
+metadrive/     MetaDrive 0.3.0.1 in an environment and a process of its own (`make metadrive`)
+painted.py     a straight road painted with numpy: a World that needs nothing installed
+recording/     any World into BDD100K's folder layout (`python -m bridge record`)
+
+It imports `sim_stream`'s errors, configuration and client side, and neither `train` nor `engines`.
+Nothing here runs a model.
+"""
