@@ -1,0 +1,210 @@
+"""The ``sim-stream`` command: serve, demo, doctor.
+
+Only parses and dispatches: each verb's module is imported when it runs, so that ``--help`` needs
+neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from sim_stream import __version__
+from sim_stream.config import PRESETS
+from sim_stream.errors import SimStreamError
+
+OK, MISTAKE, INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; gives the exit status."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    verbs = {"serve": _serve, "demo": _demo, "doctor": _doctor}
+    try:
+        return verbs[args.verb](args)
+    except SimStreamError as error:
+        print(f"sim-stream {args.verb}: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        # A server told to stop has done what it was asked to; a demo has not.
+        return OK if args.verb == "serve" else INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sim-stream",
+        description="Streams driving frames into a world model and predicted frames back.",
+    )
+    parser.add_argument("--version", action="version", version=f"sim-stream {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--log-level",
+        default="warning",
+        choices=("debug", "info", "warning", "error"),
+        help="what goes to stderr (default: %(default)s)",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_serve(verbs, common)
+    _add_demo(verbs, common)
+    _add_doctor(verbs, common)
+    return parser
+
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    presets = ", ".join(sorted(PRESETS))
+    parser.add_argument("--preset", default="pocket", help=f"{presets} (default: %(default)s)")
+    parser.add_argument(
+        "--weights", type=Path, metavar="DIR", help="weights folder (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="auto takes a GPU where there is one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lookahead",
+        type=int,
+        choices=(0, 1),
+        help="frames that a reply waits for: 1 decodes with both neighbours, 0 answers at once "
+        "(default: the preset's)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="threads of each stage (default: 1)"
+    )
+
+
+def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    parser = verbs.add_parser(
+        "serve",
+        parents=[common],
+        help="serve a model over ZeroMQ until Ctrl-C",
+        description="Serves a model over ZeroMQ. Prints `ready ENDPOINT` when it listens; "
+        "Ctrl-C or SIGTERM ends it with status 0.",
+    )
+    _add_model_options(parser)
+    parser.add_argument(
+        "--bind",
+        default="tcp://127.0.0.1:5555",
+        metavar="ADDRESS",
+        help="where clients connect; port 0 takes a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--publish", metavar="ADDRESS", help="also publish every frame there, for viewers"
+    )
+    parser.add_argument(
+        "--max-sessions", type=int, default=4, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--until-stdin-closes",
+        action="store_true",
+        help="end with the program that started this one and holds its stdin",
+    )
+
+
+def _add_demo(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    parser = verbs.add_parser(
+        "demo",
+        parents=[common],
+        help="the main job: start a server, drive it for some frames, write an MP4",
+        description="Starts a server, sends two prompt frames, steps it under a short script "
+        "(straight, left, straight, right, brake) at the pace of a simulator and writes the "
+        "frames as an MP4. The last line on stdout is a JSON summary.",
+    )
+    _add_model_options(parser)
+    parser.add_argument(
+        "--video",
+        type=Path,
+        metavar="FILE",
+        help="prompt frames from this video (default: the shipped clip)",
+    )
+    parser.add_argument(
+        "--start", type=float, default=0.0, metavar="S", help="prompt from second S on"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=48, metavar="N", help="frames to predict (default: 48)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo.mp4"), metavar="FILE", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="contact sheet (default: beside --out, .png)"
+    )
+    parser.add_argument(
+        "--pace",
+        type=float,
+        default=4.0,
+        metavar="FPS",
+        help="steps a second; 0 runs as fast as it can (default: 4)",
+    )
+
+
+def _add_doctor(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    parser = verbs.add_parser(
+        "doctor",
+        parents=[common],
+        help="show what is installed, what is used, what is missing and how to get it",
+        description="Shows what is installed, chosen and missing. Status 0 if the main job can "
+        "run with the pocket preset, else 1.",
+    )
+    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="check these pocket weights")
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from sim_stream import serve
+
+    return serve.run(
+        serve.ServeOptions(
+            preset=args.preset,
+            bind=args.bind,
+            publish=args.publish,
+            weights=args.weights,
+            device=args.device,
+            lookahead=args.lookahead,
+            max_sessions=args.max_sessions,
+            threads=args.threads,
+            until_stdin_closes=args.until_stdin_closes,
+        )
+    )
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from sim_stream import demo
+
+    return demo.run(
+        demo.DemoOptions(
+            preset=args.preset,
+            weights=args.weights,
+            device=args.device,
+            lookahead=args.lookahead,
+            threads=args.threads,
+            video=args.video,
+            start_s=args.start,
+            frames=args.frames,
+            seed=args.seed,
+            out=args.out,
+            sheet=args.sheet,
+            pace_fps=args.pace,
+            log_level=args.log_level,
+        )
+    )
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from sim_stream import doctor
+
+    return doctor.run(as_json=args.json, weights=args.weights)

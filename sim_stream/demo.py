@@ -1,0 +1,253 @@
+"""``sim-stream demo``: the main job. A server in its own process, a drive through it, an MP4.
+
+A client like any other: two prompt frames go up, then one action every quarter of a second by the
+clock, as a simulator would send them. Up to two steps are in the air, so that the server's world
+model and video decoder work at the same time. Knows the wire's client, no models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from sim_stream.config import Action, get_preset
+from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
+from sim_stream.server_process import ServerProcess
+from sim_stream.video import Image, Mp4Writer, halve, mark_prompt, read_clip, write_png
+from sim_stream.video_writer import contact_sheet
+from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
+
+SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"
+PROMPT_FRAMES = 2
+SPEED_MPS = 8.0  # where the prompt's own speed is not known
+YAW_RATE_RADPS = 0.25
+STEPS_IN_AIR = 2
+SHEET_FRAMES = 38  # with the prompt's two: five rows of eight
+# A step sent later than this part of its period counts as late.
+LATE_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What ``demo`` takes. ``pace_fps`` 0 runs freely; ``sheet`` None: beside ``out``."""
+
+    preset: str = "pocket"
+    weights: Path | None = None
+    device: str = "auto"
+    lookahead: int | None = None
+    threads: int = 1
+    video: Path | None = None
+    start_s: float = 0.0
+    frames: int = 48
+    seed: int = 0
+    out: Path = Path("demo.mp4")
+    sheet: Path | None = None
+    pace_fps: float = 4.0
+    log_level: str = "warning"
+
+    def __post_init__(self) -> None:
+        get_preset(self.preset)
+        if self.frames < 1:
+            raise InvalidInput("frames", self.frames, "1 or more")
+        if not 0 <= self.pace_fps < math.inf:
+            raise InvalidInput("pace", self.pace_fps, "steps a second, or 0 to run freely")
+        if self.out == self.sheet_path:
+            raise InvalidInput("sheet", self.sheet_path, "another file than --out")
+
+    @property
+    def sheet_path(self) -> Path:
+        return self.out.with_suffix(".png") if self.sheet is None else self.sheet
+
+    def serve_options(self) -> list[str]:
+        options = [
+            *("--preset", self.preset, "--device", self.device, "--log-level", self.log_level),
+            *("--max-sessions", "1"),
+        ]
+        named = (("weights", self.weights), ("threads", self.threads))
+        return options + [f"--{name}={value}" for name, value in named if value is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the drive starts from. ``actions`` None: unknown."""
+
+    frames_THWC: Image
+    actions: list[Action] | None
+    speed_mps: float
+
+
+@dataclass
+class Drive:
+    """What came back, counted."""
+
+    timings_ms: dict[str, list[float]] = field(default_factory=dict)
+    frame_ids: set[int] = field(default_factory=set)
+    approximated: int = 0
+    late: int = 0
+    elapsed_s: float = 0.0
+
+
+def run(options: DemoOptions) -> int:
+    """Writes the MP4 and the contact sheet, prints the summary. Raises SimStreamError."""
+    prompt = read_prompt(options)
+    with (
+        Mp4Writer(options.out, fps=get_preset(options.preset).fps) as writer,
+        ServerProcess(options.serve_options()) as server,
+    ):
+        given = [mark_prompt(image) for image in prompt.frames_THWC]
+        shown = [halve(image) for image in given]
+        for image in given:
+            writer.write(image)
+        chosen = set(np.linspace(1, options.frames, min(SHEET_FRAMES, options.frames), dtype=int))
+
+        def keep(frame: RemoteFrame) -> None:
+            writer.write(frame.image)
+            if frame.frame_id in chosen:
+                shown.append(halve(frame.image))
+
+        try:
+            summary = _drive_server(server.endpoint, options, prompt, keep)
+        except ConnectionLost as error:
+            if server.exit_status is None:
+                raise
+            raise Unavailable(f"the server died: {server.last_words()}") from error
+        write_png(options.sheet_path, contact_sheet(shown))
+    print(
+        f"{options.out}: the prompt's frames have a border; {options.sheet_path}: all at a glance"
+    )
+    print(json.dumps(summary), flush=True)
+    return 0
+
+
+def read_prompt(options: DemoOptions) -> Prompt:
+    """Frames of ``--video``, or of the shipped clip with the actions that led to them."""
+    size = get_preset(options.preset).vq.image_size
+    path = SAMPLE if options.video is None else options.video
+    frames_THWC = read_clip(path, start_s=options.start_s, frames=PROMPT_FRAMES, size=size)
+    if options.video is not None:
+        return Prompt(frames_THWC=frames_THWC, actions=None, speed_mps=SPEED_MPS)
+    recorded = json.loads(SAMPLE.with_suffix(".json").read_text())
+    first = math.floor(options.start_s * recorded["fps"] + 0.5)
+    actions = [
+        Action(speed_mps=speed, yaw_rate_radps=yaw)
+        for speed, yaw in recorded["actions"][first : first + PROMPT_FRAMES]
+    ]
+    return Prompt(frames_THWC=frames_THWC, actions=actions, speed_mps=actions[-1].speed_mps)
+
+
+def action_script(n: int, speed0_mps: float) -> list[Action]:
+    """``n`` actions: straight, left, straight, right, and brake to a stand; a fifth each."""
+    yaw_rates_radps = (0.0, YAW_RATE_RADPS, 0.0, -YAW_RATE_RADPS, 0.0)
+    manoeuvres = [index * len(yaw_rates_radps) // n for index in range(n)]
+    braking = manoeuvres.count(4)
+    script = []
+    for index, manoeuvre in enumerate(manoeuvres):
+        left = (n - 1 - index) / braking if manoeuvre == 4 else 1.0
+        script.append(
+            Action(speed_mps=speed0_mps * left, yaw_rate_radps=yaw_rates_radps[manoeuvre])
+        )
+    return script
+
+
+def _drive_server(
+    endpoint: str, options: DemoOptions, prompt: Prompt, keep: Callable[[RemoteFrame], None]
+) -> dict[str, object]:
+    """One session from prompt to close; every predicted frame goes to ``keep``. The summary."""
+    with StreamClient(endpoint) as client:
+        takes_actions = client.info.takes_actions
+        script: list[Action | None] = [*action_script(options.frames, prompt.speed_mps)]
+        with client.open(
+            prompt.frames_THWC,
+            seed=options.seed,
+            actions=prompt.actions if takes_actions else None,
+            lookahead=options.lookahead,
+        ) as session:
+            drive = drive_session(
+                session, script if takes_actions else [None] * len(script), options.pace_fps, keep
+            )
+        return summarise(drive, options) | {
+            "model_id": client.info.model_id,
+            "weights_sha256": client.info.weights_sha256,
+            "out": str(options.out),
+            "sheet": str(options.sheet_path),
+        }
+
+
+def drive_session(
+    session: RemoteSession,
+    script: Sequence[Action | None],
+    pace_fps: float,
+    keep: Callable[[RemoteFrame], None],
+) -> Drive:
+    """Sends the script at that pace (0: as fast as it goes), then closes for the last frame.
+
+    A late step is sent at once and counted; none is skipped. ``keep`` gets frames 1, 2, ... once.
+    """
+    drive = Drive()
+    period_s = 1.0 / pace_fps if pace_fps else 0.0
+    start_s = time.monotonic()
+    with tqdm(total=len(script), unit="frame", file=sys.stderr, mininterval=0.25) as bar:
+
+        def take(frame: RemoteFrame) -> None:
+            # Frame 0 is the prompt's last, shown again; it is no prediction.
+            if frame.frame_id >= 1 and frame.final:
+                keep(frame)
+                drive.frame_ids.add(frame.frame_id)
+                drive.approximated += frame.approximated
+                bar.update()
+            for stage, duration_ns in frame.timings_ns.items():
+                drive.timings_ms.setdefault(stage, []).append(duration_ns / 1e6)
+
+        for index, action in enumerate(script):
+            due_s = start_s + index * period_s
+            _receive_until(due_s, session, take)
+            if period_s and time.monotonic() - due_s > LATE_TOLERANCE * period_s:
+                drive.late += 1
+            session.send_step(action)
+        while session.in_flight:
+            take(session.receive())
+        drive.elapsed_s = time.monotonic() - start_s
+        last = session.close()
+        if last is not None:
+            take(last)
+    return drive
+
+
+def _receive_until(
+    due_s: float, session: RemoteSession, take: Callable[[RemoteFrame], None]
+) -> None:
+    """Takes frames in as they come until it is time to send, and there is room in the air."""
+    while session.in_flight >= STEPS_IN_AIR or session.ready(due_s - time.monotonic()):
+        take(session.receive())
+    left_s = due_s - time.monotonic()
+    if left_s > 0:
+        time.sleep(left_s)
+
+
+def summarise(drive: Drive, options: DemoOptions) -> dict[str, object]:
+    """The figures of a drive. ``end_to_end``: from sending a step to having its reply here."""
+    timings_ms = dict(drive.timings_ms)
+    timings_ms["end_to_end"] = timings_ms.pop("round_trip")
+    latency_ms = {}
+    for stage, durations_ms in sorted(timings_ms.items()):
+        p50, p95, p99 = np.percentile(durations_ms, (50, 95, 99))
+        latency_ms[stage] = {"p50": round(p50, 2), "p95": round(p95, 2), "p99": round(p99, 2)}
+    return {
+        "frames": len(drive.frame_ids),
+        "fps": round(options.frames / drive.elapsed_s, 3),
+        "latency_ms": latency_ms,
+        "dropped": options.frames - len(drive.frame_ids),
+        "approximated": drive.approximated,
+        "late": drive.late,
+        "seed": options.seed,
+        "preset": options.preset,
+        "pace_fps": options.pace_fps,
+    }

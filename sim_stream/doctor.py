@@ -1,0 +1,188 @@
+"""``sim-stream doctor``: what is installed, what would be used, what is missing, how to get it.
+
+Reports and changes nothing. ``problems`` are what keeps the pocket main job from running; a missing
+accelerator is only a note. Looks packages up without importing them where an import can fail in
+odd ways (torch-tensorrt beside CPU torch raises a bare Exception).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import sim_stream
+from sim_stream.config import get_preset
+from sim_stream.errors import SimStreamError
+
+PRESET = "pocket"
+PACKAGES = ("torch", "numpy", "av", "pyzmq", "msgspec", "safetensors", "tqdm")
+# Distribution, module, how to get it. None of them can be used without an NVIDIA GPU.
+ACCELERATORS = (
+    ("triton", "triton", "pip install '.[cuda]' in the clone (comes with CUDA builds of torch)"),
+    ("flash-attn", "flash_attn", "pip install --no-build-isolation '.[flash]' in the clone"),
+    ("tensorrt", "tensorrt", "pip install '.[tensorrt]' in the clone"),
+    ("torch-tensorrt", "torch_tensorrt", "pip install '.[tensorrt]' in the clone"),
+)
+
+
+def examine(weights: Path | None = None) -> dict[str, Any]:
+    """The whole report, JSON-ready; ``ok`` is whether the pocket main job can run."""
+    problems: list[str] = []
+    versions = _versions(problems)
+    device = _device(problems)
+    report: dict[str, Any] = {
+        "sim_stream": sim_stream.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_cores": _cores(),
+        "versions": versions,
+        "device": device,
+        "accelerators": _accelerators(),
+        "chosen": _chosen(device),
+        "weights": _weights(weights, problems),
+        "sample": _sample(problems),
+        "encoder": _encoder(problems),
+    }
+    report["problems"] = problems
+    report["ok"] = not problems
+    return report
+
+
+def run(*, as_json: bool, weights: Path | None = None) -> int:
+    """Prints the report; 0 if the pocket main job can run, else 1."""
+    report = examine(weights)
+    print(json.dumps(report, indent=2) if as_json else _as_text(report))
+    return 0 if report["ok"] else 1
+
+
+def _cores() -> int:
+    """Cores this process may use, which a container can hold below the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _versions(problems: list[str]) -> dict[str, str | None]:
+    versions = {name: _version(name) for name in PACKAGES}
+    missing = [name for name, version in versions.items() if version is None]
+    if missing:
+        problems.append(f"not installed: {', '.join(missing)}; get them by: make setup")
+    return versions
+
+
+def _device(problems: list[str]) -> dict[str, Any]:
+    """The device that ``--device auto`` takes, and why not a better one."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        problems.append(f"torch cannot be imported: {error}")
+        return {"auto": None, "note": "torch cannot be imported"}
+    if torch.cuda.is_available():
+        return {
+            "auto": "cuda",
+            "name": torch.cuda.get_device_name(),
+            "capability": list(torch.cuda.get_device_capability()),
+            "cuda": torch.version.cuda,
+        }
+    found: dict[str, Any] = {"auto": "cpu", "threads": torch.get_num_threads()}
+    if torch.version.cuda is None and shutil.which("nvidia-smi"):
+        found["note"] = "an NVIDIA driver is here, but torch is a CPU build: make clean setup"
+    elif torch.version.cuda is None:
+        found["note"] = "torch is a CPU build; on a machine with an NVIDIA GPU: make setup"
+    else:
+        found["note"] = "torch is a CUDA build, but it sees no GPU"
+    return found
+
+
+def _accelerators() -> dict[str, dict[str, str | bool | None]]:
+    found: dict[str, dict[str, str | bool | None]] = {}
+    for distribution, module, how in ACCELERATORS:
+        there = importlib.util.find_spec(module) is not None
+        found[distribution] = {
+            "installed": there,
+            "version": _version(distribution) if there else None,
+            "get": None if there else how + "; needs an NVIDIA GPU",
+        }
+    return found
+
+
+def _chosen(device: dict[str, Any]) -> dict[str, str | None]:
+    """What ``serve --device auto`` runs with now; no accelerator is taken without being asked."""
+    return {
+        "device": device["auto"],
+        "attention": "torch SDPA",
+        "precision": "bf16" if device["auto"] == "cuda" else "fp32",
+        "engine": "eager",
+    }
+
+
+def _weights(weights: Path | None, problems: list[str]) -> dict[str, Any]:
+    """The pocket weights, loaded as ``serve`` loads them: hashes and shapes must match."""
+    found: dict[str, Any] = {"preset": PRESET, "verified": False}
+    try:
+        from sim_stream.models import checkpoints
+
+        folder = checkpoints.weights_dir(PRESET, weights)
+        found["path"] = str(folder)
+        loaded = checkpoints.load(folder, get_preset(PRESET))
+    except (ImportError, OSError, SimStreamError) as error:
+        problems.append(f"weights of preset {PRESET}: {error}")
+        return found
+    return found | {"verified": True, "model_id": loaded.model_id, "sha256": loaded.sha256}
+
+
+def _sample(problems: list[str]) -> dict[str, Any]:
+    path = Path(sim_stream.__file__).parent / "assets" / "sample.mp4"
+    there = path.is_file() and path.with_suffix(".json").is_file()
+    if not there:
+        problems.append(f"no sample clip: {path} and its .json; give `demo` a --video instead")
+    return {"path": str(path), "found": there}
+
+
+def _encoder(problems: list[str]) -> dict[str, Any]:
+    """Whether the demo can write H.264."""
+    try:
+        import av.codec
+
+        av.codec.Codec("libx264", "w")
+    except (ImportError, ValueError) as error:
+        problems.append(f"no H.264 encoder for the demo's MP4: {error}")
+        return {"h264": None}
+    return {"h264": "libx264"}
+
+
+def _as_text(report: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    weights, device = report["weights"], report["device"]
+    lines = [
+        f"sim-stream   {report['sim_stream']} on Python {report['python']} ({sys.executable})",
+        f"packages     {versions}",
+        f"machine      {report['platform']}, {report['cpu_cores']} CPU cores",
+        f"device       {device.get('name', device['auto'])}"
+        + (f" ({device['note']})" if "note" in device else ""),
+        "would use    " + ", ".join(f"{key} {value}" for key, value in report["chosen"].items()),
+        f"weights      {weights['preset']}: {weights.get('path', 'none')}"
+        + (" (match their manifest)" if weights["verified"] else " (NOT USABLE)"),
+        f"sample clip  {report['sample']['path']}"
+        + ("" if report["sample"]["found"] else " (MISSING)"),
+    ]
+    for name, found in report["accelerators"].items():
+        state = found["version"] if found["installed"] else f"not installed; {found['get']}"
+        lines.append(f"optional     {name}: {state}")
+    lines += [f"PROBLEM      {problem}" for problem in report["problems"]]
+    lines.append("ok: the pocket main job can run" if report["ok"] else "the main job cannot run")
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""``sim-stream serve``: loads a preset and serves it until a signal, or its parent, ends it.
+
+Joins ``runtime`` and ``wire``. The one line on stdout says where the server listens; programs that
+start a server read it (``READY``), everything else goes to the log on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sim_stream.config import get_preset
+from sim_stream.errors import InvalidInput
+
+READY = "ready "
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """What ``serve`` takes; addresses as ZeroMQ writes them, port 0 for a free one.
+
+    ``threads`` are those of one stage: world model and video decoder run side by side, and on two
+    cores a second thread for either takes the other's core.
+    """
+
+    preset: str = "pocket"
+    bind: str = "tcp://127.0.0.1:5555"
+    publish: str | None = None
+    weights: Path | None = None
+    device: str = "auto"
+    lookahead: int | None = None
+    max_sessions: int = 4
+    threads: int = 1
+    until_stdin_closes: bool = False
+
+
+def run(options: ServeOptions) -> int:
+    """Serves; 0 after SIGINT or SIGTERM. Raises SimStreamError."""
+    get_preset(options.preset)  # a wrong name is said before torch takes seconds to load
+    if options.threads < 1:
+        raise InvalidInput("threads", options.threads, "1 or more")
+
+    import torch
+
+    from sim_stream.runtime.runtime import Runtime
+    from sim_stream.wire.server import StreamServer
+
+    class AnnouncingServer(StreamServer):
+        """Says on stdout where it listens, once it does."""
+
+        def start(self) -> None:
+            super().start()
+            print(f"{READY}{self.endpoint}", flush=True)
+
+    torch.set_num_threads(options.threads)
+    runtime = Runtime.load(options.preset, weights=options.weights, device=options.device)
+    if options.lookahead is not None:
+        session = replace(runtime.preset.session, lookahead=options.lookahead)
+        runtime.preset = replace(runtime.preset, session=session)
+    server = AnnouncingServer(
+        runtime,
+        bind=options.bind,
+        publish=options.publish,
+        max_sessions=options.max_sessions,
+    )
+    if options.until_stdin_closes:
+        threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()
+    server.serve_forever()
+    return 0
+
+
+def _stop_at_end_of_stdin() -> None:
+    """A parent that is gone, however it went, has closed our stdin."""
+    while os.read(sys.stdin.fileno(), 4096):  # unbuffered: a lock held at exit would be fatal
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,171 @@
+"""The command as a user runs it: in a process of its own, judged by status, stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import sim_stream
+from sim_stream import doctor
+from sim_stream.wire.client import StreamClient
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = (sys.executable, "-m", "sim_stream")
+TIMEOUT_S = 120.0  # loading torch on a busy machine
+
+
+def sim_stream_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+@pytest.fixture
+def start_server(pocket_weights: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``serve`` with untrained weights; kills what a failed test leaves."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str) -> subprocess.Popen[str]:
+        command = [*COMMAND, "serve", "--weights", str(pocket_weights)]
+        command += ["--bind", "tcp://127.0.0.1:0", *options]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, cwd=ROOT, text=True, **pipes))  # type: ignore[call-overload]
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def endpoint_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    word, _, endpoint = process.stdout.readline().strip().partition(" ")
+    assert word == "ready", process.communicate()[1]
+    return endpoint
+
+
+def ends_cleanly(process: subprocess.Popen[str]) -> None:
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, stderr) == (0, "")
+
+
+def test_version_and_help_need_neither_torch_nor_zmq() -> None:
+    code = (
+        "import sys; from sim_stream.cli import build_parser; build_parser().format_help();"
+        "print([m for m in ('torch', 'zmq', 'av', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+    assert sim_stream_command("--version").stdout.split() == ["sim-stream", sim_stream.__version__]
+
+
+@pytest.mark.parametrize("verb", ["serve", "demo", "doctor"])
+def test_every_verb_explains_itself(verb: str) -> None:
+    done = sim_stream_command(verb, "--help")
+    assert done.returncode == 0
+    assert f"usage: sim-stream {verb}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("serve", "--preset", "nano"), "preset: got nano; allowed: openviga, pocket"),
+        (("serve", "--threads", "0"), "threads: got 0"),
+        (("demo", "--preset", "nano"), "preset: got nano"),
+        (("demo", "--frames", "0"), "frames: got 0; allowed: 1 or more"),
+        (("demo", "--pace", "-1"), "pace: got -1.0"),
+        (("demo", "--video", "none.mp4"), "none.mp4 (does not exist)"),
+        (("demo", "--sheet", "demo.mp4"), "another file than --out"),
+    ],
+)
+def test_mistake_is_one_line_on_stderr_and_status_2(arguments: tuple[str, ...], said: str) -> None:
+    done = sim_stream_command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"sim-stream {arguments[0]}: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_port_in_use_is_said(pocket_weights: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        done = sim_stream_command("serve", "--weights", pocket_weights, "--bind", address)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"sim-stream serve: cannot bind {address}: Address already in use"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_weights_that_do_not_match_are_refused(pocket_weights: Path, tmp_path: Path) -> None:
+    assert (
+        "manifest.json: no such file" in sim_stream_command("serve", "--weights", tmp_path).stderr
+    )
+    changed = shutil.copytree(pocket_weights, tmp_path / "changed")
+    with (changed / "world_model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    done = sim_stream_command("serve", "--weights", changed)
+    assert done.returncode == 2
+    assert "SHA-256" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_server_says_where_it_listens_and_ends_cleanly_on_a_signal(
+    start_server: Callable[..., subprocess.Popen[str]], number: signal.Signals
+) -> None:
+    process = start_server("--lookahead", "0", "--max-sessions", "3")
+    with StreamClient(endpoint_of(process), timeout_s=TIMEOUT_S) as client:
+        info = client.info
+        assert (info.model_id, info.lookahead) == ("pocket-untrained", 0)
+        assert info.limits.max_sessions == 3
+        process.send_signal(number)
+        ends_cleanly(process)
+
+
+def test_server_ends_with_the_program_that_holds_its_stdin(
+    start_server: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = start_server("--until-stdin-closes")
+    endpoint_of(process)
+    ends_cleanly(process)  # communicate() closes stdin
+
+
+def test_doctor_verifies_weights_and_says_how_to_get_what_is_missing(pocket_weights: Path) -> None:
+    report = doctor.examine(pocket_weights)
+    assert report["weights"]["verified"] and report["weights"]["model_id"] == "pocket-untrained"
+    assert report["device"]["auto"] in ("cpu", "cuda")
+    assert report["chosen"]["attention"] == "torch SDPA"
+    assert all(report["versions"].values())
+    for accelerator in report["accelerators"].values():
+        assert accelerator["installed"] or "NVIDIA GPU" in accelerator["get"]
+
+
+def test_doctor_fails_on_weights_that_do_not_match(
+    pocket_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = shutil.copytree(pocket_weights, tmp_path / "changed")
+    (changed / "vq_model.safetensors").write_bytes(b"")
+    assert doctor.run(as_json=False, weights=changed) == 1
+    out = capsys.readouterr().out
+    assert "PROBLEM" in out and "vq_model.safetensors: SHA-256" in out
+
+
+def test_doctor_is_content_with_what_the_package_ships() -> None:
+    done = sim_stream_command("doctor", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["ok"], report["problems"]) == (0, True, [])

@@ -1,0 +1,140 @@
+"""Imports run one way (design.md, "Folders"), and what must be light is light."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sim_stream
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("sim_stream", "engines", "train", "bridge")
+
+# errors and config, and what stands beside them: counts of positions, video files.
+BASE = {"errors", "config", "layout", "video", "video_writer"}
+# What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
+ALLOWED: dict[str, set[str]] = {
+    **{name: BASE for name in BASE},
+    "models": BASE | {"models"},
+    "decoding": BASE | {"models", "decoding"},
+    "runtime": BASE | {"models", "decoding", "runtime"},
+    "wire": BASE | {"wire"},
+    "serve": BASE | {"runtime", "wire"},
+    "server_process": BASE | {"serve"},
+    "demo": BASE | {"wire", "server_process"},
+    "doctor": BASE | {"models", "runtime", ""},
+    "cli": BASE | {"serve", "demo", "doctor", ""},
+    "__main__": {"cli"},
+}
+# What the other folders may import of sim_stream; None: everything. They never import each other.
+OUTSIDE: dict[str, set[str] | None] = {"engines": None, "train": None, "bridge": BASE | {"wire"}}
+LIGHT = ("sim_stream", "sim_stream.cli", "sim_stream.config", "sim_stream.wire.client")
+
+
+def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import, those inside functions too; from-imports name both."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            origin = ".".join([*start, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
+
+
+def part_of(dotted: str) -> str:
+    """'sim_stream.models.layers.x' -> 'models'; a name of sim_stream itself -> ''."""
+    names = dotted.split(".")
+    parts = {entry.stem for entry in (ROOT / "sim_stream").iterdir()}
+    return names[1] if len(names) > 1 and names[1] in parts else ""
+
+
+def forbidden(path: Path) -> list[str]:
+    """Every import of that file that runs the wrong way."""
+    folder, *rest = path.relative_to(ROOT).parts
+    own = Path(rest[0]).stem
+    if folder == "sim_stream" and own not in ALLOWED:
+        return [f"{path.relative_to(ROOT)}: say in ALLOWED what {own} may import"]
+    allowed = ALLOWED[own] if folder == "sim_stream" else OUTSIDE[folder]
+    found = []
+    for line, dotted in imported_modules(path):
+        top = dotted.split(".")[0]
+        if top not in FOLDERS or (top == folder != "sim_stream"):
+            continue
+        if top != "sim_stream" or (allowed is not None and part_of(dotted) not in allowed):
+            found.append(f"{path.relative_to(ROOT)}:{line} imports {dotted}")
+    return found
+
+
+def sources() -> list[Path]:
+    public = ROOT / "sim_stream" / "__init__.py"  # loads names lazily, from everywhere
+    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [path for path in files if path != public]
+
+
+def test_imports_run_one_way() -> None:
+    files = sources()
+    assert len(files) > 10
+    assert [fault for path in files for fault in forbidden(path)] == []
+
+
+def test_the_check_sees_a_wrong_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("models", "runtime", "wire"):
+        (tmp_path / "sim_stream" / name).mkdir(parents=True)
+    (tmp_path / "bridge").mkdir()
+    wrong = {
+        "sim_stream/models/a.py": "def f():\n    from sim_stream.runtime import session\n",
+        "sim_stream/wire/b.py": "from ..models import layers\n",
+        "bridge/c.py": "import train.data\nfrom sim_stream import runtime\n",
+    }
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    faults = []
+    for name, text in wrong.items():
+        (tmp_path / name).write_text(text)
+        faults += forbidden(tmp_path / name)
+    assert faults == [
+        "sim_stream/models/a.py:2 imports sim_stream.runtime.session",
+        "sim_stream/wire/b.py:1 imports sim_stream.models.layers",
+        "bridge/c.py:1 imports train.data",
+        "bridge/c.py:2 imports sim_stream.runtime",
+    ]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_import_brings_no_torch(module: str) -> None:
+    code = f"import {module}, sys; print([m for m in ('torch', 'av') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_public_surface_is_small_sorted_and_loads() -> None:
+    assert sim_stream.__all__ == [
+        "Action",
+        "InvalidInput",
+        "Runtime",
+        "SamplingConfig",
+        "SimStreamError",
+        "StreamClient",
+        "StreamServer",
+        "get_preset",
+        "read_clip",
+    ]
+    assert sim_stream.__all__ == sorted(sim_stream.__all__)
+    for name in sim_stream.__all__:
+        assert getattr(sim_stream, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = sim_stream.Nothing
