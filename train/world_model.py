@@ -1,0 +1,112 @@
+"""Stage 2: next-token prediction of frame ids with actions, teacher forcing, loss on codes only.
+
+First version: full training of a small model on runs of consecutive frames. (LoRA on the 7B model
+belongs to the full training.) Actions are dropped to `unknown` for whole runs now and then, so that
+a null action means something.
+
+Legend: B batch, T frames, S positions, N codes of a frame.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from sim_stream.config import Action, Preset
+from sim_stream.layout import FrameLayout
+from sim_stream.models.vq_model import VQModel, from_pixels
+from sim_stream.models.world_model import WorldModel
+from train.data import Split
+from train.loop import LoopConfig, Trainer
+
+UNKNOWN_ACTIONS = 0.1  # share of runs without any action
+
+
+@torch.inference_mode()
+def tokenize(split: Split, model: VQModel, batch: int = 16) -> Path:
+    """Writes `ids.npy` (N codes, uint16) beside a split's frames."""
+    rows = range(0, len(split.frames), batch)
+    ids = [
+        model.encode(from_pixels(torch.from_numpy(split.frames[i : i + batch]))).to(torch.int32)
+        for i in tqdm(rows, desc="tokenize", unit="batch")
+    ]
+    path = split.folder / "ids.npy"
+    np.save(path, torch.cat(ids).numpy().astype(np.uint16))
+    return path
+
+
+class Sequences:
+    """Runs of consecutive frames as id sequences, drawn from (seed, step, rank)."""
+
+    def __init__(
+        self, split: Split, preset: Preset, frames: int, batch: int, seed: int, rank: int = 0
+    ) -> None:
+        self.layout = FrameLayout.of(preset, prompt_length=0)
+        self.ids = np.load(split.folder / "ids.npy").astype(np.int64)
+        self.leads = np.array(
+            [
+                self.layout.action_ids(Action(speed_mps=float(s), yaw_rate_radps=float(y)))
+                for s, y in split.actions
+            ]
+        )
+        self.unknown = np.array(self.layout.action_ids(None))
+        self.starts, self.frames = split.windows(frames), frames
+        self.batch, self.seed, self.rank = batch, seed, rank
+
+    def at(self, starts: np.ndarray, *, known: np.ndarray | None = None) -> Tensor:
+        """(B S) int64: for every frame its action ids, codes, end of frame."""
+        rows = starts[:, None] + np.arange(self.frames)
+        leads = self.leads[rows]
+        if known is not None:
+            leads = np.where(known[:, None, None], leads, self.unknown)
+        ends = np.full((*rows.shape, 1), self.layout.end_of_frame)
+        return torch.from_numpy(np.concatenate([leads, self.ids[rows], ends], -1)).flatten(1)
+
+    def __call__(self, step: int) -> Tensor:
+        rng = np.random.default_rng((self.seed, step, self.rank))
+        starts = rng.choice(self.starts, self.batch)
+        return self.at(starts, known=rng.random(self.batch) >= UNKNOWN_ACTIONS)
+
+
+def code_losses(model: WorldModel, layout: FrameLayout, ids_BS: Tensor) -> Tensor:
+    """Cross-entropy in nats of every code, (B T N): each predicted from all ids before it."""
+    hidden_BSD = model(ids_BS[:, :-1])
+    hidden_BTLD = F.pad(hidden_BSD, (0, 0, 1, 0)).unflatten(1, (-1, layout.frame_length))
+    first = layout.actions_per_frame
+    codes = slice(first, first + layout.codes_per_frame)
+    logits = model.vision_logits(hidden_BTLD[:, :, codes], layout.num_codes)
+    targets = ids_BS.unflatten(1, (-1, layout.frame_length))[:, :, codes]
+    losses = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
+
+
+class WorldModelStage:
+    """Loss on frames 2..T: the first frame of a run has nothing to be predicted from."""
+
+    def __init__(self, preset: Preset, sequences: Sequences, loop: LoopConfig) -> None:
+        self.model = WorldModel(preset.world_model)
+        self.model.init_weights()
+        self.sequences, self.layout = sequences, sequences.layout
+        self.trainer = Trainer(self.model, loop)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = code_losses(self.model, self.layout, self.sequences(step))
+        return losses[:, 1:].mean(), {}
+
+    def run(self, validation: Sequences, runs: int = 32) -> None:
+        picked = np.linspace(0, len(validation.starts) - 1, runs).astype(int)
+        ids_BS = validation.at(validation.starts[picked])
+
+        def validate() -> dict[str, float]:
+            with torch.autocast("cpu", torch.bfloat16):
+                parts = [code_losses(self.model, self.layout, x) for x in ids_BS.split(4)]
+            per_frame = torch.cat(parts).mean((0, 2))
+            return {f"nats_frame{t + 1}": v.item() for t, v in enumerate(per_frame)}
+
+        self.trainer.run(self.loss, validate=validate)
