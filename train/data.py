@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from sim_stream.errors import InvalidInput
+from sim_stream.models.vq_model import from_pixels
 from sim_stream.video import iter_frames
 
 MIN_SPEED_MPS = 0.5  # below this a GPS course is noise
@@ -52,6 +55,10 @@ class Split:
             np.load(folder / "actions.npy"),
             [Drive(**d) for d in json.loads((folder / "drives.json").read_text())],
         )
+
+    def pixels(self, rows: np.ndarray | slice) -> Tensor:
+        """Frames of those rows as fp32 in [-1, 1], (.. C H W); a copy of the memory map."""
+        return from_pixels(torch.from_numpy(np.array(self.frames[rows])))
 
     def windows(self, length: int) -> np.ndarray:
         """Start rows of every run of `length` consecutive frames within one drive."""

@@ -50,7 +50,7 @@ def reconstruction(runtime: Runtime, split: Split, every: int = 5) -> dict[str, 
     image, video = [], []
     starts = split.windows(3)[::every]
     for start in tqdm(starts, desc="reconstruction", unit="clip"):
-        x = from_pixels(torch.from_numpy(split.frames[start : start + 3]))
+        x = split.pixels(slice(start, start + 3))
         ids = runtime.encoder.encode(x)
         image.append(rounded_psnr(runtime.encoder.decode(ids[1:2]), x[1:2]))
         video.append(rounded_psnr(runtime.video_decoder(ids[None], 1), x[1:2]))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sim_stream.config import VQConfig
-from sim_stream.models.vq_model import VQModel, from_pixels
+from sim_stream.models.vq_model import VQModel
 from train.data import Split
 from train.loop import LoopConfig, Trainer, average
 from train.losses import psnr_db, reconstruction_loss
@@ -37,7 +37,7 @@ class FrameBatches:
 
     def draw(self, rng: np.random.Generator) -> Tensor:
         rows = np.sort(rng.integers(0, len(self.split.frames), self.batch))
-        x = from_pixels(torch.from_numpy(self.split.frames[rows]))
+        x = self.split.pixels(rows)
         if rng.random() < 0.5:
             x = x.flip(-1)
         return x.contiguous(memory_format=torch.channels_last)
@@ -126,7 +126,7 @@ class TokenizerStage:
 
     def run(self, validation: Split, frames: int = 64) -> None:
         rows = np.linspace(0, len(validation.frames) - 1, frames).astype(int)
-        x = from_pixels(torch.from_numpy(validation.frames[rows]))
+        x = validation.pixels(rows)
 
         def validate() -> dict[str, float]:
             if not self.quantised:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sim_stream.config import VideoDecoderConfig
 from sim_stream.models.layers import channels_last
 from sim_stream.models.video_decoder import inflate
-from sim_stream.models.vq_model import VQModel, from_pixels
+from sim_stream.models.vq_model import VQModel
 from train.data import Split
 from train.loop import LoopConfig, Trainer
 from train.losses import psnr_db, reconstruction_loss
@@ -33,9 +33,7 @@ class Clips:
 
     def at(self, starts: np.ndarray) -> tuple[Tensor, Tensor]:
         rows = starts[:, None] + np.arange(FRAMES)
-        return torch.from_numpy(self.ids[rows]), from_pixels(
-            torch.from_numpy(self.split.frames[rows])
-        )
+        return torch.from_numpy(self.ids[rows]), self.split.pixels(rows)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, step, self.rank))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sim_stream.config import Action, Preset
 from sim_stream.layout import FrameLayout
-from sim_stream.models.vq_model import VQModel, from_pixels
+from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
 from train.data import Split
 from train.loop import LoopConfig, Trainer
@@ -32,7 +32,7 @@ def tokenize(split: Split, model: VQModel, batch: int = 16) -> Path:
     """Writes `ids.npy` (N codes, uint16) beside a split's frames."""
     rows = range(0, len(split.frames), batch)
     ids = [
-        model.encode(from_pixels(torch.from_numpy(split.frames[i : i + batch]))).to(torch.int32)
+        model.encode(split.pixels(slice(i, i + batch))).to(torch.int32)
         for i in tqdm(rows, desc="tokenize", unit="batch")
     ]
     path = split.folder / "ids.npy"

@@ -121,7 +121,7 @@ class Session:
         leads = self._context_actions(actions, len(frames_THWC))
         clock = StageClock(self._runtime.device)
         with clock.stage("encode"):
-            pixels = torch.from_numpy(np.ascontiguousarray(frames_THWC)).to(self._runtime.device)
+            pixels = torch.from_numpy(np.array(frames_THWC)).to(self._runtime.device)
             ids_TN = self._runtime.encoder.encode(from_pixels(pixels).to(self._runtime.dtype))
         self._seed, self._sampling, self.committed_step = seed, sampling, 0
         self._window.clear()
