@@ -3,6 +3,7 @@
     data.py           recorded drives (BDD100K's layout) -> memory-mapped frames, actions, ids
     loop.py           one training loop: schedule, EMA, checkpoints that resume, progress, JSON log
     losses.py         reconstruction losses (eq. 2-4 without the networks a user must bring)
+    discriminator.py  patch discriminator and hinge losses (eq. 6-7)
     tokenizer.py      stage 1: VQModel on single frames
     world_model.py    stage 2: next-token prediction on ids with actions
     video_decoder.py  stage 3: three-frame decoder from the inflated image decoder
@@ -10,5 +11,5 @@
     pack.py           checkpoints -> the preset's weights folder with its manifest
 
 A first version, enough to train the `pocket` preset from drives recorded by ``python -m bridge
-record``. The paper's full stages (GAN, distillation, LoRA, many GPUs) are not here yet.
+record``. The paper's full stages (64-patch GAN, distillation, LoRA, many GPUs) are not here yet.
 """

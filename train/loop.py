@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,12 @@ class Trainer:
     Ranks differ only in their batches: gradients and clock are averaged, rank 0 saves and logs.
     """
 
-    def __init__(self, model: nn.Module, config: LoopConfig) -> None:
+    def __init__(
+        self, model: nn.Module, config: LoopConfig, companions: Mapping[str, Any] | None = None
+    ) -> None:
+        """`companions`: what else has a state_dict that a resumed run needs."""
         self.model, self.config = model, config
+        self.companions = dict(companions or {})
         self.optimizer = torch.optim.AdamW(
             model.parameters(), config.lr, (0.9, 0.95), weight_decay=config.weight_decay
         )
@@ -115,6 +119,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.shadow = state["ema"]
+        for name, companion in self.companions.items():
+            companion.load_state_dict(state["companions"][name])
         self.step, self.spent_s = state["step"], state["spent_s"]
         return True
 
@@ -123,6 +129,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.shadow,
             "optimizer": self.optimizer.state_dict(),
+            "companions": {k: v.state_dict() for k, v in self.companions.items()},
             "step": self.step,
             "spent_s": self.spent_s,
         }

@@ -5,6 +5,12 @@ import pytest
 import torch
 
 from train.data import actions_at
+from train.discriminator import (
+    PatchDiscriminator,
+    balanced_weight,
+    discriminator_loss,
+    generator_loss,
+)
 from train.evaluate import coarse, far_shift_px, psnr8
 from train.losses import RecWeights, edge_loss, psnr_db, reconstruction_loss
 
@@ -58,3 +64,21 @@ def test_yaw_rate_is_zero_at_a_standstill() -> None:
     rows = [{"timestamp": 250 * i, "speed": 0.1, "course": 50.0 * i} for i in range(3)]
     actions = actions_at({"startTime": 0, "locations": rows}, np.array([0.0, 0.25]), fps=4)
     assert actions[:, 1].tolist() == [0.0, 0.0]
+
+
+def test_hinge_losses_are_zero_exactly_where_the_margins_are_kept() -> None:
+    assert discriminator_loss(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, -3.0])).item() == 0.0
+    assert discriminator_loss(torch.tensor([0.0]), torch.tensor([0.5])).item() == 2.5
+    assert generator_loss(torch.tensor([1.0, 3.0])).item() == -2.0
+
+
+def test_the_gan_weight_makes_its_gradient_the_given_share() -> None:
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    rec, gan = (3.0 * w).sum(), 0.01 * w[0]
+    weight = balanced_weight(rec, gan, w, share=0.5)
+    pulls = [torch.autograd.grad(loss, w, retain_graph=True)[0].norm() for loss in (rec, gan)]
+    assert (weight * pulls[1] / pulls[0]).item() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_discriminator_scores_one_patch_per_eight_pixels() -> None:
+    assert PatchDiscriminator()(torch.zeros(2, 3, 64, 64)).shape == (2, 1, 8, 8)

@@ -1,0 +1,74 @@
+"""Raster decoding of one frame: the lean one-id pass against the full one, in one run.
+
+The two are run in turn, so that a drift of the machine's speed meets both.
+
+python -m tests.perf.raster [--rounds N] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sim_stream.decoding.noise import gumbel_noise
+from sim_stream.decoding.passes import FullPass, OneIdPass
+from sim_stream.decoding.raster import decode_frame
+from sim_stream.models.kv_cache import KVCache
+from sim_stream.runtime.runtime import Runtime
+from tests.perf.machine import describe
+
+
+class Bench:
+    """Decodes the last frame of a full context again and again."""
+
+    def __init__(self, runtime: Runtime, kind: type[FullPass]) -> None:
+        layout, frames = runtime.layout, runtime.preset.session.context_frames
+        cache = KVCache(runtime.preset.world_model, layout.context_length(frames))
+        self.sampling, self.start = runtime.preset.sampling, layout.frame_start(frames - 1)
+        self.noise = gumbel_noise(0, 0, layout.codes_per_frame, layout.num_codes)
+        self.lead = torch.tensor([layout.action_ids(None)])
+        self.passes = kind(runtime.world_model, cache, layout.num_codes)
+        ids = torch.randint(0, layout.num_codes, (1, self.start))
+        with torch.inference_mode():
+            runtime.world_model(ids, None, cache)
+
+    def frame_ms(self) -> float:
+        self.passes.cache.roll_back(self.start)
+        start = time.perf_counter()
+        decode_frame(self.passes, self.lead, self.noise, self.sampling)
+        return 1e3 * (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, help="also write the report here")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    machine = describe()
+    runtime = Runtime.load("pocket", device="cpu")
+    benches = {"full": Bench(runtime, FullPass), "lean": Bench(runtime, OneIdPass)}
+    times = {name: [] for name in benches}  # type: dict[str, list[float]]
+    for _ in range(args.rounds):
+        for name, bench in benches.items():
+            times[name].append(bench.frame_ms())
+    report = {"benchmark": "raster", "machine": machine}
+    for name, ms in times.items():
+        p50, p95 = np.percentile(ms, [50, 95])
+        print(f"{name}: p50 {p50:.1f} ms a frame, p95 {p95:.1f}")
+        report[f"{name}_frame_ms"] = {"p50": round(p50, 2), "p95": round(p95, 2)}
+    ratios = np.array(times["full"]) / np.array(times["lean"])
+    report["full_to_lean_ratio_p50"] = round(float(np.median(ratios)), 3)
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

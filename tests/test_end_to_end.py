@@ -1,0 +1,81 @@
+"""Real models behind a real server: what comes over ZeroMQ is what a local session gives."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from sim_stream.config import Action, SamplingConfig
+from sim_stream.errors import InvalidInput, RemoteError
+from sim_stream.runtime.runtime import Runtime
+from sim_stream.wire.client import StreamClient
+from sim_stream.wire.server import StreamServer
+from tests.small import random_runtime
+
+PROMPT = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+ACTIONS = [Action(speed_mps=4.0 + i, yaw_rate_radps=0.2 - 0.1 * i) for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return random_runtime()
+
+
+@pytest.fixture(scope="module")
+def client(runtime: Runtime) -> Iterator[StreamClient]:
+    with (
+        StreamServer(runtime, bind="tcp://127.0.0.1:0") as server,
+        StreamClient(server.endpoint) as client,
+    ):
+        yield client
+
+
+def local_images(runtime: Runtime, seed: int, lookahead: int) -> list[np.ndarray]:
+    session = runtime.open_session(lookahead=lookahead)
+    images = [session.reset(PROMPT, seed=seed).image]
+    images += [session.step(action).image for action in ACTIONS]
+    last = session.flush()
+    return images if last is None else [*images, last.image]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_frames_over_the_wire_are_bit_equal_to_a_local_session(
+    runtime: Runtime, client: StreamClient, lookahead: int
+) -> None:
+    remote = client.open(PROMPT, seed=9, lookahead=lookahead)
+    images = [remote.frame.image]
+    for action in ACTIONS:  # pipelined: prediction and decoding overlap
+        if remote.in_flight == 2:
+            images.append(remote.receive().image)
+        remote.send_step(action)
+    while remote.in_flight:
+        images.append(remote.receive().image)
+    last = remote.close()
+    images += [] if last is None else [last.image]
+    expected = local_images(runtime, 9, lookahead)
+    assert len(images) == len(expected)
+    assert all(np.array_equal(a, b) for a, b in zip(images, expected, strict=True))
+
+
+def test_two_sessions_and_a_fork_do_not_disturb_each_other(
+    runtime: Runtime, client: StreamClient
+) -> None:
+    with client.open(PROMPT, seed=1) as a, client.open(PROMPT, seed=2) as b:
+        got = {1: [a.frame.image], 2: [b.frame.image]}
+        for action in ACTIONS[:3]:
+            got[1].append(a.step(action).image)
+            got[2].append(b.step(action).image)
+        with a.fork() as twin:
+            forked = [twin.step(action).image for action in ACTIONS[3:]]
+        got[1] += [a.step(action).image for action in ACTIONS[3:]]
+    assert all(np.array_equal(x, y) for x, y in zip(forked, got[1][4:], strict=True))
+    for seed, images in got.items():
+        expected = local_images(runtime, seed, 1)
+        assert all(np.array_equal(x, y) for x, y in zip(images, expected, strict=False))
+
+
+def test_what_the_runtime_refuses_reaches_the_client_by_name(client: StreamClient) -> None:
+    with pytest.raises((RemoteError, InvalidInput), match=r"top_k: got 33; allowed: 1\.\.32"):
+        client.open(PROMPT, sampling=SamplingConfig(top_k=33))
+    with client.open(PROMPT, seed=1) as session:
+        assert session.step(ACTIONS[0]).frame_id == 0

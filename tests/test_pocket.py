@@ -1,0 +1,80 @@
+"""The shipped pocket weights: they are what their manifest says, and they drive.
+
+The held-out figures of the manifest come from `python -m train evaluate` on whole drives; here a
+few frames of the shipped clip show that these weights, as loaded, do it.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sim_stream.config import POCKET, Action
+from sim_stream.demo import SAMPLE
+from sim_stream.models import checkpoints
+from sim_stream.models.vq_model import from_pixels
+from sim_stream.runtime.runtime import Runtime
+from sim_stream.video import read_clip
+from train.evaluate import far_shift_px
+from train.losses import psnr_db
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return Runtime.load("pocket", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    return read_clip(SAMPLE, frames=8, size=POCKET.vq.image_size)
+
+
+def test_files_are_under_40_mb_and_their_hashes_hold() -> None:
+    folder = checkpoints.weights_dir("pocket", None)
+    manifest = checkpoints.verify(folder)
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 40e6
+    assert {"model_id", "made_by", "stages", "held_out"} <= set(manifest)
+
+
+def test_the_manifest_reports_the_goals_as_met() -> None:
+    folder = checkpoints.weights_dir("pocket", None)
+    held_out = json.loads((Path(folder) / "manifest.json").read_text())["held_out"]
+    assert held_out["reconstruction"]["image_decoder_psnr_db"] >= 28.0
+    assert held_out["reconstruction"]["video_decoder_psnr_db"] >= 28.0
+    next_frame = held_out["next_frame"]
+    assert next_frame["predicted_psnr_db"] > next_frame["last_frame_psnr_db"]
+    shift = held_out["steering"]["shift_px_per_frame"]
+    assert shift["left"] > shift["straight"] > shift["right"]
+
+
+@torch.inference_mode()
+def test_the_clip_is_reconstructed_by_both_decoders(runtime: Runtime, clip: np.ndarray) -> None:
+    x = from_pixels(torch.from_numpy(clip[:3]))
+    ids = runtime.encoder.encode(x)
+    assert psnr_db(runtime.encoder.decode(ids), x).min() > 26.0
+    assert psnr_db(runtime.video_decoder(ids[None])[0], x).min() > 26.0
+
+
+def test_turning_left_moves_the_scene_right_and_the_other_way_round(
+    runtime: Runtime, clip: np.ndarray
+) -> None:
+    shifts = {}
+    for yaw in (0.25, -0.25):
+        session = runtime.open_session(lookahead=0)
+        session.reset(clip[:2], seed=0)
+        action = Action(speed_mps=6.0, yaw_rate_radps=yaw)
+        images = [session.step(action).image for _ in range(4)]
+        shifts[yaw] = np.mean([far_shift_px(images[i], images[i + 1]) for i in range(3)])
+    assert shifts[0.25] > 2.0
+    assert shifts[-0.25] < -2.0
+
+
+def test_a_session_replays_to_equal_frames(runtime: Runtime, clip: np.ndarray) -> None:
+    images = []
+    for _ in range(2):
+        session = runtime.open_session()
+        session.reset(clip[:2], seed=4)
+        images.append([session.step().image for _ in range(4)])  # across one re-anchoring
+    assert all(np.array_equal(a, b) for a, b in zip(*images, strict=True))
