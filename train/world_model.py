@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sim_stream.config import Action, Preset
 from sim_stream.layout import FrameLayout
+from sim_stream.models.layers import channels_last
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
 from train.data import Split
@@ -30,6 +31,7 @@ UNKNOWN_ACTIONS = 0.1  # share of runs without any action
 @torch.inference_mode()
 def tokenize(split: Split, model: VQModel, batch: int = 16) -> Path:
     """Writes `ids.npy` (N codes, uint16) beside a split's frames."""
+    channels_last(model)
     rows = range(0, len(split.frames), batch)
     ids = [
         model.encode(split.pixels(slice(i, i + batch))).to(torch.int32)
