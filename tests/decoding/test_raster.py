@@ -49,6 +49,22 @@ def test_the_lean_pass_equals_the_full_one_in_logits_and_cache() -> None:
     assert lean.cache.length == full.cache.length == 40
 
 
+@torch.inference_mode()
+def test_the_lean_pass_follows_the_full_one_in_bf16() -> None:
+    full, lean = (
+        kind(random_world_model().bfloat16().fuse(), bf16_cache(), CODES) for kind in PASSES
+    )
+    ids = torch.randint(0, CODES, (1, 12), generator=torch.Generator().manual_seed(0))
+    for part in ids.split([4, *[1] * 8], 1):
+        # Logits of order 1, two layers: a handful of roundings of 2^-8.
+        torch.testing.assert_close(lean(part), full(part), atol=0.1, rtol=0.0)
+    assert lean(ids[:, :1]).dtype == torch.bfloat16
+
+
+def bf16_cache() -> KVCache:
+    return KVCache(SMALL.world_model, 16, dtype=torch.bfloat16)
+
+
 @pytest.mark.parametrize("kind", PASSES)
 @torch.no_grad()
 def test_only_codes_are_drawn_even_where_specials_have_the_largest_logits(
