@@ -33,7 +33,7 @@ class FullPass:
 class _Layer(NamedTuple):
     norm1_D: Tensor
     qkv_D3D: Tensor
-    kv_21HTK: Tensor
+    kv_2HTK: Tensor
     keys_1HTK: Tensor
     values_1HTK: Tensor
     out_DD: Tensor
@@ -85,7 +85,7 @@ class OneIdPass(FullPass):
         qkv_3HK = torch.mm(h_1D, layer.qkv_D3D).view(3, self._heads, self._head_dim)
         swapped = qkv_3HK.roll(self._head_dim // 2, -1)
         qkv_3HK = torch.addcmul(qkv_3HK * cos, swapped, sin).to(x_1D.dtype)
-        layer.kv_21HTK[:, 0, :, position] = qkv_3HK[1:]
+        layer.kv_2HTK.select(2, position).copy_(qkv_3HK.narrow(0, 1, 2))
         y_1H1K = F.scaled_dot_product_attention(
             qkv_3HK[0].view(1, self._heads, 1, self._head_dim),
             layer.keys_1HTK.narrow(2, 0, position + 1),
@@ -105,7 +105,7 @@ def layer_of(block: Block, cached: tuple[Tensor, Tensor, Tensor]) -> _Layer:
     return _Layer(
         norm1_D=block.input_layernorm.weight,
         qkv_D3D=attention.qkv_weight.t(),
-        kv_21HTK=kv,
+        kv_2HTK=kv[:, 0],
         keys_1HTK=keys,
         values_1HTK=values,
         out_DD=attention.o_proj.weight.t(),

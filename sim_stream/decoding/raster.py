@@ -27,8 +27,7 @@ def decode_frame(
     """
     ids_1N = torch.empty(1, len(noise_NV), dtype=torch.int64, device=noise_NV.device)
     feed_1S = lead_1P
-    for position, noise_V in enumerate(noise_NV):
-        slot_1 = ids_1N[:, position]
-        slot_1.copy_(sample(next_logits(feed_1S), noise_V, sampling))
-        feed_1S = slot_1[None]
+    for slot_11, noise_V in zip(torch.split(ids_1N, 1, 1), noise_NV, strict=True):
+        slot_11.copy_(sample(next_logits(feed_1S), noise_V, sampling))
+        feed_1S = slot_11
     return ids_1N[0]
