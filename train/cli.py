@@ -54,14 +54,18 @@ def tokenize(args: argparse.Namespace) -> None:
 
 def world_model(args: argparse.Namespace) -> None:
     from train.data import Split
+    from train.pack import load_vq
     from train.world_model import Sequences, WorldModelStage
 
     preset = get_preset(args.preset)
-    config = loop_config(args, steps=100_000, lr=1.5e-3, warmup_steps=200, weight_decay=0.05)
+    config = loop_config(
+        args, steps=100_000, lr=3e-3, warmup_steps=50, weight_decay=0.05, muon="layers."
+    )
     rank, _ = join_ranks()
     frames, batch = preset.session.context_frames, args.batch or 3
     train = Sequences(Split.open(args.cache, "train"), preset, frames, batch, config.seed, rank)
-    stage = WorldModelStage(preset, train, config)
+    codebook = load_vq(preset, args.runs).quantize.embedding.weight
+    stage = WorldModelStage(preset, train, config, codebook)
     stage.trainer.resume()
     stage.run(Sequences(Split.open(args.cache, "val"), preset, frames, batch, 0))
 
@@ -128,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--splits", nargs="+", default=["train", "val"])
     for verb in (
         add("tokenizer", tokenizer, "stage 1: VQModel on single frames", cache, out),
-        add("world-model", world_model, "stage 2: next token, with actions", cache, out),
+        add("world-model", world_model, "stage 2: next token, with actions", cache, runs, out),
         add("video-decoder", video_decoder, "stage 3: three-frame decoder", cache, runs, out),
     ):
         verb.add_argument("--minutes", type=float, help="time budget; the schedule fits into it")

@@ -34,6 +34,7 @@ class LoopConfig:
     warmup_steps: int = 100
     final_lr_ratio: float = 0.02
     weight_decay: float = 0.01
+    muon: str | None = None
     ema_decay: float = 0.998
     clip_norm: float = 1.0
     log_every: int = 25
@@ -89,6 +90,53 @@ def average(tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+class MuonAdamW:
+    """Muon for the matrices inside the model, AdamW for the rest, driven as one optimizer.
+
+    Muon's step is scaled to AdamW's usual size (Liu et al., arXiv 2502.16982), so that both follow
+    one learning rate.
+    """
+
+    def __init__(self, inner: list[nn.Parameter], rest: list[nn.Parameter], c: LoopConfig) -> None:
+        self.parts = (
+            torch.optim.Muon(
+                inner, c.lr, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(rest, c.lr, (0.9, 0.95), weight_decay=c.weight_decay),
+        )
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for i, part in enumerate(self.parts):
+            part.load_state_dict(state[str(i)])
+
+
+def make_optimizer(model: nn.Module, config: LoopConfig) -> MuonAdamW | torch.optim.AdamW:
+    """AdamW; with `config.muon` a parameter-name prefix, Muon for the matrices under it."""
+    if config.muon is None:
+        return torch.optim.AdamW(
+            model.parameters(), config.lr, (0.9, 0.95), weight_decay=config.weight_decay
+        )
+    named = list(model.named_parameters())
+    inner = [p for name, p in named if name.startswith(config.muon) and p.ndim == 2]
+    chosen = {id(p) for p in inner}
+    return MuonAdamW(inner, [p for _, p in named if id(p) not in chosen], config)
+
+
 class Trainer:
     """Runs a stage. State on disk: `last.pt` (everything) and `log.jsonl` (one line per log).
 
@@ -101,9 +149,7 @@ class Trainer:
         """`companions`: what else has a state_dict that a resumed run needs."""
         self.model, self.config = model, config
         self.companions = dict(companions or {})
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), config.lr, (0.9, 0.95), weight_decay=config.weight_decay
-        )
+        self.optimizer = make_optimizer(model, config)
         self.ema = Ema(model, config.ema_decay)
         self.step, self.spent_s = 0, 0.0
         self.leads = not dist.is_initialized() or dist.get_rank() == 0

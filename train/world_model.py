@@ -87,12 +87,31 @@ def code_losses(model: WorldModel, layout: FrameLayout, ids_BS: Tensor) -> Tenso
     return losses.view(targets.shape)
 
 
+@torch.no_grad()
+def init_from_codebook(model: WorldModel, codebook_KD: Tensor, std: float = 0.02) -> None:
+    """Embeddings and head rows of the codes start as one random rotation of their code vectors.
+
+    Codes that look alike then begin alike, so that what is learnt of one is known of its
+    neighbours: with a few million ids most codes are rare. A little noise keeps rows distinct.
+    """
+    codes, width = len(codebook_KD), model.config.hidden_size
+    centred = codebook_KD - codebook_KD.mean(0)
+    basis, _ = torch.linalg.qr(torch.randn(width, centred.shape[1]))
+    rows = centred @ basis.T
+    rows *= std / rows.std()
+    for weight in (model.vte.weight, model.vision_head.weight):
+        weight[:codes] = rows + 0.2 * std * torch.randn_like(rows)
+
+
 class WorldModelStage:
     """Loss on frames 2..T: the first frame of a run has nothing to be predicted from."""
 
-    def __init__(self, preset: Preset, sequences: Sequences, loop: LoopConfig) -> None:
+    def __init__(
+        self, preset: Preset, sequences: Sequences, loop: LoopConfig, codebook_KD: Tensor
+    ) -> None:
         self.model = WorldModel(preset.world_model)
         self.model.init_weights()
+        init_from_codebook(self.model, codebook_KD)
         self.sequences, self.layout = sequences, sequences.layout
         self.trainer = Trainer(self.model, loop)
 

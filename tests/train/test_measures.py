@@ -1,9 +1,12 @@
 """Losses and held-out measures against values worked out by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from tests.small import random_vq, random_world_model
 from train.data import actions_at
 from train.discriminator import (
     PatchDiscriminator,
@@ -12,7 +15,9 @@ from train.discriminator import (
     generator_loss,
 )
 from train.evaluate import coarse, far_shift_px, psnr8
+from train.loop import LoopConfig, make_optimizer
 from train.losses import RecWeights, edge_loss, psnr_db, reconstruction_loss
+from train.world_model import init_from_codebook
 
 
 def test_reconstruction_loss_is_the_weighted_sum_of_its_terms() -> None:
@@ -82,3 +87,24 @@ def test_the_gan_weight_makes_its_gradient_the_given_share() -> None:
 
 def test_the_discriminator_scores_one_patch_per_eight_pixels() -> None:
     assert PatchDiscriminator()(torch.zeros(2, 3, 64, 64)).shape == (2, 1, 8, 8)
+
+
+def test_muon_gets_the_inner_matrices_and_adamw_the_rest() -> None:
+    model = random_world_model()
+    optimizer = make_optimizer(model, LoopConfig(out=Path(), steps=1, muon="layers."))
+    inner, rest = (
+        {id(p) for group in part.param_groups for p in group["params"]} for part in optimizer.parts
+    )
+    for name, parameter in model.named_parameters():
+        is_inner = name.startswith("layers.") and parameter.ndim == 2
+        assert (id(parameter) in inner) == is_inner, name
+        assert (id(parameter) in rest) != is_inner, name
+
+
+def test_codes_that_look_alike_start_with_embeddings_that_are_alike() -> None:
+    model, codebook = random_world_model(), random_vq().quantize.embedding.weight.detach().clone()
+    codebook[1] = codebook[0] + 0.01
+    init_from_codebook(model, codebook)
+    for weight in (model.vte.weight, model.vision_head.weight):
+        near, far = (weight[0] - weight[1]).norm(), (weight[0] - weight[2]).norm()
+        assert near < 0.7 * far

@@ -20,6 +20,8 @@ from train.tokenizer import FrameBatches, TokenizerStage, kmeans
 from train.video_decoder import Clips, VideoDecoderStage
 from train.world_model import Sequences, WorldModelStage, code_losses, tokenize
 
+CODEBOOK = random_vq().quantize.embedding.weight
+
 
 @pytest.fixture
 def split(tmp_path: Path) -> Split:
@@ -58,7 +60,7 @@ def run_tokenizer(split: Split, out: Path, steps: int) -> TokenizerStage:
 def run_world_model(split: Split, out: Path, steps: int, **options: object) -> WorldModelStage:
     torch.manual_seed(0)
     sequences = Sequences(split, SMALL, 4, 2, 0)
-    stage = WorldModelStage(SMALL, sequences, loop(out, steps, **options))
+    stage = WorldModelStage(SMALL, sequences, loop(out, steps, **options), CODEBOOK)
     stage.trainer.resume()
     stage.run(sequences, runs=2)
     return stage
@@ -92,13 +94,16 @@ def test_all_stages_train_and_pack_into_weights_that_load(split: Split, tmp_path
     assert torch.equal(loaded.vq_model.encoder.conv_in.weight, averaged.half().float())
 
 
+@pytest.mark.parametrize("muon", [None, "layers."])
 def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
-    split: Split, tmp_path: Path
+    split: Split, tmp_path: Path, muon: str | None
 ) -> None:
     tokenize(split, random_vq())
-    whole = run_world_model(split, tmp_path / "whole", 12)
+    whole = run_world_model(split, tmp_path / "whole", 12, muon=muon)
     torch.manual_seed(0)
-    parts = WorldModelStage(SMALL, Sequences(split, SMALL, 4, 2, 0), loop(tmp_path / "parts", 12))
+    parts = WorldModelStage(
+        SMALL, Sequences(split, SMALL, 4, 2, 0), loop(tmp_path / "parts", 12, muon=muon), CODEBOOK
+    )
 
     def cut(step: int) -> None:
         if step == 7:
@@ -107,7 +112,7 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
 
     with pytest.raises(KeyboardInterrupt):
         parts.trainer.run(parts.loss, after_step=cut)
-    resumed = run_world_model(split, tmp_path / "parts", 12)
+    resumed = run_world_model(split, tmp_path / "parts", 12, muon=muon)
     for key, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], value), key
     assert resumed.trainer.step == 12
@@ -115,7 +120,9 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name(split: Split, tmp_path: Path) -> None:
     tokenize(split, random_vq())
-    stage = WorldModelStage(SMALL, Sequences(split, SMALL, 4, 2, 0), loop(tmp_path / "out", 5))
+    stage = WorldModelStage(
+        SMALL, Sequences(split, SMALL, 4, 2, 0), loop(tmp_path / "out", 5), CODEBOOK
+    )
     with torch.no_grad():
         stage.model.norm.weight.fill_(torch.nan)
     with pytest.raises(CheckpointError, match="step 0: loss is nan"):
