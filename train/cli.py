@@ -13,6 +13,7 @@ import torch
 
 from sim_stream.config import get_preset
 from sim_stream.errors import SimStreamError
+from sim_stream.models import checkpoints
 from train.loop import LoopConfig, join_ranks
 
 
@@ -50,6 +51,8 @@ def tokenize(args: argparse.Namespace) -> None:
     model = load_vq(get_preset(args.preset), args.runs)
     for split in args.splits:
         print(write_ids(Split.open(args.cache, split), model))
+    if args.mirror and "train" in args.splits:
+        print(write_ids(Split.open(args.cache, "train"), model, mirrored=True))
 
 
 def world_model(args: argparse.Namespace) -> None:
@@ -65,7 +68,12 @@ def world_model(args: argparse.Namespace) -> None:
     frames, batch = preset.session.context_frames, args.batch or 3
     train = Sequences(Split.open(args.cache, "train"), preset, frames, batch, config.seed, rank)
     codebook = load_vq(preset, args.runs).quantize.embedding.weight
-    stage = WorldModelStage(preset, train, config, codebook)
+    start = None
+    if args.init:
+        start = checkpoints.read_part(
+            args.init, "world_model", checkpoints.read_manifest(args.init)
+        )
+    stage = WorldModelStage(preset, train, config, codebook, start)
     stage.trainer.resume()
     stage.run(Sequences(Split.open(args.cache, "val"), preset, frames, batch, 0))
 
@@ -125,14 +133,18 @@ def parser() -> argparse.ArgumentParser:
     runs = ("--runs", "folder that holds the stages' folders tokenizer, world-model, ...")
     out = ("--out", "folder for checkpoints and log.jsonl")
     drives = ("--drives", "recorded drives in BDD100K's layout")
+    ids = add("tokenize", tokenize, "frames -> ids, with the trained tokenizer", cache, runs)
+    ids.add_argument("--mirror", action="store_true", help="also the train split's mirror image")
     for verb in (
         add("data", data, "drives -> memory-mapped frames", drives, ("--out", "cache folder")),
-        add("tokenize", tokenize, "frames -> ids, with the trained tokenizer", cache, runs),
+        ids,
     ):
         verb.add_argument("--splits", nargs="+", default=["train", "val"])
+    wm = add("world-model", world_model, "stage 2: next token, with actions", cache, runs, out)
+    wm.add_argument("--init", type=Path, help="weights folder to go on from")
     for verb in (
         add("tokenizer", tokenizer, "stage 1: VQModel on single frames", cache, out),
-        add("world-model", world_model, "stage 2: next token, with actions", cache, runs, out),
+        wm,
         add("video-decoder", video_decoder, "stage 3: three-frame decoder", cache, runs, out),
     ):
         verb.add_argument("--minutes", type=float, help="time budget; the schedule fits into it")

@@ -9,6 +9,7 @@ Legend: B batch, T frames, S positions, N codes of a frame.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from sim_stream.config import Action, Preset
 from sim_stream.layout import FrameLayout
+from sim_stream.models import checkpoints
 from sim_stream.models.layers import channels_last
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
@@ -26,39 +28,55 @@ from train.data import Split
 from train.loop import LoopConfig, Trainer
 
 UNKNOWN_ACTIONS = 0.1  # share of runs without any action
+MIRRORED = "mirrored_ids.npy"
 
 
 @torch.inference_mode()
-def tokenize(split: Split, model: VQModel, batch: int = 16) -> Path:
-    """Writes `ids.npy` (N codes, uint16) beside a split's frames."""
+def tokenize(split: Split, model: VQModel, *, mirrored: bool = False, batch: int = 16) -> Path:
+    """Writes `ids.npy` (N codes, uint16) beside a split's frames.
+
+    `mirrored`: `mirrored_ids.npy`, of the same frames with left and right exchanged.
+    """
     channels_last(model)
-    rows = range(0, len(split.frames), batch)
-    ids = [
-        model.encode(split.pixels(slice(i, i + batch))).to(torch.int32)
-        for i in tqdm(rows, desc="tokenize", unit="batch")
-    ]
-    path = split.folder / "ids.npy"
+    name = MIRRORED if mirrored else "ids.npy"
+    ids = []
+    for i in tqdm(range(0, len(split.frames), batch), desc=name, unit="batch"):
+        x = split.pixels(slice(i, i + batch))
+        ids.append(model.encode(x.flip(-1) if mirrored else x).to(torch.int32))
+    path = split.folder / name
     np.save(path, torch.cat(ids).numpy().astype(np.uint16))
     return path
 
 
 class Sequences:
-    """Runs of consecutive frames as id sequences, drawn from (seed, step, rank)."""
+    """Runs of consecutive frames as id sequences, drawn from (seed, step, rank).
+
+    Where a split has mirrored ids, its drives count twice: as they were, and mirrored with their
+    yaw rates negated.
+    """
 
     def __init__(
         self, split: Split, preset: Preset, frames: int, batch: int, seed: int, rank: int = 0
     ) -> None:
         self.layout = FrameLayout.of(preset, prompt_length=0)
         self.ids = np.load(split.folder / "ids.npy").astype(np.int64)
-        self.leads = np.array(
-            [
-                self.layout.action_ids(Action(speed_mps=float(s), yaw_rate_radps=float(y)))
-                for s, y in split.actions
-            ]
-        )
+        self.leads = self.action_ids(split.actions)
         self.unknown = np.array(self.layout.action_ids(None))
         self.starts, self.frames = split.windows(frames), frames
+        if (split.folder / MIRRORED).is_file():
+            self.starts = np.concatenate([self.starts, self.starts + len(self.ids)])
+            self.ids = np.concatenate([self.ids, np.load(split.folder / MIRRORED)])
+            mirror = np.array([1.0, -1.0], np.float32)
+            self.leads = np.concatenate([self.leads, self.action_ids(split.actions * mirror)])
         self.batch, self.seed, self.rank = batch, seed, rank
+
+    def action_ids(self, actions_N2: np.ndarray) -> np.ndarray:
+        return np.array(
+            [
+                self.layout.action_ids(Action(speed_mps=float(s), yaw_rate_radps=float(y)))
+                for s, y in actions_N2
+            ]
+        )
 
     def at(self, starts: np.ndarray, *, known: np.ndarray | None = None) -> Tensor:
         """(B S) int64: for every frame its action ids, codes, end of frame."""
@@ -107,11 +125,20 @@ class WorldModelStage:
     """Loss on frames 2..T: the first frame of a run has nothing to be predicted from."""
 
     def __init__(
-        self, preset: Preset, sequences: Sequences, loop: LoopConfig, codebook_KD: Tensor
+        self,
+        preset: Preset,
+        sequences: Sequences,
+        loop: LoopConfig,
+        codebook_KD: Tensor,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
+        """`start`: weights to go on from instead of fresh ones."""
         self.model = WorldModel(preset.world_model)
-        self.model.init_weights()
-        init_from_codebook(self.model, codebook_KD)
+        if start is None:
+            self.model.init_weights()
+            init_from_codebook(self.model, codebook_KD)
+        else:
+            checkpoints.load_strict(self.model, start, "start")
         self.sequences, self.layout = sequences, sequences.layout
         self.trainer = Trainer(self.model, loop)
 

@@ -170,6 +170,7 @@ def save(
         state = {k: v.detach().half().contiguous() for k, v in models[part].state_dict().items()}
         partial = folder / f".{part}.partial"
         save_file(state, partial)
+        partial.chmod(0o644)
         os.replace(partial, folder / f"{part}.safetensors")
         files[part] = {
             "sha256": sha256_of((folder / f"{part}.safetensors").read_bytes()),
