@@ -251,7 +251,7 @@ POCKET = Preset(
     ),
     video_decoder=VideoDecoderConfig(temporal_levels=1),
     action_bins=ActionBins(),
-    sampling=SamplingConfig(top_k=100),
+    sampling=SamplingConfig(top_k=10, temperature=0.6),
     session=SessionConfig(context_frames=4, anchor_frames=2),
 )
 

@@ -45,7 +45,7 @@ def psnr8(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def reconstruction(runtime: Runtime, split: Split, every: int = 5) -> dict[str, float]:
+def reconstruction(runtime: Runtime, split: Split, every: int = 8) -> dict[str, float]:
     """Mean PSNR in dB, image decoder on single frames and video decoder on middle frames."""
     image, video = [], []
     starts = split.windows(3)[::every]
@@ -123,7 +123,7 @@ def true_shift_per_yaw(split: Split, count: int = 200) -> float:
 
 
 def steering(
-    runtime: Runtime, split: Split, prompts: int = 12, steps: int = 8, yaw_radps: float = 0.25
+    runtime: Runtime, split: Split, prompts: int = 8, steps: int = 8, yaw_radps: float = 0.25
 ) -> dict[str, Any]:
     """Mean far-scene motion in pixels a frame when the same prompt is driven left and right."""
     starts = split.windows(2)
