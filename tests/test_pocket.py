@@ -32,7 +32,12 @@ def test_files_are_under_40_mb_and_their_hashes_hold() -> None:
     folder = checkpoints.weights_dir("pocket", None)
     manifest = checkpoints.verify(folder)
     assert sum(p.stat().st_size for p in folder.iterdir()) < 40e6
-    assert {"model_id", "made_by", "stages"} <= set(manifest)
+    assert {"model_id", "made_by", "stages", "held_out"} <= set(manifest)
+    held_out = manifest["held_out"]
+    assert held_out["reconstruction"]["image_decoder_psnr_db"] >= 28.0
+    assert held_out["reconstruction"]["video_decoder_psnr_db"] >= 28.0
+    shift = held_out["steering"]["shift_px_per_frame"]
+    assert shift["left"] > shift["straight"] > shift["right"]
 
 
 @torch.inference_mode()
