@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sim_stream import __version__
-from sim_stream.config import PRESETS
+from sim_stream.config import PRESETS, STEP_ENGINES
 from sim_stream.errors import SimStreamError
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
@@ -73,6 +73,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=("auto", "cpu", "cuda"),
         help="auto takes a GPU where there is one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--step-engine",
+        default="auto",
+        choices=STEP_ENGINES,
+        help="what runs the world model's steps; auto takes onnxruntime on a CPU, torch on a GPU "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--lookahead",
@@ -174,6 +181,7 @@ def _serve(args: argparse.Namespace) -> int:
             publish=args.publish,
             weights=args.weights,
             device=args.device,
+            step_engine=args.step_engine,
             lookahead=args.lookahead,
             max_sessions=args.max_sessions,
             threads=args.threads,
@@ -190,6 +198,7 @@ def _demo(args: argparse.Namespace) -> int:
             preset=args.preset,
             weights=args.weights,
             device=args.device,
+            step_engine=args.step_engine,
             lookahead=args.lookahead,
             threads=args.threads,
             video=args.video,

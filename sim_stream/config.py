@@ -255,6 +255,9 @@ POCKET = Preset(
     session=SessionConfig(context_frames=4, anchor_frames=2),
 )
 
+# What can run the world model's steps; `auto` takes onnxruntime for fp32 on a CPU.
+STEP_ENGINES = ("auto", "torch", "onnxruntime")
+
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (OPENVIGA, POCKET)})
 
 

@@ -22,7 +22,17 @@ from sim_stream.config import get_preset
 from sim_stream.errors import SimStreamError
 
 PRESET = "pocket"
-PACKAGES = ("torch", "numpy", "av", "pyzmq", "msgspec", "safetensors", "tqdm")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "av",
+    "pyzmq",
+    "msgspec",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+    "tqdm",
+)
 # Distribution, module, how to get it. None of them can be used without an NVIDIA GPU.
 ACCELERATORS = (
     ("triton", "triton", "pip install '.[cuda]' in the clone (comes with CUDA builds of torch)"),
@@ -126,7 +136,8 @@ def _chosen(device: dict[str, Any]) -> dict[str, str | None]:
         "device": device["auto"],
         "attention": "torch SDPA",
         "precision": "bf16" if device["auto"] == "cuda" else "fp32",
-        "engine": "eager",
+        "step engine": "torch" if device["auto"] == "cuda" else "onnxruntime",
+        "other engines": "eager",
     }
 
 

@@ -32,6 +32,7 @@ class ServeOptions:
     publish: str | None = None
     weights: Path | None = None
     device: str = "auto"
+    step_engine: str = "auto"
     lookahead: int | None = None
     max_sessions: int = 4
     threads: int = 1
@@ -57,7 +58,12 @@ def run(options: ServeOptions) -> int:
             print(f"{READY}{self.endpoint}", flush=True)
 
     torch.set_num_threads(options.threads)
-    runtime = Runtime.load(options.preset, weights=options.weights, device=options.device)
+    runtime = Runtime.load(
+        options.preset,
+        weights=options.weights,
+        device=options.device,
+        step_engine=options.step_engine,
+    )
     if options.lookahead is not None:
         session = replace(runtime.preset.session, lookahead=options.lookahead)
         runtime.preset = replace(runtime.preset, session=session)

@@ -1,33 +1,51 @@
-"""From ids to the logits of the next code, through the cache.
+"""From ids to the ids that follow, through the cache.
 
 `FullPass` is the model as it is. `OneIdPass` is the same arithmetic for a single id with as few
 operations as it takes: at one id a pass a small model spends more time between operations than in
-them, and a large one reads each weight once either way. Both write the same cache.
+them, and a large one reads each weight once either way. `onnx_pass.OnnxPass` is a third one. All
+write the same cache.
 
-Legend: S ids of a pass, D hidden, H heads, K head dim, V codes, T cache capacity.
+Legend: S ids of a pass, R rows that are drawn, D hidden, H heads, K head dim, V codes, T cache
+capacity.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sim_stream.config import SamplingConfig
+from sim_stream.decoding.sampling import sample
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.world_model import Block, WorldModel
 
 
+class Pass(Protocol):
+    """What a decoding strategy needs of the model."""
+
+    cache: KVCache
+
+    def draw(self, ids_1S: Tensor, noise_RV: Tensor, sampling: SamplingConfig) -> Tensor:
+        """Ids (R,) drawn after each of the last R of `ids_1S`, all of which enter the cache."""
+        ...
+
+
 class FullPass:
-    """Logits (V,) that follow the last of some ids (1 S), which enter the cache."""
+    """The model as it is."""
 
     def __init__(self, model: WorldModel, cache: KVCache, num_codes: int) -> None:
         self.model, self.cache, self.num_codes = model, cache, num_codes
 
-    def __call__(self, ids_1S: Tensor) -> Tensor:
-        hidden_1D = self.model(ids_1S, None, self.cache)[:, -1]
-        return self.model.vision_logits(hidden_1D, self.num_codes)[0]
+    def logits(self, ids_1S: Tensor, rows: int = 1) -> Tensor:
+        """Logits (R V) that follow the last R of `ids_1S`, which enter the cache."""
+        hidden_RD = self.model(ids_1S, None, self.cache)[0, -rows:]
+        return self.model.vision_logits(hidden_RD, self.num_codes)
+
+    def draw(self, ids_1S: Tensor, noise_RV: Tensor, sampling: SamplingConfig) -> Tensor:
+        return sample(self.logits(ids_1S, len(noise_RV)), noise_RV, sampling)
 
 
 class _Layer(NamedTuple):
@@ -65,9 +83,9 @@ class OneIdPass(FullPass):
         sin = torch.stack([rope.sin_SK, rope.sin_SK, zero], 1)
         return cos[:, :, None].contiguous(), sin[:, :, None].contiguous()
 
-    def __call__(self, ids_1S: Tensor) -> Tensor:
+    def logits(self, ids_1S: Tensor, rows: int = 1) -> Tensor:
         if ids_1S.shape[1] > 1:
-            return super().__call__(ids_1S)
+            return super().logits(ids_1S, rows)
         self.cache.check_room(1)
         position = self.cache.length
         x_1D = F.embedding(ids_1S[0], self._embedding)
@@ -76,7 +94,7 @@ class OneIdPass(FullPass):
             x_1D = self._block(layer, x_1D, cos, sin, position)
         self.cache.advance(1)
         x_1D = F.rms_norm(x_1D, self._width, self._norm_D, self._eps)
-        return torch.mm(x_1D, self._head_DV)[0]
+        return torch.mm(x_1D, self._head_DV)
 
     def _block(
         self, layer: _Layer, x_1D: Tensor, cos: Tensor, sin: Tensor, position: int

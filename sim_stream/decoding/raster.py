@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from sim_stream.config import SamplingConfig
-from sim_stream.decoding.passes import FullPass
-from sim_stream.decoding.sampling import sample
+from sim_stream.decoding.passes import Pass
 
 
 @torch.inference_mode()
 def decode_frame(
-    next_logits: FullPass, lead_1P: Tensor, noise_NV: Tensor, sampling: SamplingConfig
+    model: Pass, lead_1P: Tensor, noise_NV: Tensor, sampling: SamplingConfig
 ) -> Tensor:
     """Codes of the next frame, int64 (N,).
 
@@ -27,7 +26,7 @@ def decode_frame(
     """
     ids_1N = torch.empty(1, len(noise_NV), dtype=torch.int64, device=noise_NV.device)
     feed_1S = lead_1P
-    for slot_11, noise_V in zip(torch.split(ids_1N, 1, 1), noise_NV, strict=True):
-        slot_11.copy_(sample(next_logits(feed_1S), noise_V, sampling))
+    for slot_11, noise_1V in zip(torch.split(ids_1N, 1, 1), torch.split(noise_NV, 1), strict=True):
+        slot_11.copy_(model.draw(feed_1S, noise_1V, sampling))
         feed_1S = slot_11
     return ids_1N[0]

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import torch
 
-from sim_stream.config import Preset, SamplingConfig, get_preset
+from sim_stream.config import STEP_ENGINES, Preset, SamplingConfig, get_preset
+from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
+from sim_stream.decoding.passes import OneIdPass, Pass
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.layout import FrameLayout
 from sim_stream.models import checkpoints
+from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.layers import channels_last
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
@@ -23,6 +26,8 @@ from sim_stream.models.world_model import WorldModel
 from sim_stream.runtime.session import Session
 
 log = logging.getLogger(__name__)
+
+MAX_GRAPH_BYTES = 1 << 31  # what a protocol buffer, and so a graph with its weights, can hold
 
 
 class Runtime:
@@ -40,6 +45,7 @@ class Runtime:
         prompt_ids: tuple[int, ...] = (),
         model_id: str = "unnamed",
         weights_sha256: str = "",
+        step_engine: str = "auto",
     ) -> None:
         if bool(preset.prompt) != bool(prompt_ids):
             raise InvalidInput("prompt_ids", prompt_ids, f"the ids of the prompt {preset.prompt!r}")
@@ -54,21 +60,27 @@ class Runtime:
         channels_last(video_decoder)
         self.encoder, self.video_decoder = encoder, video_decoder
         self.world_model = world_model.fuse()
+        self.step_engine = pick_step_engine(step_engine, self.world_model)
+        self._onnx_step = None if self.step_engine == "torch" else self._load_onnx_step()
 
     @classmethod
     def load(
-        cls, preset_name: str, *, weights: Path | str | None = None, device: str = "auto"
+        cls,
+        preset_name: str,
+        *,
+        weights: Path | str | None = None,
+        device: str = "auto",
+        step_engine: str = "auto",
     ) -> Runtime:
         """A preset with the weights of a folder (default: those shipped with the package).
 
-        Raises InvalidInput (preset, device), CheckpointError, Unavailable.
+        Raises InvalidInput (preset, device, step_engine), CheckpointError, Unavailable.
         """
         preset = get_preset(preset_name)
         where = pick_device(device)
         dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
         loaded = checkpoints.load(checkpoints.weights_dir(preset_name, weights), preset)
-        log.info("preset %s (%s) on %s in %s", preset.name, loaded.model_id, where, dtype)
-        return cls(
+        runtime = cls(
             preset,
             loaded.vq_model,
             loaded.world_model,
@@ -78,7 +90,25 @@ class Runtime:
             prompt_ids=loaded.prompt_ids,
             model_id=loaded.model_id,
             weights_sha256=loaded.sha256,
+            step_engine=step_engine,
         )
+        log.info(
+            "preset %s (%s) on %s in %s, steps by %s",
+            *(preset.name, runtime.model_id, where, dtype, runtime.step_engine),
+        )
+        return runtime
+
+    def _load_onnx_step(self) -> OnnxStep:
+        capacity = self.layout.context_length(self.preset.session.context_frames)
+        return OnnxStep(
+            self.world_model, self.layout.num_codes, capacity, threads=torch.get_num_threads()
+        )
+
+    def make_pass(self, cache: KVCache) -> Pass:
+        """What runs the world model's steps over a session's cache."""
+        if self._onnx_step is None:
+            return OneIdPass(self.world_model, cache, self.layout.num_codes)
+        return OnnxPass(self._onnx_step, cache)
 
     def open_session(self, *, lookahead: int | None = None) -> Session:
         config = self.preset.session
@@ -108,3 +138,20 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def pick_step_engine(name: str, model: WorldModel) -> str:
+    """`auto` takes ONNX Runtime where it can. Raises InvalidInput, Unavailable."""
+    if name not in STEP_ENGINES:
+        raise InvalidInput("step_engine", name, ", ".join(STEP_ENGINES))
+    weight = model.norm.weight
+    size = sum(p.nbytes for p in model.parameters())
+    fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and size < MAX_GRAPH_BYTES
+    if name == "onnxruntime" and not fits:
+        raise Unavailable(
+            f"step engine onnxruntime takes fp32 on a CPU below {MAX_GRAPH_BYTES:,} bytes, "
+            f"not {size:,} bytes of {weight.dtype} on {weight.device}"
+        )
+    if name == "auto":
+        name = "onnxruntime" if fits else "torch"
+    return name

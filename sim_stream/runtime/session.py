@@ -23,7 +23,6 @@ from torch import Tensor
 
 from sim_stream.config import Action, SamplingConfig, SessionConfig
 from sim_stream.decoding.noise import gumbel_noise
-from sim_stream.decoding.passes import OneIdPass
 from sim_stream.decoding.raster import decode_frame
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.models.kv_cache import KVCache
@@ -87,7 +86,7 @@ class Session:
         self._cache = KVCache(
             runtime.preset.world_model, capacity, device=runtime.device, dtype=runtime.dtype
         )
-        self._next_logits = OneIdPass(runtime.world_model, self._cache, layout.num_codes)
+        self._pass = runtime.make_pass(self._cache)
         # Ids of the whole context; the cache holds the first `cache.length` of them, the rest
         # (a frame's last code and end-of-frame id) is pending and enters with the next pass.
         self._ids_1S = torch.zeros(1, capacity, dtype=torch.int64, device=runtime.device)
@@ -167,9 +166,7 @@ class Session:
         twin = object.__new__(Session)
         twin.__dict__.update(self.__dict__)
         twin._cache, twin._window = self._cache.fork(), self._window.fork()
-        twin._next_logits = OneIdPass(
-            self._runtime.world_model, twin._cache, self._runtime.layout.num_codes
-        )
+        twin._pass = self._runtime.make_pass(twin._cache)
         twin._ids_1S = self._ids_1S.clone()
         return twin
 
@@ -177,7 +174,7 @@ class Session:
         """Frees the cache."""
         if not self._closed:
             self._closed = True
-            del self._cache, self._next_logits, self._window, self._ids_1S
+            del self._cache, self._pass, self._window, self._ids_1S
 
     @property
     def latest_ids(self) -> Tensor:
@@ -238,7 +235,7 @@ class Session:
         lead_1P = torch.tensor([list(lead)], dtype=torch.int64, device=runtime.device)
         try:
             return decode_frame(
-                self._next_logits, torch.cat([pending, lead_1P], 1), noise_NV, self._sampling
+                self._pass, torch.cat([pending, lead_1P], 1), noise_NV, self._sampling
             )
         except BaseException:
             self._cache.roll_back(start)
