@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sim_stream import __version__
-from sim_stream.config import PRESETS, STEP_ENGINES
+from sim_stream.config import PRECISIONS, PRESETS, STEP_ENGINES
 from sim_stream.errors import SimStreamError
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
@@ -73,6 +73,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=("auto", "cpu", "cuda"),
         help="auto takes a GPU where there is one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=PRECISIONS,
+        help="auto: bf16 on a GPU; on a CPU fp32, but the video decoder in bf16 where the CPU "
+        "multiplies bf16 (default: %(default)s)",
     )
     parser.add_argument(
         "--step-engine",
@@ -181,6 +188,7 @@ def _serve(args: argparse.Namespace) -> int:
             publish=args.publish,
             weights=args.weights,
             device=args.device,
+            precision=args.precision,
             step_engine=args.step_engine,
             lookahead=args.lookahead,
             max_sessions=args.max_sessions,
@@ -198,6 +206,7 @@ def _demo(args: argparse.Namespace) -> int:
             preset=args.preset,
             weights=args.weights,
             device=args.device,
+            precision=args.precision,
             step_engine=args.step_engine,
             lookahead=args.lookahead,
             threads=args.threads,

@@ -258,6 +258,9 @@ POCKET = Preset(
 # What can run the world model's steps; `auto` takes onnxruntime for fp32 on a CPU.
 STEP_ENGINES = ("auto", "torch", "onnxruntime")
 
+# `auto`: bf16 on a GPU; on a CPU fp32, but the video decoder in bf16 where the CPU multiplies bf16.
+PRECISIONS = ("auto", "fp32", "bf16")
+
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (OPENVIGA, POCKET)})
 
 

@@ -42,6 +42,7 @@ class DemoOptions:
     preset: str = "pocket"
     weights: Path | None = None
     device: str = "auto"
+    precision: str = "auto"
     step_engine: str = "auto"
     lookahead: int | None = None
     threads: int = 1
@@ -70,7 +71,8 @@ class DemoOptions:
     def serve_options(self) -> list[str]:
         options = [
             *("--preset", self.preset, "--device", self.device, "--log-level", self.log_level),
-            *("--step-engine", self.step_engine, "--max-sessions", "1"),
+            *("--precision", self.precision, "--step-engine", self.step_engine),
+            *("--max-sessions", "1"),
         ]
         named = (("weights", self.weights), ("threads", self.threads))
         return options + [f"--{name}={value}" for name, value in named if value is not None]

@@ -131,13 +131,21 @@ def _accelerators() -> dict[str, dict[str, str | bool | None]]:
 
 
 def _chosen(device: dict[str, Any]) -> dict[str, str | None]:
-    """What ``serve --device auto`` runs with now; no accelerator is taken without being asked."""
+    """What ``serve`` runs with now when nothing else is asked for."""
+    if device["auto"] is None:
+        return {"device": None}
+    import torch
+
+    from sim_stream.runtime.runtime import pick_precision
+
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+    whole, video = pick_precision("auto", torch.device(device["auto"]))
     return {
         "device": device["auto"],
         "attention": "torch SDPA",
-        "precision": "bf16" if device["auto"] == "cuda" else "fp32",
+        "precision": names[whole],
+        "video decoder's precision": names[video],
         "step engine": "torch" if device["auto"] == "cuda" else "onnxruntime",
-        "other engines": "eager",
     }
 
 

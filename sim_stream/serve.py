@@ -32,6 +32,7 @@ class ServeOptions:
     publish: str | None = None
     weights: Path | None = None
     device: str = "auto"
+    precision: str = "auto"
     step_engine: str = "auto"
     lookahead: int | None = None
     max_sessions: int = 4
@@ -62,6 +63,7 @@ def run(options: ServeOptions) -> int:
         options.preset,
         weights=options.weights,
         device=options.device,
+        precision=options.precision,
         step_engine=options.step_engine,
     )
     if options.lookahead is not None:

@@ -28,24 +28,25 @@ class Conv(nn.Conv2d):
 class TemporalConv(nn.Module):
     """A 3x3x3 convolution, zero padding 1 in time, written as 2D convolutions per temporal tap.
 
-    weight: (C_out, C_in, 3, 3, 3), as in ``nn.Conv3d``; bias: (C_out,).
+    weight: (C_out, C_in, 3, 3, 3), as in ``nn.Conv3d``; bias: (C_out,). `kernel` is that in space.
     """
 
-    def __init__(self, c_in: int, c_out: int) -> None:
+    def __init__(self, c_in: int, c_out: int, kernel: int = 3) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(c_out, c_in, 3, 3, 3))
+        self.weight = nn.Parameter(torch.empty(c_out, c_in, 3, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(c_out))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x_NCHW: Tensor, frames: int) -> Tensor:
+    def forward(self, x_NCHW: Tensor, frames: int, emit: int | None = None) -> Tensor:
         """Each output frame is one 2D convolution over its neighbours' concatenated channels.
 
-        Only neighbours that exist enter: zero-padding taps cost nothing and change nothing.
+        Only neighbours that exist enter: zero-padding taps cost nothing and change nothing. `emit`
+        computes that frame of each clip alone.
         """
         x_BTCHW = x_NCHW.view(-1, frames, *x_NCHW.shape[1:])
         outputs = []
-        for t in range(frames):
+        for t in range(frames) if emit is None else (emit,):
             first, last = max(t - 1, 0), min(t + 1, frames - 1)
             window = x_BTCHW[:, first : last + 1].flatten(1, 2)
             taps = self.weight[:, :, first - t + 1 : last - t + 2]
@@ -102,14 +103,62 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest x2 in space (never in time), then a 3x3 convolution."""
+    """Nearest x2 in space (never in time), then a 3x3 convolution.
+
+    After `fold`, for inference: the same map without the repeated pixels. An output pixel's 3x3
+    window meets only 2x2 input pixels, so each of the four output phases is a 2x2 convolution whose
+    taps are sums of the 3x3 kernel's: 4/9 of the multiplications.
+    """
 
     def __init__(self, channels: int, *, temporal: bool = False) -> None:
         super().__init__()
         self.conv = conv3x3(channels, channels, temporal=temporal)
+        self.folded = False
 
-    def forward(self, x_NCHW: Tensor, frames: int = 1) -> Tensor:
-        return self.conv(F.interpolate(x_NCHW, scale_factor=2.0, mode="nearest"), frames)
+    def forward(self, x_NCHW: Tensor, frames: int = 1, emit: int | None = None) -> Tensor:
+        """`emit` (temporal only) gives that frame of each clip alone."""
+        temporal = (frames, emit) if isinstance(self.conv, TemporalConv) else (frames,)
+        if not self.folded:
+            return self.conv(F.interpolate(x_NCHW, scale_factor=2.0, mode="nearest"), *temporal)
+        height, width = x_NCHW.shape[2:]
+        # (H+1)(W+1) windows with zero padding 1; phase (a, b) takes those from (a, b) on.
+        phases_NPCHW = self.conv(x_NCHW, *temporal).unflatten(1, (4, -1))
+        n, _, channels = phases_NPCHW.shape[:3]
+        y_NCHW = x_NCHW.new_empty(n, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+        for phase in range(4):
+            a, b = divmod(phase, 2)
+            y_NCHW[:, :, a::2, b::2] = phases_NPCHW[:, phase, :, a : a + height, b : b + width]
+        return y_NCHW
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """From here on for inference only. Idempotent."""
+        if self.folded:
+            return
+        wide, c_in = self.conv.weight, self.conv.weight.shape[1]
+        c_out = len(self.conv.bias) if self.conv.bias is not None else len(wide)
+        phases = [fold_taps(wide, a, b) for a in (0, 1) for b in (0, 1)]
+        kind = TemporalConv if isinstance(self.conv, TemporalConv) else Conv
+        folded = kind(c_in, 4 * c_out, kernel=2).to(wide)
+        folded.weight.copy_(torch.cat(phases))
+        assert self.conv.bias is not None and folded.bias is not None
+        folded.bias.copy_(self.conv.bias.repeat(4))
+        self.conv, self.folded = folded, True
+
+
+def fold_taps(weight: Tensor, a: int, b: int) -> Tensor:
+    """(.. 3 3) taps over doubled pixels -> (.. 2 2) taps over the pixels, of output phase (a, b).
+
+    Rows 2i-1, 2i, 2i+1 of the doubled image are rows i-1, i, i (a = 0); 2i .. 2i+2 are i, i, i+1.
+    """
+
+    def fold(w: Tensor, phase: int) -> Tensor:
+        first, middle, last = w.unbind(-1)
+        pair = (first, middle + last) if phase == 0 else (first + middle, last)
+        return torch.stack(pair, -1)
+
+    rows = fold(weight.transpose(-1, -2), a).transpose(-1, -2)
+    return fold(rows, b)
 
 
 class MidBlock(nn.Module):
@@ -139,3 +188,10 @@ def channels_last(module: nn.Module) -> None:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         elif weight.ndim == 5:
             weight.data = weight.data.permute(0, 3, 4, 2, 1).contiguous().permute(0, 4, 3, 1, 2)
+
+
+def fold_upsampling(module: nn.Module) -> None:
+    """Folds every `Upsample`; the module is for inference from here on."""
+    for child in module.modules():
+        if isinstance(child, Upsample):
+            child.fold()

@@ -55,9 +55,12 @@ class UpBlock(nn.Module):
         )
         self.upsamplers = nn.ModuleList([] if last else [Upsample(c_out, temporal=temporal)])
 
-    def forward(self, x_NCHW: Tensor, frames: int = 1) -> Tensor:
-        for block in (*self.resnets, *self.upsamplers):
+    def forward(self, x_NCHW: Tensor, frames: int = 1, emit: int | None = None) -> Tensor:
+        """`emit`: the upsampler is the last to mix frames and gives that one alone."""
+        for block in self.resnets:
             x_NCHW = block(x_NCHW, frames)
+        for upsample in self.upsamplers:
+            x_NCHW = upsample(x_NCHW, frames, emit)
         return x_NCHW
 
 
@@ -117,11 +120,13 @@ class Decoder(nn.Module):
         """`emit`: index of the one frame of each clip to give out; None gives all of them."""
         h = self.mid_block(self.conv_in(h_NCHW, frames), frames)
         for level, block in enumerate(self.up_blocks):
-            if level == self.temporal_levels and emit is not None:
-                h, frames, emit = h.unflatten(0, (-1, frames))[:, emit], 1, None
-            h = block(h, frames)
-        h = self.conv_out(F.silu(self.conv_norm_out(h)), frames)
-        return h if emit is None else h.unflatten(0, (-1, frames))[:, emit]
+            if emit is None or level != self.temporal_levels - 1 or not block.upsamplers:
+                h = block(h, frames)
+            else:
+                h, frames, emit = block(h, frames, emit), 1, None
+        h = F.silu(self.conv_norm_out(h))
+        # Frames still mix here only where every level is temporal.
+        return self.conv_out(h, frames) if emit is None else self.conv_out(h, frames, emit)
 
 
 class Quantizer(nn.Module):

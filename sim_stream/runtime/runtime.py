@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from sim_stream.config import STEP_ENGINES, Preset, SamplingConfig, get_preset
+from sim_stream.config import PRECISIONS, STEP_ENGINES, Preset, SamplingConfig, get_preset
 from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
 from sim_stream.decoding.passes import OneIdPass, Pass
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.layout import FrameLayout
 from sim_stream.models import checkpoints
 from sim_stream.models.kv_cache import KVCache
-from sim_stream.models.layers import channels_last
+from sim_stream.models.layers import channels_last, fold_upsampling
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
@@ -42,11 +42,13 @@ class Runtime:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        video_dtype: torch.dtype | None = None,
         prompt_ids: tuple[int, ...] = (),
         model_id: str = "unnamed",
         weights_sha256: str = "",
         step_engine: str = "auto",
     ) -> None:
+        """`video_dtype`: of the video decoder alone, where it is not `dtype`."""
         if bool(preset.prompt) != bool(prompt_ids):
             raise InvalidInput("prompt_ids", prompt_ids, f"the ids of the prompt {preset.prompt!r}")
         self.preset, self.device, self.dtype = preset, torch.device(device), dtype
@@ -54,8 +56,11 @@ class Runtime:
         self.prompt_ids = prompt_ids
         self.model_id, self.weights_sha256 = model_id, weights_sha256
 
-        for model in (encoder, world_model, video_decoder):
-            model.to(self.device, dtype).eval().requires_grad_(False)
+        fold_upsampling(video_decoder)
+        self.video_dtype = dtype if video_dtype is None else video_dtype
+        kinds = ((encoder, dtype), (world_model, dtype), (video_decoder, self.video_dtype))
+        for model, kind in kinds:
+            model.to(self.device, kind).eval().requires_grad_(False)
         channels_last(encoder)
         channels_last(video_decoder)
         self.encoder, self.video_decoder = encoder, video_decoder
@@ -70,15 +75,16 @@ class Runtime:
         *,
         weights: Path | str | None = None,
         device: str = "auto",
+        precision: str = "auto",
         step_engine: str = "auto",
     ) -> Runtime:
         """A preset with the weights of a folder (default: those shipped with the package).
 
-        Raises InvalidInput (preset, device, step_engine), CheckpointError, Unavailable.
+        Raises InvalidInput (preset, device, precision, step_engine), CheckpointError, Unavailable.
         """
         preset = get_preset(preset_name)
         where = pick_device(device)
-        dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+        dtype, video_dtype = pick_precision(precision, where)
         loaded = checkpoints.load(checkpoints.weights_dir(preset_name, weights), preset)
         runtime = cls(
             preset,
@@ -87,14 +93,15 @@ class Runtime:
             loaded.video_decoder,
             device=where,
             dtype=dtype,
+            video_dtype=video_dtype,
             prompt_ids=loaded.prompt_ids,
             model_id=loaded.model_id,
             weights_sha256=loaded.sha256,
             step_engine=step_engine,
         )
         log.info(
-            "preset %s (%s) on %s in %s, steps by %s",
-            *(preset.name, runtime.model_id, where, dtype, runtime.step_engine),
+            "preset %s (%s) on %s in %s, video decoder in %s, steps by %s",
+            *(preset.name, runtime.model_id, where, dtype, video_dtype, runtime.step_engine),
         )
         return runtime
 
@@ -138,6 +145,26 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """Types of encoder and world model, and of the video decoder. Raises as `pick_device`."""
+    if name not in PRECISIONS:
+        raise InvalidInput("precision", name, ", ".join(PRECISIONS))
+    native = device.type == "cuda" or multiplies_bf16()
+    if name == "bf16" and not native:
+        raise Unavailable("precision bf16 was asked for and this CPU has no bf16 multiplication")
+    if name == "auto":
+        whole = torch.bfloat16 if device.type == "cuda" else torch.float32
+        return whole, torch.bfloat16 if native else torch.float32
+    both = torch.bfloat16 if name == "bf16" else torch.float32
+    return both, both
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for it; emulated, bf16 is slower than fp32."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def pick_step_engine(name: str, model: WorldModel) -> str:

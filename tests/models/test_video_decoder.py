@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sim_stream.config import OPENVIGA, VideoDecoderConfig
-from sim_stream.models.layers import TemporalConv, channels_last
+from sim_stream.models.layers import TemporalConv, Upsample, channels_last, fold_upsampling
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from tests.small import SMALL, SMALL_VQ, random_video_decoder, random_vq
 
@@ -59,6 +59,33 @@ def test_temporal_convolution_equals_conv3d(frames: int, laid_out: bool) -> None
     y = ours(x_BCTHW.transpose(1, 2).flatten(0, 1), frames)
     y_BCTHW = y.unflatten(0, (2, frames)).transpose(1, 2)
     torch.testing.assert_close(y_BCTHW, theirs(x_BCTHW), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temporal", [False, True])
+def test_folded_upsampling_is_the_same_map(temporal: bool) -> None:
+    torch.manual_seed(0)
+    upsample = Upsample(5, temporal=temporal)
+    torch.nn.init.normal_(upsample.conv.bias)
+    x_NCHW = torch.randn(6, 5, 7, 4)  # two clips of three frames, not square
+    plain = [upsample(x_NCHW, 3), upsample(x_NCHW, 3, 2 if temporal else None)]
+    upsample.fold()
+    upsample.fold()
+    assert upsample.conv.weight.shape[-2:] == (2, 2)
+    folded = [upsample(x_NCHW, 3), upsample(x_NCHW, 3, 2 if temporal else None)]
+    torch.testing.assert_close(folded, plain, atol=1e-5, rtol=1e-5)
+    assert len(folded[1]) == (2 if temporal else 6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_folded_video_decoder_gives_the_same_frames(levels: int) -> None:
+    video = inflate(random_vq(), VideoDecoderConfig(temporal_levels=levels))
+    plain = [video(FRAMES), video(FRAMES, emit=1)]
+    fold_upsampling(video)
+    channels_last(video)
+    folded = [video(FRAMES), video(FRAMES, emit=1)]
+    torch.testing.assert_close(folded, plain, atol=1e-5, rtol=1e-5)
 
 
 def test_more_temporal_levels_than_the_decoder_has_are_refused() -> None:

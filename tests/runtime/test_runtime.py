@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sim_stream.errors import InvalidInput, Unavailable
-from sim_stream.runtime.runtime import pick_step_engine
+from sim_stream.runtime.runtime import pick_precision, pick_step_engine
 from tests.small import SMALL, random_runtime, random_world_model
 
 
@@ -39,3 +39,33 @@ def test_both_engines_give_the_same_frames() -> None:
         session.reset(frames, seed=3)
         images.append(np.stack([session.step().image for _ in range(7)]))
     assert np.array_equal(*images)
+
+
+def test_the_video_decoder_alone_is_bf16_where_the_cpu_multiplies_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, fp32, bf16 = torch.device("cpu"), torch.float32, torch.bfloat16
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    assert pick_precision("auto", cpu) == (fp32, bf16)
+    assert pick_precision("bf16", cpu) == (bf16, bf16)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"architecture": "aarch64"})
+    assert pick_precision("auto", cpu) == (fp32, fp32)
+    assert pick_precision("auto", torch.device("cuda")) == (bf16, bf16)
+    with pytest.raises(Unavailable, match="no bf16"):
+        pick_precision("bf16", cpu)
+    with pytest.raises(InvalidInput, match=r"precision.*fp8.*auto, fp32, bf16"):
+        pick_precision("fp8", cpu)
+
+
+def test_a_bf16_video_decoder_changes_no_id_and_hardly_a_pixel() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    sessions = [
+        random_runtime(SMALL, video_dtype=dtype).open_session()
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    for session in sessions:
+        session.reset(frames, seed=3)
+    for _ in range(6):
+        full, half = (session.step().image.astype(int) for session in sessions)
+        assert torch.equal(sessions[0].latest_ids, sessions[1].latest_ids)
+        assert 0 < np.abs(full - half).mean() < 1.5
