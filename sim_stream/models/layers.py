@@ -72,6 +72,11 @@ class GroupNorm(nn.GroupNorm):
         return y.to(x_NCHW.dtype)
 
 
+def silu(normed: Tensor) -> Tensor:
+    """SiLU of a norm's output: in place where no gradient will need it."""
+    return F.silu(normed, inplace=not torch.is_grad_enabled())
+
+
 class ResnetBlock(nn.Module):
     """norm, SiLU, conv, norm, SiLU, conv, plus a (1x1) shortcut."""
 
@@ -86,8 +91,8 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = Conv(c_in, c_out, kernel=1) if c_in != c_out else None
 
     def forward(self, x_NCHW: Tensor, frames: int = 1) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x_NCHW)), frames)
-        h = self.conv2(F.silu(self.norm2(h)), frames)
+        h = self.conv1(silu(self.norm1(x_NCHW)), frames)
+        h = self.conv2(silu(self.norm2(h)), frames)
         return h + (x_NCHW if self.conv_shortcut is None else self.conv_shortcut(x_NCHW))
 
 

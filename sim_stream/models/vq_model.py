@@ -24,6 +24,7 @@ from sim_stream.models.layers import (
     ResnetBlock,
     Upsample,
     conv3x3,
+    silu,
 )
 
 
@@ -85,7 +86,7 @@ class Encoder(nn.Module):
         for block in self.down_blocks:
             h = block(h)
         h = self.mid_block(h)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))
+        return self.conv_out(silu(self.conv_norm_out(h)))
 
 
 class Decoder(nn.Module):
@@ -124,7 +125,7 @@ class Decoder(nn.Module):
                 h = block(h, frames)
             else:
                 h, frames, emit = block(h, frames, emit), 1, None
-        h = F.silu(self.conv_norm_out(h))
+        h = silu(self.conv_norm_out(h))
         # Frames still mix here only where every level is temporal.
         return self.conv_out(h, frames) if emit is None else self.conv_out(h, frames, emit)
 
