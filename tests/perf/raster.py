@@ -1,6 +1,6 @@
-"""Raster decoding of one frame: the lean one-id pass against the full one, in one run.
+"""Raster decoding of one frame by the full pass, the lean one and the ONNX step, in one run.
 
-The two are run in turn, so that a drift of the machine's speed meets both.
+The three are run in turn, so that a drift of the machine's speed meets all.
 
 python -m tests.perf.raster [--rounds N] [--out FILE]
 """
@@ -16,23 +16,33 @@ import numpy as np
 import torch
 
 from sim_stream.decoding.noise import gumbel_noise
-from sim_stream.decoding.passes import FullPass, OneIdPass
+from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
+from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
 from sim_stream.decoding.raster import decode_frame
 from sim_stream.models.kv_cache import KVCache
+from sim_stream.models.world_model import WorldModel
 from sim_stream.runtime.runtime import Runtime
 from tests.perf.machine import describe
+
+KINDS = ("full", "lean", "onnx")
+
+
+def make_pass(kind: str, model: WorldModel, cache: KVCache, codes: int) -> Pass:
+    if kind == "onnx":
+        return OnnxPass(OnnxStep(model, codes, cache.capacity), cache)
+    return (FullPass if kind == "full" else OneIdPass)(model, cache, codes)
 
 
 class Bench:
     """Decodes the last frame of a full context again and again."""
 
-    def __init__(self, runtime: Runtime, kind: type[FullPass]) -> None:
+    def __init__(self, runtime: Runtime, kind: str) -> None:
         layout, frames = runtime.layout, runtime.preset.session.context_frames
         cache = KVCache(runtime.preset.world_model, layout.context_length(frames))
         self.sampling, self.start = runtime.preset.sampling, layout.frame_start(frames - 1)
         self.noise = gumbel_noise(0, 0, layout.codes_per_frame, layout.num_codes)
         self.lead = torch.tensor([layout.action_ids(None)])
-        self.passes = kind(runtime.world_model, cache, layout.num_codes)
+        self.passes = make_pass(kind, runtime.world_model, cache, layout.num_codes)
         ids = torch.randint(0, layout.num_codes, (1, self.start))
         with torch.inference_mode():
             runtime.world_model(ids, None, cache)
@@ -53,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(1)
     machine = describe()
     runtime = Runtime.load("pocket", device="cpu")
-    benches = {"full": Bench(runtime, FullPass), "lean": Bench(runtime, OneIdPass)}
+    benches = {kind: Bench(runtime, kind) for kind in KINDS}
     times = {name: [] for name in benches}  # type: dict[str, list[float]]
     for _ in range(args.rounds):
         for name, bench in benches.items():
@@ -63,8 +73,9 @@ def main() -> None:
         p50, p95 = np.percentile(ms, [50, 95])
         print(f"{name}: p50 {p50:.1f} ms a frame, p95 {p95:.1f}")
         report[f"{name}_frame_ms"] = {"p50": round(p50, 2), "p95": round(p95, 2)}
-    ratios = np.array(times["full"]) / np.array(times["lean"])
-    report["full_to_lean_ratio_p50"] = round(float(np.median(ratios)), 3)
+    for kind in KINDS[1:]:
+        ratios = np.array(times["full"]) / np.array(times[kind])
+        report[f"full_to_{kind}_ratio_p50"] = round(float(np.median(ratios)), 3)
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
