@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sim_stream import __version__
-from sim_stream.config import PRECISIONS, PRESETS, STEP_ENGINES
+from sim_stream.config import PRECISIONS, PRESETS, STEP_ENGINES, DecodingConfig
 from sim_stream.errors import SimStreamError
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
@@ -73,6 +73,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=("auto", "cpu", "cuda"),
         help="auto takes a GPU where there is one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--decoding",
+        default="raster",
+        metavar="HOW",
+        help="raster (one code a pass), jacobi[:WINDOW] (the same frames in fewer passes) or "
+        "diagonal[:K] (an approximation, marked on every frame) (default: %(default)s)",
     )
     parser.add_argument(
         "--precision",
@@ -188,6 +195,7 @@ def _serve(args: argparse.Namespace) -> int:
             publish=args.publish,
             weights=args.weights,
             device=args.device,
+            decoding=DecodingConfig.parse(args.decoding),
             precision=args.precision,
             step_engine=args.step_engine,
             lookahead=args.lookahead,
@@ -206,6 +214,7 @@ def _demo(args: argparse.Namespace) -> int:
             preset=args.preset,
             weights=args.weights,
             device=args.device,
+            decoding=args.decoding,
             precision=args.precision,
             step_engine=args.step_engine,
             lookahead=args.lookahead,

@@ -148,6 +148,40 @@ class SamplingConfig:
             raise InvalidInput("sampling.temperature", self.temperature, "above 0, at most 10")
 
 
+STRATEGIES = ("raster", "jacobi", "diagonal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """How a frame's codes are found. raster and jacobi give equal frames, diagonal others.
+
+    ``window``: codes that jacobi draws in a pass; ``k``: codes that diagonal keeps between rows.
+    """
+
+    strategy: str = "raster"
+    window: int = 16
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise InvalidInput("decoding.strategy", self.strategy, ", ".join(STRATEGIES))
+        for name in ("window", "k"):
+            value = getattr(self, name)
+            if value < 1:
+                raise InvalidInput(f"decoding.{name}", value, "1 or more codes")
+
+    @classmethod
+    def parse(cls, text: str) -> DecodingConfig:
+        """``raster``, ``jacobi``, ``jacobi:WINDOW``, ``diagonal`` or ``diagonal:K``."""
+        strategy, colon, number = text.partition(":")
+        if not colon:
+            return cls(strategy=strategy)
+        if strategy not in ("jacobi", "diagonal") or not number.isdecimal():
+            raise InvalidInput("decoding", text, "raster, jacobi[:WINDOW] or diagonal[:K]")
+        option = "window" if strategy == "jacobi" else "k"
+        return cls(strategy=strategy, **{option: int(number)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class SessionConfig:
     """Frames a session keeps: its context, what survives re-anchoring, and the lookahead."""
@@ -179,6 +213,7 @@ class Preset:
     action_bins: ActionBins
     sampling: SamplingConfig
     session: SessionConfig
+    decoding: DecodingConfig = DecodingConfig()
 
     def __post_init__(self) -> None:
         if self.actions_per_frame not in (0, 2):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sim_stream.config import Action, get_preset
+from sim_stream.config import Action, DecodingConfig, get_preset
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import Image, Mp4Writer, halve, mark_prompt, read_clip, write_png
@@ -43,6 +43,7 @@ class DemoOptions:
     weights: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    decoding: str = "raster"
     step_engine: str = "auto"
     lookahead: int | None = None
     threads: int = 1
@@ -57,6 +58,7 @@ class DemoOptions:
 
     def __post_init__(self) -> None:
         get_preset(self.preset)
+        DecodingConfig.parse(self.decoding)
         if self.frames < 1:
             raise InvalidInput("frames", self.frames, "1 or more")
         if not 0 <= self.pace_fps < math.inf:
@@ -72,7 +74,7 @@ class DemoOptions:
         options = [
             *("--preset", self.preset, "--device", self.device, "--log-level", self.log_level),
             *("--precision", self.precision, "--step-engine", self.step_engine),
-            *("--max-sessions", "1"),
+            *("--decoding", self.decoding, "--max-sessions", "1"),
         ]
         named = (("weights", self.weights), ("threads", self.threads))
         return options + [f"--{name}={value}" for name, value in named if value is not None]

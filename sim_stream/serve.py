@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sim_stream.config import get_preset
+from sim_stream.config import DecodingConfig, get_preset
 from sim_stream.errors import InvalidInput
 
 READY = "ready "
@@ -33,6 +33,7 @@ class ServeOptions:
     weights: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    decoding: DecodingConfig | None = None
     step_engine: str = "auto"
     lookahead: int | None = None
     max_sessions: int = 4
@@ -69,6 +70,9 @@ def run(options: ServeOptions) -> int:
     if options.lookahead is not None:
         session = replace(runtime.preset.session, lookahead=options.lookahead)
         runtime.preset = replace(runtime.preset, session=session)
+    if options.decoding is not None:
+        decoding = runtime.check_decoding(options.decoding)
+        runtime.preset = replace(runtime.preset, decoding=decoding)
     server = AnnouncingServer(
         runtime,
         bind=options.bind,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sim_stream.config import Action, SamplingConfig
+from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, RemoteError
 from sim_stream.runtime.runtime import Runtime
 from sim_stream.wire.client import StreamClient
@@ -79,3 +79,24 @@ def test_what_the_runtime_refuses_reaches_the_client_by_name(client: StreamClien
         client.open(PROMPT, sampling=SamplingConfig(top_k=33))
     with client.open(PROMPT, seed=1) as session:
         assert session.step(ACTIONS[0]).frame_id == 0
+
+
+def test_jacobi_over_the_wire_gives_the_same_frames_and_a_deadline_marks_them(
+    runtime: Runtime, client: StreamClient
+) -> None:
+    jacobi = DecodingConfig(strategy="jacobi", window=16)
+    with client.open(PROMPT, seed=9, lookahead=0, decoding=jacobi) as remote:
+        frames = [remote.step(action) for action in ACTIONS]
+        images = [remote.frame.image, *(frame.image for frame in frames)]
+        assert np.array_equal(images, local_images(runtime, 9, 0))
+        assert all(4 <= frame.passes < 64 and not frame.approximated for frame in frames)
+        remote.reset(PROMPT, seed=9, decoding=DecodingConfig(strategy="jacobi", window=1))
+        assert remote.step(deadline_ms=1).approximated
+    # Without a complete guess a deadline only limits the time in the queue.
+    with client.open(PROMPT, seed=9, decoding=DecodingConfig()) as remote:
+        assert not remote.step(deadline_ms=10_000).approximated
+
+
+def test_a_window_beyond_the_frame_is_refused_over_the_wire(client: StreamClient) -> None:
+    with pytest.raises(RemoteError, match=r"decoding.window.*65.*1\.\.64"):
+        client.open(PROMPT, decoding=DecodingConfig(strategy="jacobi", window=65))

@@ -36,6 +36,9 @@ def test_files_are_under_40_mb_and_their_hashes_hold() -> None:
     held_out = manifest["held_out"]
     assert held_out["reconstruction"]["image_decoder_psnr_db"] >= 28.0
     assert held_out["reconstruction"]["video_decoder_psnr_db"] >= 28.0
+    next_frame = held_out["next_frame"]
+    assert next_frame["predicted_psnr_db"] > next_frame["last_frame_psnr_db"]
+    assert next_frame["closer_than_last_frame_share"] > 0.5
     shift = held_out["steering"]["shift_px_per_frame"]
     assert shift["left"] > shift["straight"] > shift["right"]
 

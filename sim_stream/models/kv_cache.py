@@ -71,3 +71,21 @@ class KVCache:
         twin._adopt(self.kv_L2BHTK.clone())
         twin.capacity, twin.length = self.capacity, self.length
         return twin
+
+
+class ScatteredWrites:
+    """One pass's view of a cache: new keys and values go to `slots_S`, slots below `end` are read.
+
+    Which of those a query may see is the mask's business. `length` does not move.
+    """
+
+    def __init__(self, cache: KVCache, slots_S: Tensor, end: int) -> None:
+        """Raises InvalidInput where `end` is beyond the cache."""
+        cache.check_room(end - cache.length)
+        self.layers, self.slots_S, self.end = cache.layers, slots_S, end
+
+    def write(self, layer: int, k_BHSK: Tensor, v_BHSK: Tensor) -> tuple[Tensor, Tensor]:
+        _, keys_BHTK, values_BHTK = self.layers[layer]
+        keys_BHTK.index_copy_(2, self.slots_S, k_BHSK)
+        values_BHTK.index_copy_(2, self.slots_S, v_BHSK)
+        return keys_BHTK.narrow(2, 0, self.end), values_BHTK.narrow(2, 0, self.end)

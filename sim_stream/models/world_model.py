@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sim_stream.config import WorldModelConfig
-from sim_stream.models.kv_cache import KVCache
+from sim_stream.models.kv_cache import KVCache, ScatteredWrites
+
+Writes = KVCache | ScatteredWrites
 
 
 class Rope(NamedTuple):
@@ -52,7 +54,7 @@ class Attention(nn.Module):
         self.qkv_weight: Tensor | None = None
 
     def forward(
-        self, x_BSD: Tensor, rope: Rope, mask_ST: Tensor | None, cache: KVCache | None, layer: int
+        self, x_BSD: Tensor, rope: Rope, mask_ST: Tensor | None, cache: Writes | None, layer: int
     ) -> Tensor:
         qkv = self.project(x_BSD)
         (q, k), v = rope.rotate(qkv[:2]), qkv[2]
@@ -100,7 +102,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x_BSD: Tensor, rope: Rope, mask_ST: Tensor | None, cache: KVCache | None, layer: int
+        self, x_BSD: Tensor, rope: Rope, mask_ST: Tensor | None, cache: Writes | None, layer: int
     ) -> Tensor:
         x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rope, mask_ST, cache, layer)
         return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
@@ -168,6 +170,18 @@ class WorldModel(nn.Module):
             x = block(x, rope, mask, cache, layer)
         if cache is not None:
             cache.advance(new)
+        return self.norm(x)
+
+    def forward_at(self, ids_1S: Tensor, mask_ST: Tensor, writes: ScatteredWrites) -> Tensor:
+        """Final-norm hidden states (1 S D) of codes at scattered positions, written to those slots.
+
+        `mask_ST` (bool) is true where a query may look; T is `writes.end`.
+        """
+        x = self.embed(ids_1S)
+        tables = self.rope(0, writes.end, x.device)
+        rope = Rope(tables.cos_SK[writes.slots_S], tables.sin_SK[writes.slots_S])
+        for layer, block in enumerate(self.layers):
+            x = block(x, rope, mask_ST, writes, layer)
         return self.norm(x)
 
     def rope(self, start: int, new: int, device: torch.device) -> Rope:

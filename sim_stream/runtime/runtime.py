@@ -12,9 +12,20 @@ from pathlib import Path
 
 import torch
 
-from sim_stream.config import PRECISIONS, STEP_ENGINES, Preset, SamplingConfig, get_preset
+from sim_stream.config import (
+    PRECISIONS,
+    STEP_ENGINES,
+    DecodingConfig,
+    Preset,
+    SamplingConfig,
+    get_preset,
+)
+from sim_stream.decoding.diagonal import Diagonal
+from sim_stream.decoding.jacobi import Jacobi
 from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
-from sim_stream.decoding.passes import OneIdPass, Pass
+from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
+from sim_stream.decoding.raster import Raster
+from sim_stream.decoding.strategy import Strategy
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.layout import FrameLayout
 from sim_stream.models import checkpoints
@@ -111,8 +122,18 @@ class Runtime:
             self.world_model, self.layout.num_codes, capacity, threads=torch.get_num_threads()
         )
 
+    def make_strategy(self, cache: KVCache, config: DecodingConfig) -> Strategy:
+        """What decodes a session's frames, over its cache."""
+        if config.strategy == "diagonal":
+            # Its scattered positions are beyond what the ONNX step can take.
+            model = FullPass(self.world_model, cache, self.layout.num_codes)
+            return Diagonal(model, self.preset.vq.grid, config.k)
+        if config.strategy == "jacobi":
+            return Jacobi(self.make_pass(cache), config.window)
+        return Raster(self.make_pass(cache))
+
     def make_pass(self, cache: KVCache) -> Pass:
-        """What runs the world model's steps over a session's cache."""
+        """What runs the world model's steps over a cache."""
         if self._onnx_step is None:
             return OneIdPass(self.world_model, cache, self.layout.num_codes)
         return OnnxPass(self._onnx_step, cache)
@@ -134,6 +155,14 @@ class Runtime:
         if sampling.top_k > self.layout.num_codes:
             raise InvalidInput("sampling.top_k", sampling.top_k, f"1..{self.layout.num_codes}")
         return sampling
+
+    def check_decoding(self, decoding: DecodingConfig | None) -> DecodingConfig:
+        decoding = self.preset.decoding if decoding is None else decoding
+        for name, most in (("window", self.layout.codes_per_frame), ("k", self.preset.vq.grid)):
+            used = decoding.strategy == ("jacobi" if name == "window" else "diagonal")
+            if used and getattr(decoding, name) > most:
+                raise InvalidInput(f"decoding.{name}", getattr(decoding, name), f"1..{most}")
+        return decoding
 
 
 def pick_device(name: str) -> torch.device:

@@ -13,7 +13,9 @@ Legend: T frames, H height, W width, N codes of a frame, S positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sim_stream.config import Action, SamplingConfig, SessionConfig
+from sim_stream.config import Action, DecodingConfig, SamplingConfig, SessionConfig
+from sim_stream.decoding.decoded import Decoded
 from sim_stream.decoding.noise import gumbel_noise
-from sim_stream.decoding.raster import decode_frame
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.vq_model import from_pixels, to_pixels
@@ -39,6 +41,8 @@ class Frame:
     """One frame that leaves: pixels (H W 3) uint8 and what is known about them.
 
     `final` is false where a later reply brings the same frame with its right neighbour known.
+    `approximated`: codes of it or of its neighbours may be others than raster decoding's. `passes`:
+    of the world model, in the step that this frame answers.
     """
 
     image: np.ndarray
@@ -47,6 +51,7 @@ class Frame:
     lag_frames: int
     final: bool
     approximated: bool
+    passes: int
     timings_ns: dict[str, int]
 
 
@@ -55,10 +60,11 @@ class Pending:
 
     def __init__(
         self, runtime: Runtime, ids_TN: Tensor, emit: int, frame_id: int, step: int, *,
-        final: bool, clock: StageClock,
+        final: bool, approximated: bool, passes: int, clock: StageClock,
     ) -> None:  # fmt: skip
         self._runtime, self._ids_TN, self._emit = runtime, ids_TN, emit
         self._frame_id, self._step, self._final, self._clock = frame_id, step, final, clock
+        self._approximated, self._passes = approximated, passes
 
     @torch.inference_mode()
     def render(self) -> Frame:
@@ -71,7 +77,8 @@ class Pending:
             frame_id=self._frame_id,
             lag_frames=self._step - self._frame_id,
             final=self._final,
-            approximated=False,
+            approximated=self._approximated,
+            passes=self._passes,
             timings_ns=self._clock.timings_ns,
         )
 
@@ -86,11 +93,13 @@ class Session:
         self._cache = KVCache(
             runtime.preset.world_model, capacity, device=runtime.device, dtype=runtime.dtype
         )
-        self._pass = runtime.make_pass(self._cache)
+        self._set_decoding(runtime.preset.decoding)
         # Ids of the whole context; the cache holds the first `cache.length` of them, the rest
         # (a frame's last code and end-of-frame id) is pending and enters with the next pass.
         self._ids_1S = torch.zeros(1, capacity, dtype=torch.int64, device=runtime.device)
         self._window = FrameWindow(layout.codes_per_frame, runtime.device)
+        # Whether each frame of the window is an approximation, newest last.
+        self._approximated, self._passes = [False] * SLOTS, 0
         self._frames = 0
         self._seed, self._sampling = 0, runtime.preset.sampling
         self.committed_step = -1
@@ -107,6 +116,7 @@ class Session:
         text: str | None = None,
         actions: Sequence[Action | None] | None = None,
         sampling: SamplingConfig | None = None,
+        decoding: DecodingConfig | None = None,
     ) -> Frame:
         """Starts over from prompt frames; gives frame 0, the last of them.
 
@@ -117,12 +127,15 @@ class Session:
         self._runtime.check_seed(seed)
         self._runtime.check_text(text)
         sampling = self._runtime.check_sampling(sampling)
+        decoding = self._runtime.check_decoding(decoding)
         leads = self._context_actions(actions, len(frames_THWC))
         clock = StageClock(self._runtime.device)
         with clock.stage("encode"):
             pixels = torch.from_numpy(np.array(frames_THWC)).to(self._runtime.device)
             ids_TN = self._runtime.encoder.encode(from_pixels(pixels).to(self._runtime.dtype))
         self._seed, self._sampling, self.committed_step = seed, sampling, 0
+        self._set_decoding(decoding)
+        self._approximated, self._passes = [False] * SLOTS, 0
         self._window.clear()
         self._start_context()
         for ids_N, lead in zip(ids_TN, leads, strict=True):
@@ -133,24 +146,30 @@ class Session:
         return self._pending(clock, right_slot=True).render()
 
     @torch.inference_mode()
-    def predict(self, action: Action | None = None) -> Pending:
-        """The world model's part of a step. Raises InvalidInput before anything changes."""
+    def predict(self, action: Action | None = None, *, deadline_ms: float | None = None) -> Pending:
+        """The world model's part of a step. Raises InvalidInput before anything changes.
+
+        `deadline_ms` from now: jacobi then ships the guess it has. Other strategies take none.
+        """
         self._check_started()
+        expired = self._deadline(deadline_ms)
         lead = self._runtime.layout.action_ids(action)
         clock = StageClock(self._runtime.device)
         if self._frames == self.config.context_frames:
             with clock.stage("re_anchor"):
                 self._re_anchor()
         with clock.stage("world_model"):
-            ids_N = self._decode(lead)
-        self._append_frame(lead, ids_N)
-        self._window.push(ids_N)
+            decoded = self._decode(lead, expired)
+        self._append_frame(lead, decoded.ids_N)
+        self._window.push(decoded.ids_N)
+        self._approximated = [*self._approximated[1:], decoded.approximated]
+        self._passes = decoded.passes
         self.committed_step += 1
         return self._pending(clock, right_slot=self.config.lookahead == 0)
 
-    def step(self, action: Action | None = None) -> Frame:
+    def step(self, action: Action | None = None, *, deadline_ms: float | None = None) -> Frame:
         """`predict` and `render` in one."""
-        return self.predict(action).render()
+        return self.predict(action, deadline_ms=deadline_ms).render()
 
     def flush(self) -> Frame | None:
         """The last frame, from the right slot of the last window; None if none is held back."""
@@ -166,7 +185,7 @@ class Session:
         twin = object.__new__(Session)
         twin.__dict__.update(self.__dict__)
         twin._cache, twin._window = self._cache.fork(), self._window.fork()
-        twin._pass = self._runtime.make_pass(twin._cache)
+        twin._set_decoding(self._decoding)
         twin._ids_1S = self._ids_1S.clone()
         return twin
 
@@ -174,7 +193,12 @@ class Session:
         """Frees the cache."""
         if not self._closed:
             self._closed = True
-            del self._cache, self._pass, self._window, self._ids_1S
+            del self._cache, self._strategy, self._window, self._ids_1S
+
+    @property
+    def takes_deadline(self) -> bool:
+        """Whether `predict` can ship a frame early: only jacobi always has a complete guess."""
+        return self._decoding.strategy == "jacobi"
 
     @property
     def latest_ids(self) -> Tensor:
@@ -221,7 +245,11 @@ class Session:
         self._frames = keep
         self._prefill()
 
-    def _decode(self, lead: Sequence[int]) -> Tensor:
+    def _set_decoding(self, decoding: DecodingConfig) -> None:
+        self._decoding = decoding
+        self._strategy = self._runtime.make_strategy(self._cache, decoding)
+
+    def _decode(self, lead: Sequence[int], expired: Callable[[], bool] | None) -> Decoded:
         """Codes of the next frame; on an error the cache is as it was."""
         runtime, layout, start = self._runtime, self._runtime.layout, self._cache.length
         noise_NV = gumbel_noise(
@@ -233,12 +261,13 @@ class Session:
         )
         pending = self._ids_1S[:, start : layout.frame_start(self._frames)]
         lead_1P = torch.tensor([list(lead)], dtype=torch.int64, device=runtime.device)
+        guess_N = self._window.latest(1)[0]
         try:
-            return decode_frame(
-                self._pass, torch.cat([pending, lead_1P], 1), noise_NV, self._sampling
+            return self._strategy.decode(
+                torch.cat([pending, lead_1P], 1), noise_NV, self._sampling, guess_N, expired
             )
         except BaseException:
-            self._cache.roll_back(start)
+            self._cache.roll_back(min(start, self._cache.length))
             raise
 
     def _pending(
@@ -254,6 +283,8 @@ class Session:
             self.committed_step - (back - 1),
             self.committed_step,
             final=self.config.lookahead == 0 or not right_slot if final is None else final,
+            approximated=any(self._approximated[-len(ids_TN) :]),
+            passes=self._passes,
             clock=clock,
         )
 
@@ -267,6 +298,16 @@ class Session:
         self._check_open()
         if self.committed_step < 0:
             raise InvalidInput("session", "no prompt frames yet", "reset before the first step")
+
+    def _deadline(self, deadline_ms: float | None) -> Callable[[], bool] | None:
+        if deadline_ms is None:
+            return None
+        if not self.takes_deadline:
+            raise InvalidInput("deadline_ms", deadline_ms, "null, unless the strategy is jacobi")
+        if not 0 < deadline_ms < math.inf:
+            raise InvalidInput("deadline_ms", deadline_ms, "milliseconds from now, above 0")
+        end_s = time.monotonic() + deadline_ms / 1000.0
+        return lambda: time.monotonic() >= end_s
 
     def _check_frames(self, frames_THWC: np.ndarray) -> None:
         size, most = self._runtime.preset.vq.image_size, self.config.context_frames - 1

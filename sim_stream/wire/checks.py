@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import convert
 
-from sim_stream.config import Action, SamplingConfig
+from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput
-from sim_stream.wire.messages import HelloOk, WireAction, WireSampling
+from sim_stream.wire.messages import HelloOk, WireAction, WireDecoding, WireSampling
 
 TEXT_CHARS = 4096
 
@@ -74,6 +75,14 @@ def wire_text(text: Any) -> str | None:
     if text is not None and len(text) > TEXT_CHARS:
         raise InvalidInput("text", f"{len(text)} characters", f"{TEXT_CHARS} at most")
     return text
+
+
+def wire_decoding(decoding: Any) -> WireDecoding | None:
+    if decoding is None:
+        return None
+    if not isinstance(decoding, DecodingConfig):
+        raise InvalidInput("decoding", decoding, "a DecodingConfig or None")
+    return convert(decoding, WireDecoding, from_attributes=True)
 
 
 def wire_sampling(sampling: Any) -> WireSampling | None:

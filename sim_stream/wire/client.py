@@ -18,7 +18,7 @@ from typing import Any
 
 import zmq
 
-from sim_stream.config import Action, SamplingConfig
+from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, ProtocolError, SessionClosed
 from sim_stream.wire import checks
 from sim_stream.wire.connection import Connection
@@ -78,13 +78,15 @@ class StreamClient:
         actions: Sequence[Action | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
+        decoding: DecodingConfig | None = None,
         lookahead: int | None = None,
     ) -> RemoteSession:
         """Opens a session on context frames, uint8 [T, H, W, 3], oldest first.
 
-        ``actions``: what led to each of them, None where unknown. None for ``text``, ``sampling``
-        and ``lookahead`` takes the server's. ``lookahead`` 1: the reply to step n shows frame n-1,
-        decoded with both neighbours; 0: frame n at once, without its right neighbour.
+        ``actions``: what led to each of them, None where unknown. None for ``text``, ``sampling``,
+        ``decoding`` and ``lookahead`` takes the server's. ``lookahead`` 1: the reply to step n
+        shows frame n-1, decoded with both neighbours; 0: frame n at once, without its right
+        neighbour.
         """
         if self._connection.closed:
             raise SessionClosed("the client is closed")
@@ -93,6 +95,7 @@ class StreamClient:
             seed=checks.wire_seed(seed),
             text=checks.wire_text(text),
             sampling=checks.wire_sampling(sampling),
+            decoding=checks.wire_decoding(decoding),
             actions=checks.wire_actions(actions, len(array), self.info),
             lookahead=checks.wire_lookahead(lookahead),
         )

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sim_stream.config import Action, Preset, SamplingConfig
+from sim_stream.config import Action, DecodingConfig, Preset, SamplingConfig
 
 Image = npt.NDArray[np.uint8]
 
@@ -37,6 +37,8 @@ class Frame(Protocol):
     def final(self) -> bool: ...
     @property
     def approximated(self) -> bool: ...
+    @property
+    def passes(self) -> int: ...
     @property
     def timings_ns(self) -> Mapping[str, int]: ...
 
@@ -61,9 +63,17 @@ class Session(Protocol):
         text: str | None = None,
         actions: Sequence[Action | None] | None = None,
         sampling: SamplingConfig | None = None,
+        decoding: DecodingConfig | None = None,
     ) -> Frame: ...
 
-    def predict(self, action: Action | None = None) -> Pending: ...
+    @property
+    def takes_deadline(self) -> bool:
+        """Whether ``predict`` can ship a frame early."""
+        ...
+
+    def predict(
+        self, action: Action | None = None, *, deadline_ms: float | None = None
+    ) -> Pending: ...
 
     def flush(self) -> Frame | None: ...
 

@@ -46,11 +46,13 @@ class SessionHost:
         expected = session.committed_step + 1
         if request.step != expected:  # an earlier step in flight was refused
             raise Refusal(ErrorCode.STEP_CONFLICT, f"step: got {request.step}; next is {expected}")
+        left_ms = None
         if request.deadline_ms is not None:
-            late_ms = (now_ns - job.t_recv_ns) / 1e6 - request.deadline_ms
-            if late_ms > 0:
-                raise Refusal(ErrorCode.DEADLINE, f"step: waited {late_ms:.1f} ms too long")
-        return session.predict(request.action.to_action() if request.action else None)
+            left_ms = request.deadline_ms - (now_ns - job.t_recv_ns) / 1e6
+            if left_ms <= 0:
+                raise Refusal(ErrorCode.DEADLINE, f"step: waited {-left_ms:.1f} ms too long")
+        action = request.action.to_action() if request.action else None
+        return session.predict(action, deadline_ms=left_ms if session.takes_deadline else None)
 
     def control(self, job: Job) -> engine.Frame | None:
         """Everything but a step; no pending of any session may be left."""
@@ -116,5 +118,6 @@ def _start(session: engine.Session, job: Job, request: Open | Reset) -> engine.F
             text=request.text,
             actions=None if actions is None else [a.to_action() if a else None for a in actions],
             sampling=request.sampling.to_config() if request.sampling else None,
+            decoding=request.decoding.to_config() if request.decoding else None,
         )
     )

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from sim_stream.config import Action, SamplingConfig
+from sim_stream.config import Action, DecodingConfig, SamplingConfig
 
 VERSION = 1
 
@@ -105,6 +105,17 @@ class WireSampling(Struct, frozen=True, kw_only=True):
         return SamplingConfig(top_k=self.top_k, temperature=self.temperature)
 
 
+class WireDecoding(Struct, frozen=True, kw_only=True):
+    """How a frame's codes are found (``config.DecodingConfig``)."""
+
+    strategy: Literal["raster", "jacobi", "diagonal"]
+    window: Annotated[int, Meta(ge=1, le=2**31 - 1)] = DecodingConfig.window
+    k: Annotated[int, Meta(ge=1, le=2**31 - 1)] = DecodingConfig.k
+
+    def to_config(self) -> DecodingConfig:
+        return DecodingConfig(strategy=self.strategy, window=self.window, k=self.k)
+
+
 Actions = Annotated[list[WireAction | None], Meta(max_length=256)]
 
 
@@ -128,12 +139,14 @@ class Start(Message, frozen=True, kw_only=True):
     """What a session starts from: the fields that ``open`` and ``reset`` share.
 
     One array ``frames``, ``|u1`` [T, H, W, 3]. ``actions`` has one entry per context frame, the
-    action that led to it. Null means: the preset's prompt, the model's sampling, unknown actions.
+    action that led to it. Null means: the preset's prompt, the server's sampling and
+    decoding, unknown actions.
     """
 
     seed: U64 = 0
     text: Text | None = None
     sampling: WireSampling | None = None
+    decoding: WireDecoding | None = None
     actions: Actions | None = None
 
 
@@ -152,7 +165,11 @@ class Reset(Start, frozen=True, kw_only=True, tag="reset"):
 
 
 class Step(Message, frozen=True, kw_only=True, tag="step"):
-    """Predicts frame ``step`` under ``action``. Repeating it brings the same reply again."""
+    """Predicts frame ``step`` under ``action``. Repeating it brings the same reply again.
+
+    ``deadline_ms`` counts from the server's receipt: a step that waited longer is refused; jacobi
+    decoding also ships the codes it has when time is up, marked ``approximated``.
+    """
 
     sid: SessionId
     step: Count
@@ -184,7 +201,9 @@ class FrameInfo(Struct, frozen=True, kw_only=True):
     """One predicted frame, whose pixels are the array ``image``, ``|u1`` [H, W, 3].
 
     ``lag_frames`` = step - frame_id. ``final`` is False when the frame comes again, revised.
-    ``timings_ns`` has a duration per stage, ``stamps_ns`` the server's monotonic clock.
+    ``approximated``: its codes or its neighbours' may be others than raster decoding's. ``passes``:
+    of the world model, in this step. ``timings_ns`` has a duration per stage, ``stamps_ns`` the
+    server's monotonic clock.
     """
 
     step: Count
@@ -192,6 +211,7 @@ class FrameInfo(Struct, frozen=True, kw_only=True):
     lag_frames: Count
     final: bool
     approximated: bool
+    passes: Count = 0
     seed: U64 = 0
     sim_time_us: I64 | None = None
     queue_depth: Count = 0

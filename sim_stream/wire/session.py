@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
-from sim_stream.config import Action, SamplingConfig
+from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import (
     ConnectionLost,
     InvalidInput,
@@ -129,7 +129,10 @@ class RemoteSession:
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
     ) -> int:
-        """Sends a step without waiting; its number. ``deadline_ms``: how long it may queue."""
+        """Sends a step without waiting; its number.
+
+        ``deadline_ms``: how long it may queue; with jacobi decoding, when its frame must leave.
+        """
         self._require_open()
         limit = self._info.limits.max_in_flight
         if self.in_flight >= limit:
@@ -180,6 +183,7 @@ class RemoteSession:
         actions: Sequence[Action | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
+        decoding: DecodingConfig | None = None,
     ) -> RemoteFrame:
         """Starts anew from context frames (``StreamClient.open``); steps count from 1 again."""
         self._require_open()
@@ -189,6 +193,7 @@ class RemoteSession:
             seed=checks.wire_seed(seed),
             text=checks.wire_text(text),
             sampling=checks.wire_sampling(sampling),
+            decoding=checks.wire_decoding(decoding),
             actions=checks.wire_actions(actions, len(array), self._info),
         )
         self._forget_steps()

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from sim_stream.config import SamplingConfig
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
 from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
-from sim_stream.decoding.raster import decode_frame
+from sim_stream.decoding.raster import Raster
 from sim_stream.decoding.sampling import sample
 from sim_stream.errors import InvalidInput
 from sim_stream.models.kv_cache import KVCache
@@ -34,6 +35,12 @@ def make(kind: MakePass, capacity: int = 4 + LENGTH, model: WorldModel | None = 
     return kind(model.fuse(), KVCache(SMALL.world_model, capacity), CODES)
 
 
+def decode(model: Pass, lead: Tensor, noise: Tensor, sampling: SamplingConfig) -> Tensor:
+    decoded = Raster(model).decode(lead, noise, sampling, torch.zeros(len(noise)).long())
+    assert decoded.accepted == (1,) * len(noise) and not decoded.approximated
+    return decoded.ids_N
+
+
 @pytest.mark.parametrize("kind", PASSES)
 @torch.inference_mode()
 def test_it_equals_one_full_pass_a_code(kind: MakePass) -> None:
@@ -41,7 +48,7 @@ def test_it_equals_one_full_pass_a_code(kind: MakePass) -> None:
     noise = gumbel_noise(4, 1, LENGTH, CODES)
     lead = torch.tensor([[3, 33, 40, 60]])
     passes = make(kind)
-    codes = decode_frame(passes, lead, noise, sampling)
+    codes = decode(passes, lead, noise, sampling)
     ids = lead
     for position in range(LENGTH):
         logits = model.vision_logits(model(ids)[:, -1], CODES)
@@ -124,7 +131,7 @@ def test_only_codes_are_drawn_even_where_specials_have_the_largest_logits(
     model.vision_head.weight[CODES:] *= 1e3
     passes = make(kind, model=model)
     noise = gumbel_noise(4, 1, LENGTH, CODES)
-    codes = decode_frame(passes, torch.tensor([[33]]), noise, SamplingConfig(top_k=CODES))
+    codes = decode(passes, torch.tensor([[33]]), noise, SamplingConfig(top_k=CODES))
     assert int(codes.max()) < CODES
 
 

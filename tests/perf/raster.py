@@ -18,7 +18,7 @@ import torch
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
 from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
-from sim_stream.decoding.raster import decode_frame
+from sim_stream.decoding.raster import Raster
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.world_model import WorldModel
 from sim_stream.runtime.runtime import Runtime
@@ -41,6 +41,7 @@ class Bench:
         cache = KVCache(runtime.preset.world_model, layout.context_length(frames))
         self.sampling, self.start = runtime.preset.sampling, layout.frame_start(frames - 1)
         self.noise = gumbel_noise(0, 0, layout.codes_per_frame, layout.num_codes)
+        self.guess = torch.zeros(layout.codes_per_frame, dtype=torch.int64)
         self.lead = torch.tensor([layout.action_ids(None)])
         self.passes = make_pass(kind, runtime.world_model, cache, layout.num_codes)
         ids = torch.randint(0, layout.num_codes, (1, self.start))
@@ -50,7 +51,7 @@ class Bench:
     def frame_ms(self) -> float:
         self.passes.cache.roll_back(self.start)
         start = time.perf_counter()
-        decode_frame(self.passes, self.lead, self.noise, self.sampling)
+        Raster(self.passes).decode(self.lead, self.noise, self.sampling, self.guess)
         return 1e3 * (time.perf_counter() - start)
 
 

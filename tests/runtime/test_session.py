@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sim_stream.config import Action, SamplingConfig
-from sim_stream.decoding.raster import decode_frame
+from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.decoding.decoded import Decoded
+from sim_stream.decoding.raster import Raster
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.models.vq_model import to_pixels
 from sim_stream.runtime.runtime import Runtime
@@ -191,12 +192,14 @@ def test_a_failing_pass_leaves_the_session_as_it_was(
 ) -> None:
     session = started(runtime)
 
-    def fail(*arguments: object) -> torch.Tensor:
-        decode_frame(*arguments)  # type: ignore[arg-type]
+    decode = Raster.decode
+
+    def fail(*arguments: object) -> Decoded:
+        decode(*arguments)  # type: ignore[arg-type]
         raise RuntimeError("device lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sim_stream.runtime.session.decode_frame", fail)
+        patch.setattr(Raster, "decode", fail)
         with pytest.raises(RuntimeError, match="device lost"):
             session.step(ACTIONS[0])
     assert ids_of(session, ACTIONS) == ids_of(started(runtime), ACTIONS)
@@ -213,3 +216,55 @@ def test_a_closed_session_says_so_and_closing_twice_is_fine(runtime: Runtime) ->
 def test_a_step_before_the_prompt_is_refused(runtime: Runtime) -> None:
     with pytest.raises(InvalidInput, match="reset before the first step"):
         runtime.open_session().step()
+
+
+def test_jacobi_gives_the_frames_of_raster_across_re_anchoring(runtime: Runtime) -> None:
+    images = []
+    for decoding in (DecodingConfig(), DecodingConfig(strategy="jacobi", window=7)):
+        session = runtime.open_session()
+        session.reset(PROMPT, seed=5, decoding=decoding)
+        frames = [session.step(action) for action in ACTIONS * 3]
+        images.append(np.stack([frame.image for frame in frames]))
+        assert not any(frame.approximated for frame in frames)
+    assert np.array_equal(*images)
+    assert all(frame.passes < runtime.layout.codes_per_frame for frame in frames)
+
+
+def test_a_passed_deadline_ships_a_marked_frame_and_the_session_goes_on(runtime: Runtime) -> None:
+    session = runtime.open_session(lookahead=0)
+    session.reset(PROMPT, seed=5, decoding=DecodingConfig(strategy="jacobi", window=2))
+    late = session.step(deadline_ms=1e-6)
+    assert late.approximated and late.passes == 1
+    later = [session.step() for _ in range(6)]
+    # Marked as long as the frame is in the window that pixels are decoded from.
+    assert [frame.approximated for frame in later] == [True, True, False, False, False, False]
+    twin = session.fork()
+    assert np.array_equal(session.step().image, twin.step().image)
+
+
+def test_a_deadline_without_jacobi_and_bad_decoding_are_refused(runtime: Runtime) -> None:
+    session = started(runtime)
+    with pytest.raises(InvalidInput, match=r"deadline_ms.*jacobi"):
+        session.step(deadline_ms=100.0)
+    session.reset(PROMPT, seed=1, decoding=DecodingConfig(strategy="jacobi"))
+    for deadline_ms in (0.0, -3.0, float("nan"), float("inf")):
+        with pytest.raises(InvalidInput, match=r"deadline_ms.*above 0"):
+            session.step(deadline_ms=deadline_ms)
+    for refused, match in (
+        (DecodingConfig(strategy="jacobi", window=65), r"decoding.window.*65.*1\.\.64"),
+        (DecodingConfig(strategy="diagonal", k=9), r"decoding.k.*9.*1\.\.8"),
+    ):
+        with pytest.raises(InvalidInput, match=match):
+            session.reset(PROMPT, seed=1, decoding=refused)
+    for bad in ("greedy", "jacobi:0", "jacobi:x", "raster:3", "diagonal:-1", ""):
+        with pytest.raises(InvalidInput, match="decoding"):
+            DecodingConfig.parse(bad)
+    assert DecodingConfig.parse("jacobi:7") == DecodingConfig(strategy="jacobi", window=7)
+    assert DecodingConfig.parse("diagonal:2") == DecodingConfig(strategy="diagonal", k=2)
+
+
+def test_diagonal_frames_are_marked(runtime: Runtime) -> None:
+    session = runtime.open_session()
+    session.reset(PROMPT, seed=5, decoding=DecodingConfig(strategy="diagonal", k=1))
+    frames = [session.step(action) for action in ACTIONS * 3]
+    assert all(frame.approximated and frame.passes == 8 + 7 for frame in frames)

@@ -38,6 +38,7 @@ FRAMES = prompt_frames()
         ({"text": b"drive"}, "text"),
         ({"text": "x" * 5000}, "text"),
         ({"sampling": {"top_k": 3}}, "sampling"),
+        ({"decoding": "jacobi"}, "decoding"),
         ({"lookahead": 2}, "lookahead"),
         ({"lookahead": True}, "lookahead"),
     ],

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sim_stream.config import POCKET, Action, Preset, SamplingConfig, SessionConfig
+from sim_stream.config import POCKET, Action, DecodingConfig, Preset, SamplingConfig, SessionConfig
 from sim_stream.errors import InvalidInput
 
 SIZE = 32
@@ -47,6 +47,7 @@ class ToyFrame:
     lag_frames: int
     final: bool
     approximated: bool
+    passes: int
     timings_ns: dict[str, int]
 
 
@@ -77,6 +78,7 @@ class ToyPending:
             lag_frames=self.step - self.frame_id,
             final=self.final,
             approximated=False,
+            passes=1,
             timings_ns={"world_model": 2, "video_decode": 3},
         )
 
@@ -97,15 +99,22 @@ class ToySession:
         text: str | None = None,
         actions: Sequence[Action | None] | None = None,
         sampling: SamplingConfig | None = None,
+        decoding: DecodingConfig | None = None,
     ) -> ToyFrame:
         if text is not None and text != self.runtime.preset.prompt:
             raise InvalidInput("text", text, "null")
         prompt = hashlib.blake2b(frames_THWC.tobytes(), digest_size=8).digest()
-        self.states = [digest(prompt, seed, actions, sampling)]
+        self.states = [digest(prompt, seed, actions, sampling, decoding)]
         self.committed_step = 0
         return ToyPending(self, 0, self.states[0], None, 0, self.lookahead == 0).render()
 
-    def predict(self, action: Action | None = None) -> ToyPending:
+    @property
+    def takes_deadline(self) -> bool:
+        return False
+
+    def predict(
+        self, action: Action | None = None, *, deadline_ms: float | None = None
+    ) -> ToyPending:
         if action is not None and action.speed_mps == SPEED_REFUSED_MPS:
             raise InvalidInput("action.speed_mps", action.speed_mps, "less than 999")
         step = self.committed_step + 1
@@ -116,8 +125,8 @@ class ToySession:
             return ToyPending(self, step, self.states[step], None, step, True)
         return ToyPending(self, step, self.states[step - 1], self.states[step], step - 1, True)
 
-    def step(self, action: Action | None = None) -> ToyFrame:
-        return self.predict(action).render()
+    def step(self, action: Action | None = None, *, deadline_ms: float | None = None) -> ToyFrame:
+        return self.predict(action, deadline_ms=deadline_ms).render()
 
     def flush(self) -> ToyFrame | None:
         if self.lookahead == 0 or self.committed_step == 0:

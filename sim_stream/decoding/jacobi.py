@@ -1,0 +1,66 @@
+"""Gumbel-coupled Jacobi decoding: raster's very codes in fewer passes (facts/decoding_and_gpu.md).
+
+The noise of every draw is fixed, so a code is a function of the codes before it. A window of
+guesses goes through the model in one pass; what is drawn after right guesses is right, up to and
+including the first draw that differs from its guess. All draws are the next pass's guesses.
+
+Legend: P leading ids, N codes of a frame, W codes of a window, V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sim_stream.config import SamplingConfig
+from sim_stream.decoding.decoded import Decoded
+from sim_stream.decoding.passes import Pass
+
+
+def count_accepted(drawn_W: Tensor, guesses_W: Tensor) -> int:
+    """Draws that follow right codes only; `guesses_W` are those of all codes but the last."""
+    return int((drawn_W[:-1] == guesses_W).long().cumprod(0).sum()) + 1
+
+
+class Jacobi:
+    """`window`: codes drawn by one pass, 1 to a whole frame; 1 is raster decoding."""
+
+    def __init__(self, model: Pass, window: int) -> None:
+        self.model, self.window = model, window
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        lead_1P: Tensor,
+        noise_NV: Tensor,
+        sampling: SamplingConfig,
+        guess_N: Tensor,
+        expired: Callable[[], bool] | None = None,
+    ) -> Decoded:
+        """Codes of the next frame; `guess_N` changes the number of passes and nothing else.
+
+        `expired` is asked after every pass; once it says so the codes found and the guesses for the
+        rest are the frame, which is then an approximation. The cache holds the codes found, but for
+        the last.
+        """
+        model, total = self.model, len(noise_NV)
+        ids_N, feed_1S, found = guess_N.clone(), lead_1P, 0
+        accepted: list[int] = []
+        while found < total:
+            window = slice(found, min(found + self.window, total))
+            guesses_W = ids_N[found : window.stop - 1].clone()
+            first_guess = model.cache.length + feed_1S.shape[1]
+            drawn_W = model.draw(
+                torch.cat([feed_1S, guesses_W[None]], 1), noise_NV[window], sampling
+            )
+            ids_N[window] = drawn_W
+            accepted.append(count_accepted(drawn_W, guesses_W))
+            found += accepted[-1]
+            # The last code found was drawn, not fed.
+            model.cache.roll_back(first_guess + accepted[-1] - 1)
+            feed_1S = ids_N[None, found - 1 : found]
+            if found < total and expired is not None and expired():
+                return Decoded(ids_N, accepted=tuple(accepted), approximated=True)
+        return Decoded(ids_N, accepted=tuple(accepted))
