@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sim_stream.config import POCKET, Action
+from sim_stream.config import POCKET, Action, DecodingConfig, SamplingConfig
 from sim_stream.demo import SAMPLE
 from sim_stream.models import checkpoints
 from sim_stream.models.vq_model import from_pixels
@@ -72,3 +72,23 @@ def test_a_session_replays_to_equal_frames(runtime: Runtime, clip: np.ndarray) -
         session.reset(clip[:2], seed=4)
         images.append([session.step().image for _ in range(4)])  # across one re-anchoring
     assert all(np.array_equal(a, b) for a, b in zip(*images, strict=True))
+
+
+@pytest.mark.parametrize(("top_k", "temperature"), [(10, 0.6), (2048, 1.0)])
+def test_jacobi_finds_the_trained_models_raster_codes_in_fewer_passes(
+    runtime: Runtime, clip: np.ndarray, top_k: int, temperature: float
+) -> None:
+    sampling = SamplingConfig(top_k=top_k, temperature=temperature)
+    action = Action(speed_mps=6.0, yaw_rate_radps=0.1)
+    found: dict[int, list[list[int]]] = {}
+    for window in (1, 2, 7, 16, 64, 256):
+        session = runtime.open_session(lookahead=0)
+        decoding = DecodingConfig(strategy="jacobi", window=window)
+        session.reset(clip[:2], seed=1, sampling=sampling, decoding=decoding)
+        ids, passes = [], 0
+        for _ in range(3):  # the last one after re-anchoring
+            passes += session.predict(action).passes
+            ids.append(session.latest_ids.tolist())
+        found[window] = ids
+        assert passes == 3 * 256 if window == 1 else passes < 0.8 * 3 * 256
+    assert all(ids == found[1] for ids in found.values())

@@ -64,7 +64,7 @@ class Pending:
     ) -> None:  # fmt: skip
         self._runtime, self._ids_TN, self._emit = runtime, ids_TN, emit
         self._frame_id, self._step, self._final, self._clock = frame_id, step, final, clock
-        self._approximated, self._passes = approximated, passes
+        self._approximated, self.passes = approximated, passes
 
     @torch.inference_mode()
     def render(self) -> Frame:
@@ -78,7 +78,7 @@ class Pending:
             lag_frames=self._step - self._frame_id,
             final=self._final,
             approximated=self._approximated,
-            passes=self._passes,
+            passes=self.passes,
             timings_ns=self._clock.timings_ns,
         )
 
