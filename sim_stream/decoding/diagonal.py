@@ -10,15 +10,14 @@ Legend: P leading ids, N codes of a frame, V codes, E ids that enter with a pass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from sim_stream.config import SamplingConfig
-from sim_stream.decoding.decoded import Decoded
 from sim_stream.decoding.passes import FullPass
 from sim_stream.decoding.sampling import sample
+from sim_stream.decoding.strategy import Decoded, Task
 from sim_stream.models.kv_cache import ScatteredWrites
 
 
@@ -29,19 +28,13 @@ class Diagonal:
         self.model, self.row_length, self.rows_apart = model, row_length, rows_apart
 
     @torch.inference_mode()
-    def decode(
-        self,
-        lead_1P: Tensor,
-        noise_NV: Tensor,
-        sampling: SamplingConfig,
-        guess_N: Tensor,
-        expired: Callable[[], bool] | None = None,
-    ) -> Decoded:
-        """Codes of the next frame; stand-ins come from `guess_N`. Knows no deadline."""
+    def decode(self, task: Task) -> Decoded:
+        """Stand-ins come from `guess_N`. Knows no deadline."""
+        noise_NV, sampling = task.noise_NV, task.sampling
         cache, total = self.model.cache, len(noise_NV)
-        base = cache.length + lead_1P.shape[1]  # slot of code 0
-        ids_N, device = guess_N.clone(), guess_N.device
-        ids_N[0] = self.model.draw(lead_1P, noise_NV[:1], sampling)[0]
+        base = cache.length + task.lead_1P.shape[1]  # slot of code 0
+        ids_N, device = task.guess_N.clone(), task.guess_N.device
+        ids_N[0] = self.model.draw(task.lead_1P, noise_NV[:1], sampling)[0]
         written_N = torch.zeros(total, dtype=torch.bool, device=device)
         codes_N = torch.arange(total, device=device)
         accepted = [1]

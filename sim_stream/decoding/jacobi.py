@@ -9,14 +9,11 @@ Legend: P leading ids, N codes of a frame, W codes of a window, V codes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from sim_stream.config import SamplingConfig
-from sim_stream.decoding.decoded import Decoded
 from sim_stream.decoding.passes import Pass
+from sim_stream.decoding.strategy import Decoded, Task
 
 
 def count_accepted(drawn_W: Tensor, guesses_W: Tensor) -> int:
@@ -31,29 +28,21 @@ class Jacobi:
         self.model, self.window = model, window
 
     @torch.inference_mode()
-    def decode(
-        self,
-        lead_1P: Tensor,
-        noise_NV: Tensor,
-        sampling: SamplingConfig,
-        guess_N: Tensor,
-        expired: Callable[[], bool] | None = None,
-    ) -> Decoded:
-        """Codes of the next frame; `guess_N` changes the number of passes and nothing else.
+    def decode(self, task: Task) -> Decoded:
+        """`guess_N` changes the number of passes and nothing else.
 
         `expired` is asked after every pass; once it says so the codes found and the guesses for the
-        rest are the frame, which is then an approximation. The cache holds the codes found, but for
-        the last.
+        rest are the frame, which is then an approximation.
         """
-        model, total = self.model, len(noise_NV)
-        ids_N, feed_1S, found = guess_N.clone(), lead_1P, 0
+        model, total = self.model, len(task.noise_NV)
+        ids_N, feed_1S, found = task.guess_N.clone(), task.lead_1P, 0
         accepted: list[int] = []
         while found < total:
             window = slice(found, min(found + self.window, total))
             guesses_W = ids_N[found : window.stop - 1].clone()
             first_guess = model.cache.length + feed_1S.shape[1]
             drawn_W = model.draw(
-                torch.cat([feed_1S, guesses_W[None]], 1), noise_NV[window], sampling
+                torch.cat([feed_1S, guesses_W[None]], 1), task.noise_NV[window], task.sampling
             )
             ids_N[window] = drawn_W
             accepted.append(count_accepted(drawn_W, guesses_W))
@@ -61,6 +50,6 @@ class Jacobi:
             # The last code found was drawn, not fed.
             model.cache.roll_back(first_guess + accepted[-1] - 1)
             feed_1S = ids_N[None, found - 1 : found]
-            if found < total and expired is not None and expired():
+            if found < total and task.expired is not None and task.expired():
                 return Decoded(ids_N, accepted=tuple(accepted), approximated=True)
         return Decoded(ids_N, accepted=tuple(accepted))

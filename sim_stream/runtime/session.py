@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig, SessionConfig
-from sim_stream.decoding.decoded import Decoded
 from sim_stream.decoding.noise import gumbel_noise
+from sim_stream.decoding.strategy import Decoded, Task
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.vq_model import from_pixels, to_pixels
@@ -261,11 +261,9 @@ class Session:
         )
         pending = self._ids_1S[:, start : layout.frame_start(self._frames)]
         lead_1P = torch.tensor([list(lead)], dtype=torch.int64, device=runtime.device)
-        guess_N = self._window.latest(1)[0]
+        feed_1P, guess_N = torch.cat([pending, lead_1P], 1), self._window.latest(1)[0]
         try:
-            return self._strategy.decode(
-                torch.cat([pending, lead_1P], 1), noise_NV, self._sampling, guess_N, expired
-            )
+            return self._strategy.decode(Task(feed_1P, noise_NV, self._sampling, guess_N, expired))
         except BaseException:
             self._cache.roll_back(min(start, self._cache.length))
             raise

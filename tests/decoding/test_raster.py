@@ -12,6 +12,7 @@ from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
 from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
 from sim_stream.decoding.raster import Raster
+from sim_stream.decoding.strategy import Task
 from sim_stream.decoding.sampling import sample
 from sim_stream.errors import InvalidInput
 from sim_stream.models.kv_cache import KVCache
@@ -36,7 +37,7 @@ def make(kind: MakePass, capacity: int = 4 + LENGTH, model: WorldModel | None = 
 
 
 def decode(model: Pass, lead: Tensor, noise: Tensor, sampling: SamplingConfig) -> Tensor:
-    decoded = Raster(model).decode(lead, noise, sampling, torch.zeros(len(noise)).long())
+    decoded = Raster(model).decode(Task(lead, noise, sampling, torch.zeros(len(noise)).long()))
     assert decoded.accepted == (1,) * len(noise) and not decoded.approximated
     return decoded.ids_N
 

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from sim_stream.config import SamplingConfig
-from sim_stream.decoding.decoded import Decoded
 from sim_stream.decoding.diagonal import Diagonal
 from sim_stream.decoding.jacobi import Jacobi, count_accepted
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
 from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
 from sim_stream.decoding.raster import Raster
-from sim_stream.decoding.strategy import Strategy
+from sim_stream.decoding.strategy import Decoded, Strategy, Task
 from sim_stream.models.kv_cache import KVCache, ScatteredWrites
 from sim_stream.models.world_model import WorldModel
 from tests.small import SMALL, random_world_model
@@ -46,12 +45,15 @@ def ready(kind: MakePass = FullPass, seed: int = 0) -> Pass:
 
 
 def decode(
-    strategy: Strategy, seed: int = 4, guess: Tensor | None = None, **more: object
+    strategy: Strategy,
+    seed: int = 4,
+    guess: Tensor | None = None,
+    sampling: SamplingConfig = SAMPLING,
+    expired: Callable[[], bool] | None = None,
 ) -> Decoded:
-    sampling = more.pop("sampling", SAMPLING)
     guess = torch.zeros(LENGTH).long() if guess is None else guess
     noise = gumbel_noise(seed, 1, LENGTH, CODES)
-    return strategy.decode(LEAD, noise, sampling, guess, **more)  # type: ignore[arg-type]
+    return strategy.decode(Task(LEAD, noise, sampling, guess, expired))
 
 
 def full(seed: int = 0) -> FullPass:
@@ -192,7 +194,7 @@ def test_the_joint_distribution_is_exact(make: Callable[[Pass], Strategy]) -> No
         cache.roll_back(0)
         noise = gumbel_noise(seed, 0, length, codes)
         guess = torch.zeros(length).long()
-        counts[(strategy.decode(lead, noise, sampling, guess).ids_N * place).sum()] += 1
+        counts[(strategy.decode(Task(lead, noise, sampling, guess)).ids_N * place).sum()] += 1
 
     assert counts[exact == 0].sum() == 0
     likely = exact * draws >= 5

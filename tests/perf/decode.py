@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sim_stream.config import DecodingConfig
 from sim_stream.decoding.noise import gumbel_noise
+from sim_stream.decoding.strategy import Task
 from sim_stream.demo import SAMPLE
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.vq_model import from_pixels
@@ -60,7 +61,7 @@ class Bench:
             cache.roll_back(start)
             noise = gumbel_noise(seed, 1, layout.codes_per_frame, layout.num_codes)
             found = strategy.decode(
-                self.context_1S[:, -lead:], noise, runtime.preset.sampling, self.guess_N
+                Task(self.context_1S[:, -lead:], noise, runtime.preset.sampling, self.guess_N)
             )
             return found.passes
 

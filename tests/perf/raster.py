@@ -19,6 +19,7 @@ from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
 from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
 from sim_stream.decoding.raster import Raster
+from sim_stream.decoding.strategy import Task
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.world_model import WorldModel
 from sim_stream.runtime.runtime import Runtime
@@ -51,7 +52,7 @@ class Bench:
     def frame_ms(self) -> float:
         self.passes.cache.roll_back(self.start)
         start = time.perf_counter()
-        Raster(self.passes).decode(self.lead, self.noise, self.sampling, self.guess)
+        Raster(self.passes).decode(Task(self.lead, self.noise, self.sampling, self.guess))
         return 1e3 * (time.perf_counter() - start)
 
 

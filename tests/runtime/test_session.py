@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
-from sim_stream.decoding.decoded import Decoded
 from sim_stream.decoding.raster import Raster
+from sim_stream.decoding.strategy import Decoded, Task
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.models.vq_model import to_pixels
 from sim_stream.runtime.runtime import Runtime
@@ -194,8 +194,8 @@ def test_a_failing_pass_leaves_the_session_as_it_was(
 
     decode = Raster.decode
 
-    def fail(*arguments: object) -> Decoded:
-        decode(*arguments)  # type: ignore[arg-type]
+    def fail(self: Raster, task: Task) -> Decoded:
+        decode(self, task)
         raise RuntimeError("device lost")
 
     with monkeypatch.context() as patch:
