@@ -12,8 +12,8 @@ from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
 from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
 from sim_stream.decoding.raster import Raster
-from sim_stream.decoding.strategy import Task
 from sim_stream.decoding.sampling import sample
+from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.world_model import WorldModel
