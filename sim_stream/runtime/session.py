@@ -41,8 +41,8 @@ class Frame:
     """One frame that leaves: pixels (H W 3) uint8 and what is known about them.
 
     `final` is false where a later reply brings the same frame with its right neighbour known.
-    `approximated`: codes of it or of its neighbours may be others than raster decoding's. `passes`:
-    of the world model, in the step that this frame answers.
+    `approximated`: codes of it or of its neighbours may be others than raster decoding's.
+    `accepted`: codes that each pass of the world model added, in the step that this frame answers.
     """
 
     image: np.ndarray
@@ -51,7 +51,7 @@ class Frame:
     lag_frames: int
     final: bool
     approximated: bool
-    passes: int
+    accepted: tuple[int, ...]
     timings_ns: dict[str, int]
 
 
@@ -60,11 +60,11 @@ class Pending:
 
     def __init__(
         self, runtime: Runtime, ids_TN: Tensor, emit: int, frame_id: int, step: int, *,
-        final: bool, approximated: bool, passes: int, clock: StageClock,
+        final: bool, approximated: bool, accepted: tuple[int, ...], clock: StageClock,
     ) -> None:  # fmt: skip
         self._runtime, self._ids_TN, self._emit = runtime, ids_TN, emit
         self._frame_id, self._step, self._final, self._clock = frame_id, step, final, clock
-        self._approximated, self.passes = approximated, passes
+        self._approximated, self.accepted = approximated, accepted
 
     @torch.inference_mode()
     def render(self) -> Frame:
@@ -78,7 +78,7 @@ class Pending:
             lag_frames=self._step - self._frame_id,
             final=self._final,
             approximated=self._approximated,
-            passes=self.passes,
+            accepted=self.accepted,
             timings_ns=self._clock.timings_ns,
         )
 
@@ -99,7 +99,8 @@ class Session:
         self._ids_1S = torch.zeros(1, capacity, dtype=torch.int64, device=runtime.device)
         self._window = FrameWindow(layout.codes_per_frame, runtime.device)
         # Whether each frame of the window is an approximation, newest last.
-        self._approximated, self._passes = [False] * SLOTS, 0
+        self._approximated = [False] * SLOTS
+        self._accepted: tuple[int, ...] = ()
         self._frames = 0
         self._seed, self._sampling = 0, runtime.preset.sampling
         self.committed_step = -1
@@ -135,7 +136,7 @@ class Session:
             ids_TN = self._runtime.encoder.encode(from_pixels(pixels).to(self._runtime.dtype))
         self._seed, self._sampling, self.committed_step = seed, sampling, 0
         self._set_decoding(decoding)
-        self._approximated, self._passes = [False] * SLOTS, 0
+        self._approximated, self._accepted = [False] * SLOTS, ()
         self._window.clear()
         self._start_context()
         for ids_N, lead in zip(ids_TN, leads, strict=True):
@@ -163,7 +164,7 @@ class Session:
         self._append_frame(lead, decoded.ids_N)
         self._window.push(decoded.ids_N)
         self._approximated = [*self._approximated[1:], decoded.approximated]
-        self._passes = decoded.passes
+        self._accepted = decoded.accepted
         self.committed_step += 1
         return self._pending(clock, right_slot=self.config.lookahead == 0)
 
@@ -282,7 +283,7 @@ class Session:
             self.committed_step,
             final=self.config.lookahead == 0 or not right_slot if final is None else final,
             approximated=any(self._approximated[-len(ids_TN) :]),
-            passes=self._passes,
+            accepted=self._accepted,
             clock=clock,
         )
 

@@ -20,8 +20,9 @@ class RemoteFrame:
     """A predicted frame: ``image`` is uint8 [H, W, 3], RGB, the caller's own.
 
     ``step`` is the request it answers, ``frame_id`` the frame it shows; ``lag_frames`` their
-    difference. ``approximated``: by a deadline or by diagonal decoding; ``passes``: of the world
-    model. ``final`` is False when the frame will come again with its right neighbour known.
+    difference. ``approximated``: by a deadline or by diagonal decoding; ``accepted``: codes that
+    each pass of the world model added. ``final`` is False when the frame will come again with its
+    right neighbour known.
     ``timings_ns``: durations per stage, plus ``round_trip`` as this client saw it. ``stamps_ns``:
     ``client_*`` by this machine's monotonic clock, all others by the server's.
     """
@@ -32,7 +33,7 @@ class RemoteFrame:
     lag_frames: int
     final: bool
     approximated: bool
-    passes: int
+    accepted: tuple[int, ...]
     committed_step: int
     sim_time_us: int | None
     timings_ns: dict[str, int]
@@ -55,7 +56,7 @@ def remote_frame(received: Received, send_ns: int) -> RemoteFrame:
         lag_frames=info.lag_frames,
         final=info.final,
         approximated=info.approximated,
-        passes=info.passes,
+        accepted=tuple(info.accepted),
         committed_step=message.committed_step,
         sim_time_us=info.sim_time_us,
         timings_ns=info.timings_ns | {"round_trip": received.recv_ns - send_ns},

@@ -201,9 +201,9 @@ class FrameInfo(Struct, frozen=True, kw_only=True):
     """One predicted frame, whose pixels are the array ``image``, ``|u1`` [H, W, 3].
 
     ``lag_frames`` = step - frame_id. ``final`` is False when the frame comes again, revised.
-    ``approximated``: its codes or its neighbours' may be others than raster decoding's. ``passes``:
-    of the world model, in this step. ``timings_ns`` has a duration per stage, ``stamps_ns`` the
-    server's monotonic clock.
+    ``approximated``: its codes or its neighbours' may be others than raster decoding's.
+    ``accepted``: codes that each pass of the world model added in this step.
+    ``timings_ns`` has a duration per stage, ``stamps_ns`` the server's monotonic clock.
     """
 
     step: Count
@@ -211,7 +211,7 @@ class FrameInfo(Struct, frozen=True, kw_only=True):
     lag_frames: Count
     final: bool
     approximated: bool
-    passes: Count = 0
+    accepted: Annotated[list[Count], Meta(max_length=65536)] = []
     seed: U64 = 0
     sim_time_us: I64 | None = None
     queue_depth: Count = 0

@@ -47,7 +47,7 @@ class ToyFrame:
     lag_frames: int
     final: bool
     approximated: bool
-    passes: int
+    accepted: tuple[int, ...]
     timings_ns: dict[str, int]
 
 
@@ -78,7 +78,7 @@ class ToyPending:
             lag_frames=self.step - self.frame_id,
             final=self.final,
             approximated=False,
-            passes=1,
+            accepted=(256,),
             timings_ns={"world_model": 2, "video_decode": 3},
         )
 
