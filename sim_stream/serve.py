@@ -66,6 +66,7 @@ def run(options: ServeOptions) -> int:
         device=options.device,
         precision=options.precision,
         step_engine=options.step_engine,
+        max_sessions=options.max_sessions,
     )
     if options.lookahead is not None:
         session = replace(runtime.preset.session, lookahead=options.lookahead)

@@ -72,5 +72,5 @@ def random_runtime(preset: Preset = SMALL, seed: int = 0, **options: object) -> 
         random_vq(preset.vq, seed),
         random_world_model(preset, seed),
         random_video_decoder(preset, seed),
-        **options,  # type: ignore[arg-type]
+        **{"max_sessions": 64, **options},  # type: ignore[arg-type]
     )

@@ -74,6 +74,26 @@ def test_two_sessions_and_a_fork_do_not_disturb_each_other(
         assert all(np.array_equal(x, y) for x, y in zip(images, expected, strict=False))
 
 
+def test_sessions_that_share_passes_give_the_frames_they_give_alone(
+    runtime: Runtime, client: StreamClient
+) -> None:
+    """Four at once, as fast as they go, of three ways to decode."""
+    decodings = [None, None, DecodingConfig(strategy="jacobi", window=7), None]
+    sessions = [
+        client.open(PROMPT, seed=seed, decoding=decoding) for seed, decoding in enumerate(decodings)
+    ]
+    got = [[session.frame.image] for session in sessions]
+    for action in ACTIONS:
+        for session in sessions:
+            session.send_step(action)
+        for images, session in zip(got, sessions, strict=True):
+            images.append(session.receive().image)
+    for seed, (images, session) in enumerate(zip(got, sessions, strict=True)):
+        last = session.close()
+        assert last is not None
+        assert np.array_equal([*images, last.image], local_images(runtime, seed, 1))
+
+
 def test_what_the_runtime_refuses_reaches_the_client_by_name(client: StreamClient) -> None:
     with pytest.raises((RemoteError, InvalidInput), match=r"top_k: got 33; allowed: 1\.\.32"):
         client.open(PROMPT, sampling=SamplingConfig(top_k=33))
@@ -89,7 +109,7 @@ def test_jacobi_over_the_wire_gives_the_same_frames_and_a_deadline_marks_them(
         frames = [remote.step(action) for action in ACTIONS]
         images = [remote.frame.image, *(frame.image for frame in frames)]
         assert np.array_equal(images, local_images(runtime, 9, 0))
-        assert all(4 <= frame.passes < 64 and not frame.approximated for frame in frames)
+        assert all(4 <= len(frame.accepted) < 64 and not frame.approximated for frame in frames)
         remote.reset(PROMPT, seed=9, decoding=DecodingConfig(strategy="jacobi", window=1))
         assert remote.step(deadline_ms=1).approximated
     # Without a complete guess a deadline only limits the time in the queue.

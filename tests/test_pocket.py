@@ -20,7 +20,7 @@ from train.losses import psnr_db
 
 @pytest.fixture(scope="module")
 def runtime() -> Runtime:
-    return Runtime.load("pocket", device="cpu")
+    return Runtime.load("pocket", device="cpu", max_sessions=16)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ row's first code follows the end of the row above, which is not known yet: a sta
 place for that one draw, is seen by nothing else, and is overwritten by the true code as soon as
 that is drawn. With k = row length nothing is left out and the codes are raster's.
 
-Legend: P leading ids, N codes of a frame, V codes, E ids that enter with a pass, T cache slots.
+Legend: P leading ids, N codes of a frame, E ids that enter with a pass, T cache slots.
 """
 
 from __future__ import annotations
@@ -15,40 +15,32 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sim_stream.decoding.passes import FullPass
-from sim_stream.decoding.sampling import sample
-from sim_stream.decoding.strategy import Decoded, Task
-from sim_stream.models.kv_cache import ScatteredWrites
+from sim_stream.decoding.strategy import Decoded, Draw, Draws, Places, Task
 
 
 class Diagonal:
     """`rows_apart`: k, codes that a row is ahead of the next one, 1 to a row's length."""
 
-    def __init__(self, model: FullPass, row_length: int, rows_apart: int) -> None:
-        self.model, self.row_length, self.rows_apart = model, row_length, rows_apart
+    def __init__(self, row_length: int, rows_apart: int) -> None:
+        self.row_length, self.rows_apart = row_length, rows_apart
 
-    @torch.inference_mode()
-    def decode(self, task: Task) -> Decoded:
+    def decode(self, task: Task) -> Draws:
         """Stand-ins come from `guess_N`. Knows no deadline."""
-        noise_NV, sampling = task.noise_NV, task.sampling
-        cache, total = self.model.cache, len(noise_NV)
+        cache, noise_NV, total = task.cache, task.noise_NV, len(task.noise_NV)
         base = cache.length + task.lead_1P.shape[1]  # slot of code 0
         ids_N, device = task.guess_N.clone(), task.guess_N.device
-        ids_N[0] = self.model.draw(task.lead_1P, noise_NV[:1], sampling)[0]
+        ids_N[:1] = yield Draw(cache, task.lead_1P, noise_NV[:1], task.sampling)
         written_N = torch.zeros(total, dtype=torch.bool, device=device)
-        codes_N = torch.arange(total, device=device)
         accepted = [1]
         for entering, stand_ins, drawn in self._plan(total // self.row_length):
             entering_E = torch.tensor(entering, device=device)
             written_N[entering_E] = True
             written_N[torch.tensor(stand_ins, dtype=torch.int64, device=device)] = False
-            # A code sees what was truly written before it and itself.
-            seen_EN = written_N & (codes_N <= entering_E[:, None])
-            seen_EN |= codes_N == entering_E[:, None]
-            logits_EV = self._logits(ids_N, entering_E, seen_EN, base)
-            rows = torch.arange(len(entering), device=device)[-len(drawn) :]
-            drawn_E = torch.tensor(drawn, device=device)
-            ids_N[drawn_E] = sample(logits_EV[rows], noise_NV[drawn_E], sampling)
+            places = _places(entering_E, written_N, base)
+            drawn_R = torch.tensor(drawn, device=device)
+            ids_N[drawn_R] = yield Draw(
+                cache, ids_N[None, entering_E], noise_NV[drawn_R], task.sampling, places
+            )
             accepted.append(len(drawn))
         cache.advance(total - 1)
         exact = self.rows_apart == self.row_length
@@ -75,10 +67,11 @@ class Diagonal:
                         stand_ins.append(code - 1)
             yield ends + before, stand_ins, drawn
 
-    def _logits(self, ids_N: Tensor, entering_E: Tensor, seen_EN: Tensor, base: int) -> Tensor:
-        model, cache = self.model.model, self.model.cache
-        end = base + len(ids_N) - 1
-        seen_ET = torch.nn.functional.pad(seen_EN[:, :-1], (base, 0), value=True)
-        writes = ScatteredWrites(cache, entering_E + base, end)
-        hidden_1ED = model.forward_at(ids_N[None, entering_E], seen_ET, writes)
-        return model.vision_logits(hidden_1ED[0], self.model.num_codes)
+
+def _places(entering_E: Tensor, written_N: Tensor, base: int) -> Places:
+    """A code sees all that stands before the frame, what was truly written before it, itself."""
+    codes_N = torch.arange(len(written_N), device=written_N.device)
+    seen_EN = written_N & (codes_N <= entering_E[:, None])
+    seen_EN |= codes_N == entering_E[:, None]
+    seen_ET = torch.nn.functional.pad(seen_EN[:, :-1], (base, 0), value=True)
+    return Places(entering_E + base, seen_ET)

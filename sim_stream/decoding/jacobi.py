@@ -4,7 +4,7 @@ The noise of every draw is fixed, so a code is a function of the codes before it
 guesses goes through the model in one pass; what is drawn after right guesses is right, up to and
 including the first draw that differs from its guess. All draws are the next pass's guesses.
 
-Legend: P leading ids, N codes of a frame, W codes of a window, V codes.
+Legend: N codes of a frame, W codes of a window, S ids of a pass.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sim_stream.decoding.passes import Pass
-from sim_stream.decoding.strategy import Decoded, Task
+from sim_stream.decoding.strategy import Decoded, Draw, Draws, Task
 
 
 def count_accepted(drawn_W: Tensor, guesses_W: Tensor) -> int:
@@ -24,31 +23,29 @@ def count_accepted(drawn_W: Tensor, guesses_W: Tensor) -> int:
 class Jacobi:
     """`window`: codes drawn by one pass, 1 to a whole frame; 1 is raster decoding."""
 
-    def __init__(self, model: Pass, window: int) -> None:
-        self.model, self.window = model, window
+    def __init__(self, window: int) -> None:
+        self.window = window
 
-    @torch.inference_mode()
-    def decode(self, task: Task) -> Decoded:
+    def decode(self, task: Task) -> Draws:
         """`guess_N` changes the number of passes and nothing else.
 
         `expired` is asked after every pass; once it says so the codes found and the guesses for the
         rest are the frame, which is then an approximation.
         """
-        model, total = self.model, len(task.noise_NV)
+        cache, total = task.cache, len(task.noise_NV)
         ids_N, feed_1S, found = task.guess_N.clone(), task.lead_1P, 0
         accepted: list[int] = []
         while found < total:
             window = slice(found, min(found + self.window, total))
             guesses_W = ids_N[found : window.stop - 1].clone()
-            first_guess = model.cache.length + feed_1S.shape[1]
-            drawn_W = model.draw(
-                torch.cat([feed_1S, guesses_W[None]], 1), task.noise_NV[window], task.sampling
-            )
+            first_guess = cache.length + feed_1S.shape[1]
+            fed_1S = torch.cat([feed_1S, guesses_W[None]], 1)
+            drawn_W = yield Draw(cache, fed_1S, task.noise_NV[window], task.sampling)
             ids_N[window] = drawn_W
             accepted.append(count_accepted(drawn_W, guesses_W))
             found += accepted[-1]
             # The last code found was drawn, not fed.
-            model.cache.roll_back(first_guess + accepted[-1] - 1)
+            cache.roll_back(first_guess + accepted[-1] - 1)
             feed_1S = ids_N[None, found - 1 : found]
             if found < total and task.expired is not None and task.expired():
                 return Decoded(ids_N, accepted=tuple(accepted), approximated=True)

@@ -2,6 +2,8 @@
 
 window.py    FrameWindow: the ring of three frames' ids
 session.py   Session: reset, step, fork, flush, close
+context.py   Context: the world model's sequence, its cache, re-anchoring
+frame.py     Frame and Pending: what leaves a session
 runtime.py   Runtime: a preset's models on one device, and the sessions it opens
 timing.py    per-stage clocks
 """

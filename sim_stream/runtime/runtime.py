@@ -1,12 +1,14 @@
 """Runtime: a preset's three models on one device, and the sessions that share them.
 
 Device and precision are decided once, here, and logged. Models are read-only after loading, so any
-number of sessions and threads may use them. Knows nothing about sockets.
+number of sessions and threads may use them; passes of the world model run one at a time. Knows
+nothing about sockets.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +24,15 @@ from sim_stream.config import (
 )
 from sim_stream.decoding.diagonal import Diagonal
 from sim_stream.decoding.jacobi import Jacobi
-from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
-from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
+from sim_stream.decoding.lanes import Lane, Lanes
+from sim_stream.decoding.onnx_pass import OnnxPasses
+from sim_stream.decoding.passes import Passes, TorchPasses
 from sim_stream.decoding.raster import Raster
-from sim_stream.decoding.strategy import Strategy
+from sim_stream.decoding.strategy import Strategy, Task
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.layout import FrameLayout
 from sim_stream.models import checkpoints
-from sim_stream.models.kv_cache import KVCache
+from sim_stream.models.kv_cache import KVPool
 from sim_stream.models.layers import channels_last, fold_upsampling
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
@@ -38,6 +41,7 @@ from sim_stream.runtime.session import Session
 
 log = logging.getLogger(__name__)
 
+MAX_SESSIONS = 4
 MAX_GRAPH_BYTES = 1 << 31  # what a protocol buffer, and so a graph with its weights, can hold
 
 
@@ -58,8 +62,10 @@ class Runtime:
         model_id: str = "unnamed",
         weights_sha256: str = "",
         step_engine: str = "auto",
+        max_sessions: int = MAX_SESSIONS,
     ) -> None:
-        """`video_dtype`: of the video decoder alone, where it is not `dtype`."""
+        """`video_dtype`: of the video decoder alone, where it is not `dtype`. `max_sessions`: KV
+        cache is allocated for as many."""
         if bool(preset.prompt) != bool(prompt_ids):
             raise InvalidInput("prompt_ids", prompt_ids, f"the ids of the prompt {preset.prompt!r}")
         self.preset, self.device, self.dtype = preset, torch.device(device), dtype
@@ -77,7 +83,14 @@ class Runtime:
         self.encoder, self.video_decoder = encoder, video_decoder
         self.world_model = world_model.fuse()
         self.step_engine = pick_step_engine(step_engine, self.world_model)
-        self._onnx_step = None if self.step_engine == "torch" else self._load_onnx_step()
+        self.pool = KVPool(
+            preset.world_model,
+            self.layout.context_length(preset.session.context_frames),
+            max_sessions,
+            device=self.device,
+            dtype=dtype,
+        )
+        self._lanes, self._lock = Lanes(self._make_passes()), threading.Lock()
 
     @classmethod
     def load(
@@ -88,10 +101,12 @@ class Runtime:
         device: str = "auto",
         precision: str = "auto",
         step_engine: str = "auto",
+        max_sessions: int = MAX_SESSIONS,
     ) -> Runtime:
         """A preset with the weights of a folder (default: those shipped with the package).
 
-        Raises InvalidInput (preset, device, precision, step_engine), CheckpointError, Unavailable.
+        Raises InvalidInput (preset, device, precision, step_engine, max_sessions), CheckpointError,
+        Unavailable.
         """
         preset = get_preset(preset_name)
         where = pick_device(device)
@@ -109,6 +124,7 @@ class Runtime:
             model_id=loaded.model_id,
             weights_sha256=loaded.sha256,
             step_engine=step_engine,
+            max_sessions=max_sessions,
         )
         log.info(
             "preset %s (%s) on %s in %s, video decoder in %s, steps by %s",
@@ -116,29 +132,34 @@ class Runtime:
         )
         return runtime
 
-    def _load_onnx_step(self) -> OnnxStep:
-        capacity = self.layout.context_length(self.preset.session.context_frames)
-        return OnnxStep(
-            self.world_model, self.layout.num_codes, capacity, threads=torch.get_num_threads()
-        )
+    def _make_passes(self) -> Passes:
+        passes = TorchPasses(self.world_model, self.layout.num_codes)
+        if self.step_engine == "torch":
+            return passes
+        return OnnxPasses(passes, self.pool, threads=torch.get_num_threads())
 
-    def make_strategy(self, cache: KVCache, config: DecodingConfig) -> Strategy:
-        """What decodes a session's frames, over its cache."""
+    def begin(self, decoding: DecodingConfig, task: Task) -> Lane:
+        """A frame in the making, which `advance` takes further."""
+        with self._lock:
+            return self._lanes.begin(self.make_strategy(decoding), task)
+
+    def advance(self) -> None:
+        """One pass for every frame in the making, of all sessions."""
+        with self._lock:
+            self._lanes.advance()
+
+    def drop(self, lane: Lane) -> None:
+        """Gives up a frame in the making."""
+        with self._lock:
+            self._lanes.drop(lane)
+
+    def make_strategy(self, config: DecodingConfig) -> Strategy:
         if config.strategy == "diagonal":
-            # Its scattered positions are beyond what the ONNX step can take.
-            model = FullPass(self.world_model, cache, self.layout.num_codes)
-            return Diagonal(model, self.preset.vq.grid, config.k)
-        if config.strategy == "jacobi":
-            return Jacobi(self.make_pass(cache), config.window)
-        return Raster(self.make_pass(cache))
-
-    def make_pass(self, cache: KVCache) -> Pass:
-        """What runs the world model's steps over a cache."""
-        if self._onnx_step is None:
-            return OneIdPass(self.world_model, cache, self.layout.num_codes)
-        return OnnxPass(self._onnx_step, cache)
+            return Diagonal(self.preset.vq.grid, config.k)
+        return Jacobi(config.window) if config.strategy == "jacobi" else Raster()
 
     def open_session(self, *, lookahead: int | None = None) -> Session:
+        """Raises Unavailable where `max_sessions` are open."""
         config = self.preset.session
         return Session(self, config if lookahead is None else replace(config, lookahead=lookahead))
 

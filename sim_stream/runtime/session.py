@@ -5,10 +5,10 @@ the last prompt frame; step n predicts frame n under action n. With a lookahead 
 reply to step n carries frame n-1, decoded with both neighbours, and `flush` gives the last one;
 without lookahead it carries frame n, its right neighbour zero padding. The ids are the same.
 
-When the context is full the session re-anchors: the last frames are prefilled at fresh positions.
-Knows nothing about sockets. One owner at a time; `Pending.render` may run on another thread.
+A step is begun, advanced pass by pass together with other sessions' (`Runtime.advance`), and its
+result taken; `predict` does all three. Knows nothing about sockets. One owner at a time.
 
-Legend: T frames, H height, W width, N codes of a frame, S positions.
+Legend: T frames, H height, W width, N codes of a frame, V codes.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig, SessionConfig
+from sim_stream.decoding.lanes import Lane
 from sim_stream.decoding.noise import gumbel_noise
-from sim_stream.decoding.strategy import Decoded, Task
+from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput, SessionClosed
-from sim_stream.models.kv_cache import KVCache
-from sim_stream.models.vq_model import from_pixels, to_pixels
+from sim_stream.models.vq_model import from_pixels
+from sim_stream.runtime.context import Context
+from sim_stream.runtime.frame import Frame, Pending
 from sim_stream.runtime.timing import StageClock
 from sim_stream.runtime.window import SLOTS, FrameWindow
 
@@ -36,75 +38,48 @@ if TYPE_CHECKING:
     from sim_stream.runtime.runtime import Runtime
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """One frame that leaves: pixels (H W 3) uint8 and what is known about them.
-
-    `final` is false where a later reply brings the same frame with its right neighbour known.
-    `approximated`: codes of it or of its neighbours may be others than raster decoding's.
-    `accepted`: codes that each pass of the world model added, in the step that this frame answers.
-    """
-
-    image: np.ndarray
-    step: int
-    frame_id: int
-    lag_frames: int
-    final: bool
-    approximated: bool
-    accepted: tuple[int, ...]
-    timings_ns: dict[str, int]
-
-
-class Pending:
-    """A predicted step whose pixels are still to be made; `render` makes them, on any thread."""
+class Prediction:
+    """A step under way; `result` takes it over into its session once it is `done`."""
 
     def __init__(
-        self, runtime: Runtime, ids_TN: Tensor, emit: int, frame_id: int, step: int, *,
-        final: bool, approximated: bool, accepted: tuple[int, ...], clock: StageClock,
-    ) -> None:  # fmt: skip
-        self._runtime, self._ids_TN, self._emit = runtime, ids_TN, emit
-        self._frame_id, self._step, self._final, self._clock = frame_id, step, final, clock
-        self._approximated, self.accepted = approximated, accepted
+        self, session: Session, lane: Lane, lead: Sequence[int], cached: int, start_ns: int
+    ) -> None:
+        self.session, self.lane, self.lead = session, lane, lead
+        self.cached, self.start_ns = cached, start_ns
 
-    @torch.inference_mode()
-    def render(self) -> Frame:
-        with self._clock.stage("video_decode"):
-            x_1CHW = self._runtime.video_decoder(self._ids_TN[None], self._emit)
-            image = to_pixels(x_1CHW[0]).cpu().numpy()
-        return Frame(
-            image=image,
-            step=self._step,
-            frame_id=self._frame_id,
-            lag_frames=self._step - self._frame_id,
-            final=self._final,
-            approximated=self._approximated,
-            accepted=self.accepted,
-            timings_ns=self._clock.timings_ns,
-        )
+    @property
+    def done(self) -> bool:
+        return self.lane.done
+
+    def result(self) -> Pending:
+        """Raises what the pass raised; the session is then as it was before the step."""
+        return self.session._finish(self)
 
 
 class Session:
-    """Made by `Runtime.open_session`. `reset` comes first; `close` is idempotent."""
+    """Made by `Runtime.open_session`; a context manager. `reset` comes first, `close` ends it."""
 
     def __init__(self, runtime: Runtime, config: SessionConfig) -> None:
         self._runtime, self.config = runtime, config
-        layout = runtime.layout
-        capacity = layout.context_length(config.context_frames)
-        self._cache = KVCache(
-            runtime.preset.world_model, capacity, device=runtime.device, dtype=runtime.dtype
+        self._closed = False
+        self._context = Context(
+            runtime.world_model, runtime.layout, config, runtime.prompt_ids, runtime.pool.take()
         )
-        self._set_decoding(runtime.preset.decoding)
-        # Ids of the whole context; the cache holds the first `cache.length` of them, the rest
-        # (a frame's last code and end-of-frame id) is pending and enters with the next pass.
-        self._ids_1S = torch.zeros(1, capacity, dtype=torch.int64, device=runtime.device)
-        self._window = FrameWindow(layout.codes_per_frame, runtime.device)
+        self._window = FrameWindow(runtime.layout.codes_per_frame, runtime.device)
+        self._decoding, self._sampling = runtime.preset.decoding, runtime.preset.sampling
+        self._start(0)
+
+    def _start(self, seed: int) -> None:
+        """A state without frames."""
+        self._seed, self.committed_step = seed, -1
         # Whether each frame of the window is an approximation, newest last.
         self._approximated = [False] * SLOTS
         self._accepted: tuple[int, ...] = ()
-        self._frames = 0
-        self._seed, self._sampling = 0, runtime.preset.sampling
-        self.committed_step = -1
-        self._closed = False
+        self._clock = StageClock(self._runtime.device)
+        self._noise: Tensor | None = None  # of the next step
+        self._prediction: Prediction | None = None
+        self._context.clear()
+        self._window.clear()
 
     # -- the public life of a session -------------------------------------------------------------
 
@@ -134,43 +109,69 @@ class Session:
         with clock.stage("encode"):
             pixels = torch.from_numpy(np.array(frames_THWC)).to(self._runtime.device)
             ids_TN = self._runtime.encoder.encode(from_pixels(pixels).to(self._runtime.dtype))
-        self._seed, self._sampling, self.committed_step = seed, sampling, 0
-        self._set_decoding(decoding)
-        self._approximated, self._accepted = [False] * SLOTS, ()
-        self._window.clear()
-        self._start_context()
+        self._drop_prediction()
+        self._sampling, self._decoding = sampling, decoding
+        self._start(seed)
         for ids_N, lead in zip(ids_TN, leads, strict=True):
-            self._append_frame(lead, ids_N)
+            self._context.append(lead, ids_N)
             self._window.push(ids_N)
         with clock.stage("prefill"):
-            self._prefill()
+            self._context.prefill()
+        self.committed_step = 0
         return self._pending(clock, right_slot=True).render()
 
     @torch.inference_mode()
+    def begin(
+        self, action: Action | None = None, *, deadline_ms: float | None = None
+    ) -> Prediction:
+        """The first half of `predict`. Raises InvalidInput before anything changes."""
+        self._check_started()
+        if self._prediction is not None:
+            raise InvalidInput("step", "one while another is under way", "one at a time")
+        expired = self._deadline(deadline_ms)
+        lead = self._runtime.layout.action_ids(action)
+        if self._context.full:
+            with self._clock.stage("re_anchor"):
+                self._context.re_anchor()
+        start_ns, cache = time.perf_counter_ns(), self._context.cache
+        task = Task(
+            cache,
+            self._context.leading(lead),
+            self._next_noise(),
+            self._sampling,
+            self._window.latest(1)[0],
+            expired,
+        )
+        cached = cache.length
+        lane = self._runtime.begin(self._decoding, task)
+        self._prediction = Prediction(self, lane, lead, cached, start_ns)
+        return self._prediction
+
     def predict(self, action: Action | None = None, *, deadline_ms: float | None = None) -> Pending:
         """The world model's part of a step. Raises InvalidInput before anything changes.
 
         `deadline_ms` from now: jacobi then ships the guess it has. Other strategies take none.
         """
-        self._check_started()
-        expired = self._deadline(deadline_ms)
-        lead = self._runtime.layout.action_ids(action)
-        clock = StageClock(self._runtime.device)
-        if self._frames == self.config.context_frames:
-            with clock.stage("re_anchor"):
-                self._re_anchor()
-        with clock.stage("world_model"):
-            decoded = self._decode(lead, expired)
-        self._append_frame(lead, decoded.ids_N)
-        self._window.push(decoded.ids_N)
-        self._approximated = [*self._approximated[1:], decoded.approximated]
-        self._accepted = decoded.accepted
-        self.committed_step += 1
-        return self._pending(clock, right_slot=self.config.lookahead == 0)
+        prediction = self.begin(action, deadline_ms=deadline_ms)
+        while not prediction.done:
+            self._runtime.advance()
+        return prediction.result()
 
     def step(self, action: Action | None = None, *, deadline_ms: float | None = None) -> Frame:
         """`predict` and `render` in one."""
         return self.predict(action, deadline_ms=deadline_ms).render()
+
+    @torch.inference_mode()
+    def settle(self) -> None:
+        """Does in advance what the next step needs whatever its action: noise, second cache.
+
+        For the time after a frame was predicted; a step does it itself where nobody did.
+        """
+        self._check_started()
+        if self._prediction is None:
+            with self._clock.stage("settle"):
+                self._next_noise()
+                self._context.settle()
 
     def flush(self) -> Frame | None:
         """The last frame, from the right slot of the last window; None if none is held back."""
@@ -181,20 +182,37 @@ class Session:
 
     @torch.inference_mode()
     def fork(self) -> Session:
-        """An independent session in the same state: equal actions give equal frames."""
+        """An independent session in the same state: equal actions give equal frames.
+
+        Raises Unavailable where the runtime has no room for another session.
+        """
         self._check_started()
+        if self._prediction is not None:
+            raise InvalidInput("fork", "a step under way", "between two steps")
         twin = object.__new__(Session)
         twin.__dict__.update(self.__dict__)
-        twin._cache, twin._window = self._cache.fork(), self._window.fork()
-        twin._set_decoding(self._decoding)
-        twin._ids_1S = self._ids_1S.clone()
+        twin._context = self._context.fork(self._runtime.pool.take())
+        twin._window, twin._clock = self._window.fork(), StageClock(self._runtime.device)
         return twin
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Frees the cache."""
+        """Gives its part of the runtime's memory back."""
         if not self._closed:
             self._closed = True
-            del self._cache, self._strategy, self._window, self._ids_1S
+            self._drop_prediction()
+            self._runtime.pool.give_back(self._context.cache)
+            del self._context, self._window
 
     @property
     def takes_deadline(self) -> bool:
@@ -207,67 +225,43 @@ class Session:
         self._check_started()
         return self._window.latest(1)[0]
 
-    # -- context ----------------------------------------------------------------------------------
+    # -- a step -----------------------------------------------------------------------------------
 
-    def _start_context(self) -> None:
-        """An empty context but for the prompt text, whose keys and values are computed once."""
-        prompt = self._runtime.prompt_ids
-        self._frames = 0
-        if prompt and self._cache.length < len(prompt):
-            ids_1S = torch.tensor([prompt], device=self._runtime.device)
-            self._ids_1S[:, : len(prompt)] = ids_1S
-            self._runtime.world_model(
-                ids_1S, torch.zeros_like(ids_1S, dtype=torch.bool), self._cache
+    @torch.inference_mode()
+    def _finish(self, prediction: Prediction) -> Pending:
+        lane, cache = prediction.lane, self._context.cache
+        assert self._prediction is prediction and lane.done, "a result is taken once, when done"
+        self._prediction = None
+        if lane.error is not None:
+            cache.roll_back(min(prediction.cached, cache.length))
+            raise lane.error
+        assert lane.decoded is not None
+        clock, self._clock = self._clock, StageClock(self._runtime.device)
+        clock.add("world_model", prediction.start_ns)
+        self._context.append(prediction.lead, lane.decoded.ids_N)
+        self._window.push(lane.decoded.ids_N)
+        self._approximated = [*self._approximated[1:], lane.decoded.approximated]
+        self._accepted, self._noise = lane.decoded.accepted, None
+        self.committed_step += 1
+        return self._pending(clock, right_slot=self.config.lookahead == 0)
+
+    def _drop_prediction(self) -> None:
+        if self._prediction is not None:
+            self._runtime.drop(self._prediction.lane)
+            self._prediction = None
+
+    def _next_noise(self) -> Tensor:
+        """(N V) of the next step."""
+        if self._noise is None:
+            layout = self._runtime.layout
+            self._noise = gumbel_noise(
+                self._seed,
+                self.committed_step + 1,
+                layout.codes_per_frame,
+                layout.num_codes,
+                self._runtime.device,
             )
-        self._cache.roll_back(len(prompt))
-
-    def _append_frame(self, lead: Sequence[int], ids_N: Tensor) -> None:
-        layout = self._runtime.layout
-        start, codes = layout.frame_start(self._frames), layout.code_start(self._frames)
-        self._ids_1S[0, start:codes] = torch.tensor(lead, dtype=torch.int64)
-        self._ids_1S[0, codes : codes + layout.codes_per_frame] = ids_N
-        self._ids_1S[0, codes + layout.codes_per_frame] = layout.end_of_frame
-        self._frames += 1
-
-    def _prefill(self) -> None:
-        """Everything up to the last frame's last code, which stays pending."""
-        end = self._runtime.layout.frame_start(self._frames) - 2
-        ids_1S = self._ids_1S[:, self._cache.length : end]
-        if ids_1S.shape[1]:
-            self._runtime.world_model(ids_1S, None, self._cache)
-
-    def _re_anchor(self) -> None:
-        """Keeps the last `anchor_frames` frames, prefilled at fresh positions."""
-        layout, keep = self._runtime.layout, self.config.anchor_frames
-        source = slice(layout.frame_start(self._frames - keep), layout.frame_start(self._frames))
-        kept_1S = self._ids_1S[:, source].clone()
-        self._cache.roll_back(layout.prompt_length)
-        self._ids_1S[:, layout.frame_start(0) : layout.frame_start(keep)] = kept_1S
-        self._frames = keep
-        self._prefill()
-
-    def _set_decoding(self, decoding: DecodingConfig) -> None:
-        self._decoding = decoding
-        self._strategy = self._runtime.make_strategy(self._cache, decoding)
-
-    def _decode(self, lead: Sequence[int], expired: Callable[[], bool] | None) -> Decoded:
-        """Codes of the next frame; on an error the cache is as it was."""
-        runtime, layout, start = self._runtime, self._runtime.layout, self._cache.length
-        noise_NV = gumbel_noise(
-            self._seed,
-            self.committed_step + 1,
-            layout.codes_per_frame,
-            layout.num_codes,
-            runtime.device,
-        )
-        pending = self._ids_1S[:, start : layout.frame_start(self._frames)]
-        lead_1P = torch.tensor([list(lead)], dtype=torch.int64, device=runtime.device)
-        feed_1P, guess_N = torch.cat([pending, lead_1P], 1), self._window.latest(1)[0]
-        try:
-            return self._strategy.decode(Task(feed_1P, noise_NV, self._sampling, guess_N, expired))
-        except BaseException:
-            self._cache.roll_back(min(start, self._cache.length))
-            raise
+        return self._noise
 
     def _pending(
         self, clock: StageClock, *, right_slot: bool, final: bool | None = None

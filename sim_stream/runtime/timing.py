@@ -22,8 +22,12 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter_ns()
+        start_ns = time.perf_counter_ns()
         yield
+        self.add(name, start_ns)
+
+    def add(self, name: str, start_ns: int) -> None:
+        """Adds the time from `start_ns` (of `time.perf_counter_ns`) to now."""
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
-        self.timings_ns[name] = self.timings_ns.get(name, 0) + time.perf_counter_ns() - start
+        self.timings_ns[name] = self.timings_ns.get(name, 0) + time.perf_counter_ns() - start_ns

@@ -1,10 +1,10 @@
 """What the server needs of a runtime, as protocols; ``sim_stream.runtime`` fulfils them.
 
-Threads: all methods of ``Runtime`` and ``Session`` are called from the engine thread, one at a
-time. ``Pending.render`` is called from the decoder thread, once, in the order of ``predict``, while
-the engine thread may already predict the same session's next steps (at most ``max_in_flight``
-pendings of a session are unrendered). ``reset``, ``flush``, ``fork`` and ``close`` are called only
-when no pending is left.
+Threads: all methods of ``Runtime``, ``Session`` and ``Prediction`` are called from the engine
+thread, one at a time. ``Pending.render`` is called from the decoder thread, once, in the order of
+``result``, while the engine thread may already predict the same session's next steps (at most
+``max_in_flight`` pendings of a session are unrendered). ``reset``, ``flush``, ``fork`` and
+``close`` are called only when the session has no step under way and no pending left.
 
 Knows no tensors: a frame is a numpy image.
 """
@@ -49,8 +49,19 @@ class Pending(Protocol):
     def render(self) -> Frame: ...
 
 
+class Prediction(Protocol):
+    """A step under way: every ``Runtime.advance`` takes it further until it is ``done``."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def result(self) -> Pending:
+        """Takes the step over into its session, once; raises what it failed with."""
+        ...
+
+
 class Session(Protocol):
-    """One stream. ``predict`` raises InvalidInput before it changes anything."""
+    """One stream. ``begin`` raises InvalidInput before it changes anything."""
 
     @property
     def committed_step(self) -> int: ...
@@ -68,12 +79,16 @@ class Session(Protocol):
 
     @property
     def takes_deadline(self) -> bool:
-        """Whether ``predict`` can ship a frame early."""
+        """Whether a step can ship its frame early."""
         ...
 
-    def predict(
+    def begin(
         self, action: Action | None = None, *, deadline_ms: float | None = None
-    ) -> Pending: ...
+    ) -> Prediction: ...
+
+    def settle(self) -> None:
+        """Does in advance what the next step needs whatever its action."""
+        ...
 
     def flush(self) -> Frame | None: ...
 
@@ -93,3 +108,7 @@ class Runtime(Protocol):
     def weights_sha256(self) -> str: ...
 
     def open_session(self, *, lookahead: int | None = None) -> Session: ...
+
+    def advance(self) -> None:
+        """Takes all steps under way one pass further."""
+        ...

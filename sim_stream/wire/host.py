@@ -40,8 +40,8 @@ class SessionHost:
         live = self._sessions.get(sid)
         return -1 if live is None else live.session.committed_step
 
-    def predict(self, job: Job, request: Step, now_ns: int) -> engine.Pending:
-        """The world model's part of a step."""
+    def begin(self, job: Job, request: Step, now_ns: int) -> engine.Prediction:
+        """Starts the world model's part of a step; ``advance`` takes it further."""
         session = self._healthy(job.sid).session
         expected = session.committed_step + 1
         if request.step != expected:  # an earlier step in flight was refused
@@ -52,10 +52,16 @@ class SessionHost:
             if left_ms <= 0:
                 raise Refusal(ErrorCode.DEADLINE, f"step: waited {-left_ms:.1f} ms too long")
         action = request.action.to_action() if request.action else None
-        return session.predict(action, deadline_ms=left_ms if session.takes_deadline else None)
+        return session.begin(action, deadline_ms=left_ms if session.takes_deadline else None)
+
+    def advance(self) -> None:
+        self._runtime.advance()
+
+    def settle(self, sid: str) -> None:
+        self._sessions[sid].session.settle()
 
     def control(self, job: Job) -> engine.Frame | None:
-        """Everything but a step; no pending of any session may be left."""
+        """Everything but a step; nothing of that session may be under way."""
         match job.request:
             case Open():
                 return self._open(job, job.request)
@@ -72,7 +78,7 @@ class SessionHost:
             case Close():
                 return self._close(job)
             case Step():
-                raise AssertionError("a step is predicted and rendered, not controlled")
+                raise AssertionError("a step is begun and rendered, not controlled")
 
     def forget(self, sid: str) -> None:
         self._sessions.pop(sid, None)

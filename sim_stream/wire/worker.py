@@ -1,7 +1,9 @@
 """The two threads that compute: the engine predicts step n+1 while the decoder renders frame n.
 
-Jobs come in through a bounded queue and run in order; results leave through ``results``, each
-announced on an inproc socket that the I/O thread polls. Each thread owns its end of that socket.
+Jobs come in through a bounded inbox. Steps of different sessions are under way at the same time and
+advance pass by pass together; a session's own jobs run one after another, in order. Results leave
+through ``results``, each announced on an inproc socket that the I/O thread polls. Each thread owns
+its end of that socket.
 
 Knows no clients and no addresses; what a job does to a session is the host's business.
 """
@@ -18,12 +20,22 @@ import zmq
 from sim_stream.wire import engine
 from sim_stream.wire.faults import Refusal, attempt
 from sim_stream.wire.host import SessionHost
+from sim_stream.wire.inbox import Inbox
 from sim_stream.wire.jobs import Job, Result, checked, describe
 from sim_stream.wire.messages import Close, ErrorCode, Reset, Step
 
 WAKE_ADDRESS = "inproc://sim-stream-wake"
 
 Context = zmq.Context[zmq.Socket[bytes]]
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A step that was begun."""
+
+    job: Job
+    prediction: engine.Prediction
+    start_ns: int
 
 
 @dataclass(frozen=True)
@@ -61,10 +73,10 @@ class EngineWorker:
         self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
         self.progress = 0
         self._context = context
-        self._depth = depth
         self._host = SessionHost(runtime)
-        # One place more than jobs: the end marker always fits.
-        self._jobs: queue.Queue[Job | None] = queue.Queue(depth + 1)
+        self._inbox = Inbox(depth)
+        self._under_way: dict[str, _UnderWay] = {}
+        # Pendings are steps in flight, which the dispatcher bounds by the inbox's depth.
         self._decodes: queue.Queue[_Decode | None] = queue.Queue(depth + 1)
         self._threads = (
             threading.Thread(target=self._engine_loop, name="sim-stream-engine", daemon=True),
@@ -77,26 +89,15 @@ class EngineWorker:
 
     @property
     def queued(self) -> int:
-        return self._jobs.qsize()
+        return self._inbox.waiting
 
     def submit(self, job: Job) -> bool:
-        """False when the queue is full. For the I/O thread alone."""
-        if self._jobs.qsize() >= self._depth:
-            return False
-        self._jobs.put_nowait(job)
-        return True
+        """False when the inbox is full. For the I/O thread alone."""
+        return self._inbox.put(job)
 
     def shut_down(self) -> list[Job]:
-        """Lets the job in hand finish; hands back those that will not run. Does not wait."""
-        dropped: list[Job] = []
-        try:
-            while True:
-                job = self._jobs.get_nowait()
-                if job is not None:
-                    dropped.append(job)
-        except queue.Empty:
-            self._jobs.put_nowait(None)
-        return dropped
+        """Lets the steps under way finish; hands back the jobs that will not run. Does not wait."""
+        return self._inbox.close()
 
     def join(self, timeout_s: float | None) -> bool:
         """Waits for both threads; False when one is still busy."""
@@ -109,37 +110,63 @@ class EngineWorker:
 
     def _engine_loop(self) -> None:
         wake = Wake(self._context)
-        while (job := self._jobs.get()) is not None:
-            if isinstance(job.request, Step):
-                result = self._predict(job, job.request)
-            else:
-                # Nothing is being rendered while sessions come, go or start anew.
-                self._decodes.join()
-                result = self._control(job)
-            self.progress += 1
-            if result is not None:
-                self.results.put(result)
-                wake.ring()
+        while (jobs := self._inbox.take(self._under_way)) is not None:
+            for job in jobs:
+                if isinstance(job.request, Step):
+                    result = self._begin(job, job.request)
+                else:
+                    result = self._control(job)
+                self._reply(result, wake)
+            if self._under_way:
+                failed = attempt(self._host.advance, what="pass")
+                for step in [*self._under_way.values()]:
+                    if step.prediction.done or isinstance(failed, Refusal):
+                        self._reply(self._finish(step), wake)
         self._decodes.join()
         self._host.close_all()
         self._decodes.put(None)
         wake.close()
 
-    def _predict(self, job: Job, request: Step) -> Result | None:
-        """A result when refused; else the decoder thread has it now."""
+    def _reply(self, result: Result | None, wake: Wake) -> None:
+        """Without a result the job goes on: its step is under way or is being rendered."""
+        if result is not None:
+            self.progress += 1
+            self.results.put(result)
+            wake.ring()
+
+    def _begin(self, job: Job, request: Step) -> Result | None:
+        """A result when refused."""
         start_ns = time.monotonic_ns()
-        pending = attempt(
-            lambda: self._host.predict(job, request, start_ns), what=f"step {job.sid}"
+        prediction = attempt(
+            lambda: self._host.begin(job, request, start_ns), what=f"step {job.sid}"
         )
-        end_ns = time.monotonic_ns()
-        committed_step = self._host.committed_step(job.sid)
-        if isinstance(pending, Refusal):
-            if pending.code is ErrorCode.ENGINE_FAILED:
-                self._host.mark_failed(job.sid)
-            return Result(job=job, committed_step=committed_step, refusal=pending)
-        seed = self._host.seed(job.sid)
-        self._decodes.put(_Decode(job, pending, committed_step, seed, start_ns, end_ns))
+        if isinstance(prediction, Refusal):
+            return self._refused(job, prediction)
+        self._under_way[job.sid] = _UnderWay(job, prediction, start_ns)
         return None
+
+    def _finish(self, step: _UnderWay) -> Result | None:
+        """A result when it failed; else the decoder thread has it now."""
+        job = step.job
+        del self._under_way[job.sid]
+        pending = attempt(step.prediction.result, what=f"step {job.sid}")
+        end_ns = time.monotonic_ns()
+        if isinstance(pending, Refusal):
+            return self._refused(job, pending)
+        committed_step, seed = self._host.committed_step(job.sid), self._host.seed(job.sid)
+        self._inbox.rendering(job.sid)
+        self._decodes.put(_Decode(job, pending, committed_step, seed, step.start_ns, end_ns))
+        if isinstance(
+            attempt(lambda: self._host.settle(job.sid), what=f"settle {job.sid}"), Refusal
+        ):
+            self._host.mark_failed(job.sid)
+        return None
+
+    def _refused(self, job: Job, refusal: Refusal) -> Result:
+        if refusal.code is ErrorCode.ENGINE_FAILED:
+            self._host.mark_failed(job.sid)
+        committed_step = self._host.committed_step(job.sid)
+        return Result(job=job, committed_step=committed_step, refusal=refusal)
 
     def _control(self, job: Job) -> Result:
         start_ns = time.monotonic_ns()
@@ -163,8 +190,9 @@ class EngineWorker:
     def _decoder_loop(self) -> None:
         wake = Wake(self._context)
         while (decode := self._decodes.get()) is not None:
-            self.results.put(self._render(decode))
-            wake.ring()
+            result = self._render(decode)
+            self._inbox.rendered(decode.job.sid)
+            self._reply(result, wake)
             self._decodes.task_done()
         self.results.put(None)
         wake.ring()

@@ -24,7 +24,6 @@ from sim_stream.config import DecodingConfig
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.strategy import Task
 from sim_stream.demo import SAMPLE
-from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.vq_model import from_pixels
 from sim_stream.runtime.runtime import Runtime
 from sim_stream.video import read_clip
@@ -49,9 +48,7 @@ class Bench:
     def strategy(self, config: DecodingConfig) -> Callable[[int], int]:
         """A function of the seed that decodes a frame and gives the number of passes."""
         runtime, layout = self.runtime, self.runtime.layout
-        capacity = layout.context_length(runtime.preset.session.context_frames)
-        cache = KVCache(runtime.preset.world_model, capacity)
-        strategy = runtime.make_strategy(cache, config)
+        cache = runtime.pool.take()
         lead = layout.actions_per_frame
         with torch.inference_mode():
             runtime.world_model(self.context_1S[:, :-lead], None, cache)
@@ -60,10 +57,12 @@ class Bench:
         def decode(seed: int) -> int:
             cache.roll_back(start)
             noise = gumbel_noise(seed, 1, layout.codes_per_frame, layout.num_codes)
-            found = strategy.decode(
-                Task(self.context_1S[:, -lead:], noise, runtime.preset.sampling, self.guess_N)
-            )
-            return found.passes
+            lead_1P, sampling = self.context_1S[:, -lead:], runtime.preset.sampling
+            lane = runtime.begin(config, Task(cache, lead_1P, noise, sampling, self.guess_N))
+            while not lane.done:
+                runtime.advance()
+            assert lane.decoded is not None
+            return lane.decoded.passes
 
         return decode
 

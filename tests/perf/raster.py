@@ -1,6 +1,6 @@
-"""Raster decoding of one frame by the full pass, the lean one and the ONNX step, in one run.
+"""Raster decoding of one frame by the model as it is and by the ONNX step, in one run.
 
-The three are run in turn, so that a drift of the machine's speed meets all.
+They are run in turn, so that a drift of the machine's speed meets all.
 
 python -m tests.perf.raster [--rounds N] [--out FILE]
 """
@@ -15,23 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sim_stream.decoding.lanes import decode
 from sim_stream.decoding.noise import gumbel_noise
-from sim_stream.decoding.onnx_pass import OnnxPass, OnnxStep
-from sim_stream.decoding.passes import FullPass, OneIdPass, Pass
+from sim_stream.decoding.onnx_pass import OnnxPasses
+from sim_stream.decoding.passes import Passes, TorchPasses
 from sim_stream.decoding.raster import Raster
 from sim_stream.decoding.strategy import Task
-from sim_stream.models.kv_cache import KVCache
-from sim_stream.models.world_model import WorldModel
 from sim_stream.runtime.runtime import Runtime
 from tests.perf.machine import describe
 
-KINDS = ("full", "lean", "onnx")
-
-
-def make_pass(kind: str, model: WorldModel, cache: KVCache, codes: int) -> Pass:
-    if kind == "onnx":
-        return OnnxPass(OnnxStep(model, codes, cache.capacity), cache)
-    return (FullPass if kind == "full" else OneIdPass)(model, cache, codes)
+KINDS = ("full", "onnx")
 
 
 class Bench:
@@ -39,20 +32,23 @@ class Bench:
 
     def __init__(self, runtime: Runtime, kind: str) -> None:
         layout, frames = runtime.layout, runtime.preset.session.context_frames
-        cache = KVCache(runtime.preset.world_model, layout.context_length(frames))
+        self.cache = runtime.pool.take()
         self.sampling, self.start = runtime.preset.sampling, layout.frame_start(frames - 1)
         self.noise = gumbel_noise(0, 0, layout.codes_per_frame, layout.num_codes)
         self.guess = torch.zeros(layout.codes_per_frame, dtype=torch.int64)
         self.lead = torch.tensor([layout.action_ids(None)])
-        self.passes = make_pass(kind, runtime.world_model, cache, layout.num_codes)
+        self.passes: Passes = TorchPasses(runtime.world_model, layout.num_codes)
+        if kind == "onnx":
+            self.passes = OnnxPasses(self.passes, runtime.pool)
         ids = torch.randint(0, layout.num_codes, (1, self.start))
         with torch.inference_mode():
-            runtime.world_model(ids, None, cache)
+            runtime.world_model(ids, None, self.cache)
 
     def frame_ms(self) -> float:
-        self.passes.cache.roll_back(self.start)
+        self.cache.roll_back(self.start)
+        task = Task(self.cache, self.lead, self.noise, self.sampling, self.guess)
         start = time.perf_counter()
-        Raster(self.passes).decode(Task(self.lead, self.noise, self.sampling, self.guess))
+        decode(Raster(), task, self.passes)
         return 1e3 * (time.perf_counter() - start)
 
 

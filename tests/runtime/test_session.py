@@ -1,18 +1,21 @@
 """Session: what leaves, when, and what it depends on."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
-from sim_stream.decoding.raster import Raster
-from sim_stream.decoding.strategy import Decoded, Task
-from sim_stream.errors import InvalidInput, SessionClosed
+from sim_stream.config import Action, DecodingConfig, SamplingConfig, SessionConfig
+from sim_stream.decoding.onnx_pass import OnnxPasses
+from sim_stream.decoding.strategy import Draw
+from sim_stream.errors import InvalidInput, SessionClosed, Unavailable
+from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.vq_model import to_pixels
 from sim_stream.runtime.runtime import Runtime
-from sim_stream.runtime.session import Session
+from sim_stream.runtime.session import Prediction, Session
 from tests.small import SMALL, random_runtime
 
 PROMPT = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
@@ -116,25 +119,107 @@ def test_a_fork_with_equal_actions_stays_equal_and_leaves_the_other_alone(runtim
     assert ids_of(session, ACTIONS[3:]) == expected
 
 
-def test_re_anchoring_equals_a_fresh_prefill_of_the_kept_frames(runtime: Runtime) -> None:
+@pytest.mark.parametrize("anchors", [1, 2, 3])
+@torch.inference_mode()
+def test_the_second_cache_equals_a_fresh_prefill_of_the_kept_frames(anchors: int) -> None:
+    preset = replace(SMALL, session=SessionConfig(context_frames=4, anchor_frames=anchors))
+    runtime = random_runtime(preset)
     session = started(runtime)
-    ids_of(session, ACTIONS[:2])  # context: two prompt frames and two predicted ones: full
-    kept = session._ids_1S[0, runtime.layout.frame_start(2) : runtime.layout.frame_start(4)].clone()
-    ids_of(session, ACTIONS[2:3])
-    fresh = runtime.open_session()
-    fresh.reset(PROMPT, seed=5)
-    fresh._cache.roll_back(0)
-    fresh._ids_1S[0, : len(kept)] = kept
-    fresh._frames, fresh.committed_step = 2, 2
-    fresh._prefill()
-    fresh.predict(ACTIONS[2])
-    assert torch.equal(fresh.latest_ids, session.latest_ids)
+    context, layout = session._context, runtime.layout
+    for action in ACTIONS:
+        if context.full:
+            kept = layout.frame_start(4 - anchors), layout.frame_start(4) - 2
+            ids_1S = context._ids_1S[:, slice(*kept)].clone()
+            fresh = KVCache(preset.world_model, layout.context_length(anchors))
+            runtime.world_model(ids_1S, None, fresh)
+            context.re_anchor()
+            assert context.frames == anchors and context.cache.length == fresh.length
+            held = context.cache.kv_L21HTK[..., : fresh.length, :]
+            # Frames enter one by one here, at once there: sums in another order, of order 1.
+            expected = fresh.kv_L21HTK[..., : fresh.length, :]
+            torch.testing.assert_close(held, expected, atol=2e-5, rtol=2e-5)
+        session.predict(action)
+        session.settle()
+
+
+def test_settling_changes_nothing_but_the_time_it_takes(runtime: Runtime) -> None:
+    lazy, eager = started(runtime), started(runtime)
+    rows = []
+    for action in ACTIONS:
+        eager.settle()
+        eager.settle()
+        eager.predict(action)
+        rows.append(eager.latest_ids.tolist())
+    assert rows == ids_of(lazy, ACTIONS)
+
+
+def test_sessions_side_by_side_give_the_frames_they_give_alone(runtime: Runtime) -> None:
+    """Six sessions of three strategies, begun at different passes, across re-anchoring."""
+    decodings = [
+        DecodingConfig(),
+        DecodingConfig(),
+        DecodingConfig(strategy="jacobi", window=7),
+        DecodingConfig(strategy="jacobi", window=64),
+        DecodingConfig(strategy="diagonal", k=2),
+        DecodingConfig(),
+    ]
+
+    def fresh(index: int) -> Session:
+        session = runtime.open_session()
+        session.reset(PROMPT, seed=index, decoding=decodings[index])
+        return session
+
+    alone = [ids_of(fresh(index), ACTIONS[index % 3 :][:5]) for index in range(6)]
+    sessions, together = [fresh(index) for index in range(6)], [[] for _ in range(6)]
+    under_way: dict[int, Prediction] = {}
+    passes = 0
+    while any(len(rows) < 5 for rows in together):
+        for index, session in enumerate(sessions):
+            if index not in under_way and len(together[index]) < 5 and passes >= 3 * index:
+                under_way[index] = session.begin(ACTIONS[index % 3 + len(together[index])])
+        runtime.advance()
+        passes += 1
+        for index, prediction in [*under_way.items()]:
+            if prediction.done:
+                prediction.result()
+                together[index].append(sessions[index].latest_ids.tolist())
+                del under_way[index]
+    assert together == alone
+
+
+def test_a_session_beyond_the_limit_is_refused_and_a_closed_one_makes_room() -> None:
+    runtime = random_runtime(max_sessions=2)
+    first, second = started(runtime), started(runtime)
+    for refused in (runtime.open_session, first.fork):
+        with pytest.raises(Unavailable, match="all 2 rows of the KV cache are taken"):
+            refused()
+    first.close()
+    third = started(runtime)
+    assert ids_of(third, ACTIONS) == ids_of(second, ACTIONS)
+    with pytest.raises(InvalidInput, match=r"rows: got 0"):
+        random_runtime(max_sessions=0)
+
+
+def test_a_session_takes_one_step_at_a_time_and_can_be_left_in_the_middle(
+    runtime: Runtime,
+) -> None:
+    session = started(runtime)
+    session.begin(ACTIONS[0])
+    runtime.advance()
+    for refused in (session.begin, session.fork):
+        with pytest.raises(InvalidInput, match="under way"):
+            refused()
+    session.reset(PROMPT, seed=5)
+    assert ids_of(session, ACTIONS) == ids_of(started(runtime), ACTIONS)
+    session.begin(ACTIONS[0])
+    session.close()
+    runtime.advance()
 
 
 def test_every_frame_of_the_context_ends_with_the_forced_id(runtime: Runtime) -> None:
     session, layout = started(runtime), runtime.layout
     ids_of(session, ACTIONS[:2])
-    frames = session._ids_1S[0].view(4, layout.frame_length)
+    frames = session._context._ids_1S[0].view(4, layout.frame_length)
     assert (frames[:, -1] == layout.end_of_frame).all()
     codes = frames[:, layout.actions_per_frame : -1]
     assert int(codes.max()) < layout.num_codes
@@ -190,16 +275,16 @@ def test_bad_settings_are_refused_and_the_session_goes_on(runtime: Runtime) -> N
 def test_a_failing_pass_leaves_the_session_as_it_was(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = started(runtime)
+    session, made = started(runtime), itertools.count()
+    run = OnnxPasses.run
 
-    decode = Raster.decode
-
-    def fail(self: Raster, task: Task) -> Decoded:
-        decode(self, task)
-        raise RuntimeError("device lost")
+    def fail(self: OnnxPasses, draws: Sequence[Draw]) -> list[torch.Tensor]:
+        if next(made) == 20:
+            raise RuntimeError("device lost")
+        return run(self, draws)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Raster, "decode", fail)
+        patch.setattr(OnnxPasses, "run", fail)
         with pytest.raises(RuntimeError, match="device lost"):
             session.step(ACTIONS[0])
     assert ids_of(session, ACTIONS) == ids_of(started(runtime), ACTIONS)

@@ -265,6 +265,24 @@ def test_interleaved_sessions_do_not_disturb_each_other(client):
             two.receive()
 
 
+def test_steps_of_sessions_are_under_way_together(client, runtime):
+    """A step that takes for ever does not hold up another session's steps, forks or resets."""
+    slow, fast = client.open(prompt_frames(key=1)), client.open(prompt_frames(key=2))
+    held = threading.Event()
+    runtime.hooks.passes = lambda session: 1 if session.committed_step or held.is_set() else 10**9
+    slow.send_step()
+    held.set()
+    assert [fast.step().step for _ in range(3)] == [1, 2, 3]
+    with fast.fork() as twin:
+        assert twin.step().step == 4
+    assert fast.reset(prompt_frames(key=3)).step == 0
+    assert not slow.ready(0.05)
+    runtime.passes += 10**9
+    assert slow.receive().step == 1
+    slow.close()
+    assert runtime.settled == 5  # once after every step
+
+
 def test_session_limit(raw):
     sids, frames = [raw.open() for _ in range(4)], prompt_frames()
     reply = raw.ask({"t": "open", "arrays": [frames_spec(frames)]}, frames.tobytes())

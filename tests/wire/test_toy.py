@@ -13,7 +13,9 @@ def shape_of(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-@pytest.mark.parametrize("name", ["reset", "predict", "step", "flush", "fork", "close"])
+@pytest.mark.parametrize(
+    "name", ["reset", "begin", "predict", "step", "settle", "flush", "fork", "close"]
+)
 def test_toy_session_has_the_real_ones_signature(name):
     from sim_stream.runtime.session import Session
 
@@ -21,9 +23,12 @@ def test_toy_session_has_the_real_ones_signature(name):
 
 
 def test_toy_frame_and_runtime_have_the_real_ones_names():
+    from sim_stream.runtime.frame import Frame, Pending
     from sim_stream.runtime.runtime import Runtime
-    from sim_stream.runtime.session import Frame, Pending
+    from sim_stream.runtime.session import Prediction
 
     assert list(toy.ToyFrame.__dataclass_fields__) == list(Frame.__dataclass_fields__)
     assert shape_of(toy.ToyPending.render) == shape_of(Pending.render)
-    assert shape_of(toy.ToyRuntime.open_session) == shape_of(Runtime.open_session)
+    assert shape_of(toy.ToyPrediction.result) == shape_of(Prediction.result)
+    for name in ("open_session", "advance"):
+        assert shape_of(getattr(toy.ToyRuntime, name)) == shape_of(getattr(Runtime, name))

@@ -32,11 +32,15 @@ def nothing(session: ToySession, step: int) -> None:
 
 @dataclass
 class Hooks:
-    """Called before a prediction, before a render (on the decoder thread), after a close."""
+    """Called before a prediction, before a render (on the decoder thread), after a close.
+
+    ``passes``: how many a step takes.
+    """
 
     predict: Callable[[ToySession, int], None] = nothing
     render: Callable[[ToySession, int], None] = nothing
     close: Callable[[ToySession, int], None] = nothing
+    passes: Callable[[ToySession], int] = lambda session: 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,19 @@ class ToyPending:
         )
 
 
+@dataclass(frozen=True)
+class ToyPrediction:
+    pending: ToyPending
+    done_at: int
+
+    @property
+    def done(self) -> bool:
+        return self.pending.session.runtime.passes >= self.done_at
+
+    def result(self) -> ToyPending:
+        return self.pending
+
+
 @dataclass
 class ToySession:
     runtime: ToyRuntime
@@ -111,6 +128,15 @@ class ToySession:
     @property
     def takes_deadline(self) -> bool:
         return False
+
+    def begin(
+        self, action: Action | None = None, *, deadline_ms: float | None = None
+    ) -> ToyPrediction:
+        done_at = self.runtime.passes + self.runtime.hooks.passes(self)
+        return ToyPrediction(self.predict(action, deadline_ms=deadline_ms), done_at)
+
+    def settle(self) -> None:
+        self.runtime.settled += 1
 
     def predict(
         self, action: Action | None = None, *, deadline_ms: float | None = None
@@ -152,6 +178,11 @@ class ToyRuntime:
     weights_sha256: str = "0" * 64
     hooks: Hooks = field(default_factory=Hooks)
     sessions_open: int = 0
+    settled: int = 0
+    passes: int = 0
+
+    def advance(self) -> None:
+        self.passes += 1
 
     def open_session(self, *, lookahead: int | None = None) -> ToySession:
         self.sessions_open += 1

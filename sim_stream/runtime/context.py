@@ -1,0 +1,115 @@
+"""Context: the sequence that the world model sees, the cache over it, and how it never ends.
+
+When the context is full it *re-anchors*: its last frames become the first ones of a new context, at
+fresh positions. Their keys and values are not computed then: as each of these frames is made,
+`settle` prefills it into a second cache, and re-anchoring copies that one over the first.
+
+Knows nothing about pixels, noise or sampling. One owner at a time.
+
+Legend: S positions, P positions that enter with the next pass, N codes of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sim_stream.config import SessionConfig
+from sim_stream.layout import FrameLayout
+from sim_stream.models.kv_cache import KVCache
+from sim_stream.models.world_model import WorldModel
+
+
+class Context:
+    """`cache` holds the first positions of the context; the rest (a frame's last code and
+    end-of-frame id) is pending and enters with the next pass."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        layout: FrameLayout,
+        config: SessionConfig,
+        prompt_ids: Sequence[int],
+        cache: KVCache,
+    ) -> None:
+        self.cache, self.frames = cache, 0
+        self._model, self._layout, self._config = model, layout, config
+        device, dtype = cache.kv_L21HTK.device, cache.kv_L21HTK.dtype
+        anchored = layout.context_length(config.anchor_frames)
+        self._second = KVCache(model.config, anchored, device=device, dtype=dtype)
+        capacity = layout.context_length(config.context_frames)
+        self._ids_1S = torch.zeros(1, capacity, dtype=torch.int64, device=device)
+        if prompt_ids:
+            ids_1S = torch.tensor([list(prompt_ids)], device=device)
+            self._ids_1S[:, : len(prompt_ids)] = ids_1S
+            model(ids_1S, torch.zeros_like(ids_1S, dtype=torch.bool), cache)
+
+    @property
+    def full(self) -> bool:
+        return self.frames == self._config.context_frames
+
+    def clear(self) -> None:
+        """Empty but for the prompt text, whose keys and values were computed once."""
+        self.frames = 0
+        self.cache.roll_back(self._layout.prompt_length)
+        self._second.copy_from(self.cache)
+
+    def append(self, lead: Sequence[int], ids_N: Tensor) -> None:
+        """A frame: the ids that lead to it, its codes, its end."""
+        layout = self._layout
+        start, codes = layout.frame_start(self.frames), layout.code_start(self.frames)
+        self._ids_1S[0, start:codes] = torch.tensor(lead, dtype=torch.int64)
+        self._ids_1S[0, codes : codes + layout.codes_per_frame] = ids_N
+        self._ids_1S[0, codes + layout.codes_per_frame] = layout.end_of_frame
+        self.frames += 1
+
+    def prefill(self) -> None:
+        """Everything up to the last frame's last code, which stays pending."""
+        end = self._layout.frame_start(self.frames) - 2
+        self._feed(self.cache, slice(self.cache.length, end))
+
+    def leading(self, lead: Sequence[int]) -> Tensor:
+        """What enters the cache before the next frame's first code is drawn, (1 P)."""
+        start, end = self.cache.length, self._layout.frame_start(self.frames)
+        lead_1P = torch.tensor([list(lead)], dtype=torch.int64, device=self._ids_1S.device)
+        return torch.cat([self._ids_1S[:, start:end], lead_1P], 1)
+
+    def settle(self) -> None:
+        """Prefills what will outlive the next re-anchoring into the second cache."""
+        layout, keep = self._layout, self._config.anchor_frames
+        first = self._config.context_frames - keep
+        if self.frames <= first:
+            return
+        moved = layout.frame_start(first) - layout.frame_start(0)
+        end = layout.frame_start(self.frames - first) - 2
+        self._feed(self._second, slice(self._second.length + moved, end + moved))
+
+    def re_anchor(self) -> None:
+        """Keeps the last `anchor_frames` frames, at fresh positions."""
+        self.settle()
+        layout, keep = self._layout, self._config.anchor_frames
+        source = slice(layout.frame_start(self.frames - keep), layout.frame_start(self.frames))
+        kept_1S = self._ids_1S[:, source].clone()
+        self._ids_1S[:, layout.frame_start(0) : layout.frame_start(keep)] = kept_1S
+        self.cache.copy_from(self._second)
+        self._second.roll_back(layout.prompt_length)
+        self.frames = keep
+
+    def fork(self, cache: KVCache) -> Context:
+        """An independent copy over another cache."""
+        twin = object.__new__(Context)
+        twin.__dict__.update(self.__dict__)
+        twin.cache, twin._ids_1S = cache, self._ids_1S.clone()
+        device, dtype = cache.kv_L21HTK.device, cache.kv_L21HTK.dtype
+        twin._second = KVCache(
+            self._model.config, self._second.capacity, device=device, dtype=dtype
+        )
+        cache.copy_from(self.cache)
+        twin._second.copy_from(self._second)
+        return twin
+
+    def _feed(self, cache: KVCache, positions: slice) -> None:
+        if positions.start < positions.stop:
+            self._model(self._ids_1S[:, positions], None, cache)
