@@ -17,7 +17,7 @@ from sim_stream.decoding.passes import Passes
 from sim_stream.decoding.strategy import Decoded, Draw, Draws, Strategy, Task
 
 
-@dataclass
+@dataclass(eq=False)
 class Lane:
     """`decoded` or `error` is set once it is done."""
 

@@ -40,7 +40,7 @@ class TorchPasses:
         if draw.places is None:
             hidden_1SD = self.model(draw.ids_1S, None, draw.cache)
         else:
-            seen_ST = draw.places.seen_ST
-            writes = ScatteredWrites(draw.cache, draw.places.slots_S, seen_ST.shape[1])
-            hidden_1SD = self.model.forward_at(draw.ids_1S, seen_ST, writes)
+            places = draw.places
+            writes = ScatteredWrites(draw.cache, places.slots_S, places.seen_ST)
+            hidden_1SD = self.model.forward_at(draw.ids_1S, writes, draw.cache.capacity)
         return self.model.vision_logits(hidden_1SD[0, -len(draw.noise_RV) :], self.num_codes)

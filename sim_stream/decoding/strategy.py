@@ -19,7 +19,7 @@ from sim_stream.config import SamplingConfig
 from sim_stream.models.kv_cache import KVCache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """A frame to be decoded after what `cache` holds.
 
@@ -35,7 +35,7 @@ class Task:
     expired: Callable[[], bool] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Places:
     """Where the ids of a pass go when they do not follow the cache in order.
 
@@ -46,7 +46,7 @@ class Places:
     seen_ST: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
     """Asks for ids (R,), drawn after each of the last R of `ids_1S`, all of which enter the cache.
 
@@ -60,7 +60,7 @@ class Draw:
     places: Places | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decoded:
     """A frame's codes and how they came about.
 

@@ -10,12 +10,15 @@ Legend: L layers, R rows, H heads, S new positions, T capacity and spare slots, 
 from __future__ import annotations
 
 import threading
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sim_stream.config import WorldModelConfig
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.models.attention import Attend
 
 
 class KVCache:
@@ -42,9 +45,10 @@ class KVCache:
         self.kv_L21HTK, self.capacity, self.row, self.length = kv_L21HTK, capacity, row, 0
         # Views of each layer, made once: slicing costs as much as a small matrix product.
         self.layers = [(kv, kv[0], kv[1]) for kv in kv_L21HTK]
+        self._mask_ST: Tensor | None = None  # of the latest pass of several ids
 
-    def write(self, layer: int, k_1HSK: Tensor, v_1HSK: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts new keys and values at `length`; gives views of all valid ones and the new.
+    def attend(self, layer: int, q_1HSK: Tensor, k_1HSK: Tensor, v_1HSK: Tensor) -> Tensor:
+        """New keys and values go to `length`; a query sees all valid ones and the new up to itself.
 
         `length` itself moves in `advance`, once per pass, after the last layer.
         """
@@ -52,7 +56,18 @@ class KVCache:
         _, keys_1HTK, values_1HTK = self.layers[layer]
         keys_1HTK.narrow(2, start, new).copy_(k_1HSK)
         values_1HTK.narrow(2, start, new).copy_(v_1HSK)
-        return keys_1HTK.narrow(2, 0, start + new), values_1HTK.narrow(2, 0, start + new)
+        mask = None
+        if start and new > 1:
+            if self._mask_ST is None or self._mask_ST.shape != (new, start + new):
+                self._mask_ST = causal_mask(new, start + new, q_1HSK.device)
+            mask = self._mask_ST
+        return F.scaled_dot_product_attention(
+            q_1HSK,
+            keys_1HTK.narrow(2, 0, start + new).to(q_1HSK.dtype),
+            values_1HTK.narrow(2, 0, start + new).to(q_1HSK.dtype),
+            attn_mask=mask,
+            is_causal=mask is None and new > 1,
+        )
 
     def check_room(self, new: int) -> None:
         """Raises InvalidInput where a pass of `new` positions would not fit."""
@@ -123,21 +138,56 @@ class KVPool:
 
 
 class ScatteredWrites:
-    """One pass's view of a cache: new keys and values go to `slots_S`, slots below `end` are read.
+    """One pass's view of a cache: new keys and values go to `slots_S`, `seen_ST` says which of the
+    first T slots a query sees. `length` does not move."""
 
-    Which of those a query may see is the mask's business. `length` does not move.
+    def __init__(self, cache: KVCache, slots_S: Tensor, seen_ST: Tensor) -> None:
+        """Raises InvalidInput where T is beyond the cache."""
+        cache.check_room(seen_ST.shape[1] - cache.length)
+        self.layers, self.slots, self.seen_ST = cache.layers, slots_S, seen_ST
+
+    def attend(self, layer: int, q_1HSK: Tensor, k_1HSK: Tensor, v_1HSK: Tensor) -> Tensor:
+        _, keys_1HTK, values_1HTK = self.layers[layer]
+        end = self.seen_ST.shape[1]
+        keys_1HTK.index_copy_(2, self.slots, k_1HSK)
+        values_1HTK.index_copy_(2, self.slots, v_1HSK)
+        return F.scaled_dot_product_attention(
+            q_1HSK,
+            keys_1HTK.narrow(2, 0, end),
+            values_1HTK.narrow(2, 0, end),
+            attn_mask=self.seen_ST,
+        )
+
+
+class RowWrites:
+    """One pass's view of a pool: every row's new keys and values go to that row's own slots.
+
+    `slots`: (B 1 S), consecutive in a row. A query sees the slots up to its own. All shapes are
+    fixed and nothing is read by the host. Legend: B rows of the pass, the first ones of the pool.
     """
 
-    def __init__(self, cache: KVCache, slots_S: Tensor, end: int) -> None:
-        """Raises InvalidInput where `end` is beyond the cache."""
-        cache.check_room(end - cache.length)
-        self.layers, self.slots_S, self.end = cache.layers, slots_S, end
+    def __init__(self, kv_L2RHTK: Tensor, slots_B1S: Tensor, attend: Attend) -> None:
+        self._kv, self.slots, self._attend = kv_L2RHTK[:, :, : len(slots_B1S)], slots_B1S, attend
+        self._rows_B1 = torch.arange(len(slots_B1S), device=slots_B1S.device)[:, None]
 
-    def write(self, layer: int, k_1HSK: Tensor, v_1HSK: Tensor) -> tuple[Tensor, Tensor]:
-        _, keys_1HTK, values_1HTK = self.layers[layer]
-        keys_1HTK.index_copy_(2, self.slots_S, k_1HSK)
-        values_1HTK.index_copy_(2, self.slots_S, v_1HSK)
-        return keys_1HTK.narrow(2, 0, self.end), values_1HTK.narrow(2, 0, self.end)
+    def attend(self, layer: int, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor) -> Tensor:
+        positions_BS, cached = self.slots[:, 0], self._kv[layer]
+        for part_BHTK, new_BHSK in zip(cached, (k_BHSK, v_BHSK), strict=True):
+            place = (self._rows_B1, positions_BS)
+            part_BHTK.transpose(1, 2).index_put_(place, new_BHSK.transpose(1, 2).to(cached.dtype))
+        keys_BHTK, values_BHTK = cached.to(q_BHSK.dtype)
+        return self._attend(q_BHSK, keys_BHTK, values_BHTK, positions_BS)
+
+
+class Writes(Protocol):
+    """Where a pass's keys and values go and what its queries see."""
+
+    def attend(self, layer: int, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor) -> Tensor: ...
+
+
+def causal_mask(new: int, total: int, device: torch.device) -> Tensor:
+    """(S T) bool, true where a query may look: bottom-right aligned."""
+    return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)
 
 
 def allocate(

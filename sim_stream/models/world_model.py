@@ -16,13 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sim_stream.config import WorldModelConfig
-from sim_stream.models.kv_cache import KVCache, ScatteredWrites
-
-Writes = KVCache | ScatteredWrites
+from sim_stream.models.kv_cache import KVCache, RowWrites, ScatteredWrites, Writes
 
 
 class Rope(NamedTuple):
-    """Tables of one pass: cos and sign-folded sin, fp32, (S K)."""
+    """Tables of one pass: cos and sign-folded sin, fp32, (S K) or, of rows apart, (B 1 S K)."""
 
     cos_SK: Tensor
     sin_SK: Tensor
@@ -53,15 +51,13 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(d, d, bias=False)
         self.qkv_weight: Tensor | None = None
 
-    def forward(
-        self, x_BSD: Tensor, rope: Rope, mask_ST: Tensor | None, cache: Writes | None, layer: int
-    ) -> Tensor:
+    def forward(self, x_BSD: Tensor, rope: Rope, cache: Writes | None, layer: int) -> Tensor:
         qkv = self.project(x_BSD)
         (q, k), v = rope.rotate(qkv[:2]), qkv[2]
-        if cache is not None:
-            k, v = cache.write(layer, k, v)
-        causal = mask_ST is None and q.shape[2] > 1
-        y_BHSK = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_ST, is_causal=causal)
+        if cache is None:
+            y_BHSK = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+        else:
+            y_BHSK = cache.attend(layer, q, k, v)
         return self.o_proj(y_BHSK.transpose(1, 2).flatten(2))
 
     def project(self, x_BSD: Tensor) -> Tensor:
@@ -101,10 +97,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x_BSD: Tensor, rope: Rope, mask_ST: Tensor | None, cache: Writes | None, layer: int
-    ) -> Tensor:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rope, mask_ST, cache, layer)
+    def forward(self, x_BSD: Tensor, rope: Rope, cache: Writes | None, layer: int) -> Tensor:
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rope, cache, layer)
         return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
 
 
@@ -165,23 +159,20 @@ class WorldModel(nn.Module):
             start = cache.length
         x = self.embed(ids_BS, vision_BS)
         rope = self.rope(start, new, x.device)
-        mask = None if start == 0 or new == 1 else causal_mask(new, start + new, x.device)
         for layer, block in enumerate(self.layers):
-            x = block(x, rope, mask, cache, layer)
+            x = block(x, rope, cache, layer)
         if cache is not None:
             cache.advance(new)
         return self.norm(x)
 
-    def forward_at(self, ids_1S: Tensor, mask_ST: Tensor, writes: ScatteredWrites) -> Tensor:
-        """Final-norm hidden states (1 S D) of codes at scattered positions, written to those slots.
-
-        `mask_ST` (bool) is true where a query may look; T is `writes.end`.
-        """
-        x = self.embed(ids_1S)
-        tables = self.rope(0, writes.end, x.device)
-        rope = Rope(tables.cos_SK[writes.slots_S], tables.sin_SK[writes.slots_S])
+    def forward_at(self, ids_BS: Tensor, writes: ScatteredWrites | RowWrites, slots: int) -> Tensor:
+        """Final-norm hidden states (B S D) of vision ids that stand at `writes.slots`, any of the
+        first `slots`; their keys and values go there."""
+        x = self.embed(ids_BS)
+        tables = self.rope(0, slots, x.device)
+        rope = Rope(tables.cos_SK[writes.slots], tables.sin_SK[writes.slots])
         for layer, block in enumerate(self.layers):
-            x = block(x, rope, mask_ST, writes, layer)
+            x = block(x, rope, writes, layer)
         return self.norm(x)
 
     def rope(self, start: int, new: int, device: torch.device) -> Rope:
@@ -207,8 +198,3 @@ def fuse_weights(*linears: nn.Linear) -> Tensor:
     for linear, part in zip(linears, parts, strict=True):
         linear.weight.data = part
     return fused
-
-
-def causal_mask(new: int, total: int, device: torch.device) -> Tensor:
-    """(S T) bool, true where a query may look: bottom-right aligned."""
-    return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)

@@ -143,9 +143,9 @@ def test_diagonal_leaves_the_true_code_of_every_slot_and_sees_no_stand_in(
     fed: dict[int, int] = {}
     forward_at = WorldModel.forward_at
 
-    def watch(self: WorldModel, ids_1S: Tensor, mask_ST: Tensor, writes: ScatteredWrites) -> Tensor:
-        fed.update(zip(writes.slots_S.tolist(), ids_1S[0].tolist(), strict=True))
-        return forward_at(self, ids_1S, mask_ST, writes)
+    def watch(self: WorldModel, ids_1S: Tensor, writes: ScatteredWrites, slots: int) -> Tensor:
+        fed.update(zip(writes.slots.tolist(), ids_1S[0].tolist(), strict=True))
+        return forward_at(self, ids_1S, writes, slots)
 
     monkeypatch.setattr(WorldModel, "forward_at", watch)
     # Stand-ins that never are right: the guess is another code than any that can be drawn.

@@ -1,0 +1,218 @@
+"""Frames in the making by the static loop: the host enqueues passes and never holds one up.
+
+Sessions of equal window and sampling share passes. On a GPU a pass is a CUDA graph, and the rows'
+fronts are copied to the host behind it. The host reads those of passes that are over and stays at
+most `AHEAD` passes in front of the device, which so always has work: a frame's end is seen up to
+`AHEAD` passes late, and what those do changes nothing. On a CPU a pass is over when it returns.
+
+Knows no sessions. Belongs to one thread.
+
+Legend: see `static_step`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim_stream.config import SamplingConfig
+from sim_stream.decoding.static_step import StaticState, static_pass
+from sim_stream.decoding.strategy import Decoded, Task
+from sim_stream.models.attention import Attend
+from sim_stream.models.kv_cache import KVPool
+from sim_stream.models.world_model import WorldModel
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2
+WARM_UP_PASSES = 3
+
+StaticPass = Callable[[WorldModel, StaticState, Attend, Tensor, Tensor, int, int], None]
+
+
+@dataclass(eq=False)
+class StaticLane:
+    """One frame. `fronts`: where its front was after each pass that is known to be over."""
+
+    task: Task
+    window: int
+    base: int
+    fronts: list[int] = field(default_factory=lambda: [0])
+    decoded: Decoded | None = None
+    error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.decoded is not None or self.error is not None
+
+    @property
+    def row(self) -> int:
+        return self.task.cache.row
+
+
+class StaticLanes:
+    """`begin` adds a frame, `advance` gives every frame in the making one pass."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        pool: KVPool,
+        attend: Attend,
+        *,
+        lead: int,
+        codes: int,
+        vocabulary: int,
+        compiled: bool = False,
+    ) -> None:
+        """`lead`: ids that lead to a frame, `codes` and `vocabulary` of a frame."""
+        self.state = StaticState(pool, lead, codes, vocabulary)
+        self._model, self._attend = model, attend
+        self._pass: StaticPass = static_pass
+        if compiled:
+            self._pass = torch.compile(static_pass, fullgraph=True, dynamic=False)
+        self._watch = Watch(self.state.front_R)
+        self.active: list[StaticLane] = []
+        self._forms: dict[tuple[int, int, int], Form] = {}
+        model.rope(0, pool.kv_L2RHTK.shape[-2], pool.kv_L2RHTK.device)
+
+    @torch.inference_mode()
+    def begin(self, window: int, task: Task) -> StaticLane:
+        """More ids may lead to a frame than the state has columns for: the first enter here."""
+        state, first = self.state, task.lead_1P.shape[1] - self.state.lead
+        task.cache.check_room(first + state.end)
+        if first:
+            self._model(task.lead_1P[:, :first], None, task.cache)
+        base = task.cache.length
+        state.put(task.cache.row, base, task.lead_1P[0, first:], task.guess_N, task.noise_NV)
+        lane = StaticLane(task, window, base)
+        self.active.append(lane)
+        return lane
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """A pass that fails ends all lanes that were in it, with its error."""
+        groups: dict[tuple[int, SamplingConfig], list[StaticLane]] = {}
+        for lane in self.active:
+            groups.setdefault((lane.window, lane.task.sampling), []).append(lane)
+        for (window, sampling), lanes in groups.items():
+            try:
+                self._form(window, sampling, lanes).run(lanes, sampling)
+                self._watch.passed(lanes)
+            except Exception as error:
+                for lane in lanes:
+                    lane.error = error
+        for lane in self.active:
+            if lane.error is None:
+                self._look(lane)
+        self.active = [lane for lane in self.active if not lane.done]
+
+    def drop(self, lane: StaticLane) -> None:
+        """Ends a frame whose session is gone."""
+        if lane in self.active:
+            self.active.remove(lane)
+
+    def _form(self, window: int, sampling: SamplingConfig, lanes: list[StaticLane]) -> Form:
+        rows = 1 + max(lane.row for lane in lanes)
+        top_k = min(sampling.top_k, self.state.noise_RNV.shape[-1])
+        key = (rows, window, top_k)
+        if key not in self._forms:
+            self._forms[key] = Form(self._pass, self._model, self.state, self._attend, *key)
+        return self._forms[key]
+
+    def _look(self, lane: StaticLane) -> None:
+        """Ends a frame that is done or whose time is up."""
+        state, front, task = self.state, lane.fronts[-1], lane.task
+        approximated = front < state.end
+        if approximated and (task.expired is None or not task.expired()):
+            return
+        found = np.maximum(np.array(lane.fronts) - (state.lead - 1), 0)
+        task.cache.advance(front)
+        accepted = tuple(int(count) for count in np.diff(found))
+        lane.decoded = Decoded(state.codes(lane.row), accepted, approximated)
+
+
+class Form:
+    """A pass over the first `rows` rows with one window and top-k, ready to run again and again."""
+
+    def __init__(
+        self,
+        step: StaticPass,
+        model: WorldModel,
+        state: StaticState,
+        attend: Attend,
+        rows: int,
+        window: int,
+        top_k: int,
+    ) -> None:
+        device = state.front_R.device
+        self._active_B = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._scale = torch.ones((), device=device)
+        self._lanes: list[StaticLane] = []
+        self._sampling: SamplingConfig | None = None
+        arguments = (model, state, attend, self._active_B, self._scale, window, top_k)
+        self._run: Callable[[], None] = lambda: step(*arguments)
+        if device.type == "cuda":
+            self._run = capture(self._run)
+            log.info("captured a pass of %d rows, window %d, top-k %d", rows, window, top_k)
+
+    def run(self, lanes: list[StaticLane], sampling: SamplingConfig) -> None:
+        """Enqueues one pass."""
+        if lanes != self._lanes:
+            self._lanes = list(lanes)
+            self._active_B.zero_()
+            for lane in lanes:
+                self._active_B[lane.row].fill_(True)
+        if sampling != self._sampling:
+            self._sampling = sampling
+            self._scale.fill_(1.0 / sampling.temperature)
+        self._run()
+
+
+class Watch:
+    """Brings the rows' fronts from the device to the lanes, in the order of the passes."""
+
+    def __init__(self, front_R: Tensor) -> None:
+        self._front_R = front_R
+        self._under_way: deque[tuple[torch.cuda.Event, Tensor, list[StaticLane]]] = deque()
+
+    def passed(self, lanes: list[StaticLane]) -> None:
+        """A pass of these lanes was enqueued. Adds what is known of passes by now to all lanes."""
+        if self._front_R.device.type == "cpu":
+            self._note(self._front_R, lanes)
+            return
+        front_R = torch.empty(len(self._front_R), dtype=torch.int64, pin_memory=True)
+        front_R.copy_(self._front_R, non_blocking=True)
+        over = torch.cuda.Event()
+        over.record()
+        self._under_way.append((over, front_R, lanes))
+        while self._under_way and (len(self._under_way) > AHEAD or self._under_way[0][0].query()):
+            oldest, front_R, its_lanes = self._under_way.popleft()
+            oldest.synchronize()
+            self._note(front_R, its_lanes)
+
+    @staticmethod
+    def _note(front_R: Tensor, lanes: list[StaticLane]) -> None:
+        fronts = front_R.numpy()  # memory of the host: nothing is waited for
+        for lane in lanes:
+            if not lane.done:
+                lane.fronts.append(int(fronts[lane.row]))
+
+
+def capture(run: Callable[[], None]) -> Callable[[], None]:
+    """A CUDA graph of `run`, which must change nothing while no row is active."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP_PASSES):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
