@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sim_stream import __version__
-from sim_stream.config import PRECISIONS, PRESETS, STEP_ENGINES, DecodingConfig
+from sim_stream.config import ATTENTIONS, PRECISIONS, PRESETS, STEP_ENGINES, DecodingConfig
 from sim_stream.errors import SimStreamError
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
@@ -92,8 +92,15 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--step-engine",
         default="auto",
         choices=STEP_ENGINES,
-        help="what runs the world model's steps; auto takes onnxruntime on a CPU, torch on a GPU "
-        "(default: %(default)s)",
+        help="what runs the world model's passes; auto takes onnxruntime on a CPU, on a GPU "
+        "compiled (static without Triton) (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--attention",
+        default="auto",
+        choices=ATTENTIONS,
+        help="attention of the step engines static and compiled; auto takes flash where it is "
+        "installed (default: %(default)s)",
     )
     parser.add_argument(
         "--lookahead",
@@ -198,6 +205,7 @@ def _serve(args: argparse.Namespace) -> int:
             decoding=DecodingConfig.parse(args.decoding),
             precision=args.precision,
             step_engine=args.step_engine,
+            attention=args.attention,
             lookahead=args.lookahead,
             max_sessions=args.max_sessions,
             threads=args.threads,
@@ -217,6 +225,7 @@ def _demo(args: argparse.Namespace) -> int:
             decoding=args.decoding,
             precision=args.precision,
             step_engine=args.step_engine,
+            attention=args.attention,
             lookahead=args.lookahead,
             threads=args.threads,
             video=args.video,

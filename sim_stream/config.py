@@ -290,8 +290,14 @@ POCKET = Preset(
     session=SessionConfig(context_frames=4, anchor_frames=2),
 )
 
-# What can run the world model's steps; `auto` takes onnxruntime for fp32 on a CPU.
-STEP_ENGINES = ("auto", "torch", "onnxruntime")
+# What can run the world model's passes. `torch`: the model as it is, the slow twin of the others.
+# `static`: fixed shapes, decoding on the device, a CUDA graph on a GPU; `compiled`: that through
+# torch.compile. `onnxruntime`: the step as one graph. `auto` takes onnxruntime for fp32 on a CPU,
+# on a GPU compiled where Triton is installed, else static.
+STEP_ENGINES = ("auto", "torch", "static", "compiled", "onnxruntime")
+
+# How the static passes attend; models/attention.py says what `auto` takes.
+ATTENTIONS = ("auto", "sdpa", "flex", "flash", "plain")
 
 # `auto`: bf16 on a GPU; on a CPU fp32, but the video decoder in bf16 where the CPU multiplies bf16.
 PRECISIONS = ("auto", "fp32", "bf16")

@@ -45,6 +45,7 @@ class DemoOptions:
     precision: str = "auto"
     decoding: str = "raster"
     step_engine: str = "auto"
+    attention: str = "auto"
     lookahead: int | None = None
     threads: int = 1
     video: Path | None = None
@@ -74,7 +75,7 @@ class DemoOptions:
         options = [
             *("--preset", self.preset, "--device", self.device, "--log-level", self.log_level),
             *("--precision", self.precision, "--step-engine", self.step_engine),
-            *("--decoding", self.decoding, "--max-sessions", "1"),
+            *("--attention", self.attention, "--decoding", self.decoding, "--max-sessions", "1"),
         ]
         named = (("weights", self.weights), ("threads", self.threads))
         return options + [f"--{name}={value}" for name, value in named if value is not None]

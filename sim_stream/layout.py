@@ -47,6 +47,12 @@ class FrameLayout:
         """Positions of one frame: actions, codes, end of frame."""
         return self.actions_per_frame + self.codes_per_frame + 1
 
+    @property
+    def lead_length(self) -> int:
+        """Ids between the codes that a cache holds and a frame's first code: the last frame's last
+        code and end, which are left pending, and the actions."""
+        return 2 + self.actions_per_frame
+
     def frame_start(self, index: int) -> int:
         """First position of the frame with that index in the context (its first action id)."""
         return self.prompt_length + index * self.frame_length

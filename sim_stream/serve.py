@@ -35,6 +35,7 @@ class ServeOptions:
     precision: str = "auto"
     decoding: DecodingConfig | None = None
     step_engine: str = "auto"
+    attention: str = "auto"
     lookahead: int | None = None
     max_sessions: int = 4
     threads: int = 1
@@ -66,6 +67,7 @@ def run(options: ServeOptions) -> int:
         device=options.device,
         precision=options.precision,
         step_engine=options.step_engine,
+        attention=options.attention,
         max_sessions=options.max_sessions,
     )
     if options.lookahead is not None:

@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sim_stream.config import ATTENTIONS
 from sim_stream.errors import InvalidInput, Unavailable
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
-ATTENTIONS = ("auto", "sdpa", "flex", "flash", "plain")
 
 
 def seen(positions_BS: Tensor, slots: int) -> Tensor:

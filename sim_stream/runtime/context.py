@@ -20,6 +20,7 @@ from sim_stream.config import SessionConfig
 from sim_stream.layout import FrameLayout
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.world_model import WorldModel
+from sim_stream.runtime.timing import to_device
 
 
 class Context:
@@ -60,7 +61,7 @@ class Context:
         """A frame: the ids that lead to it, its codes, its end."""
         layout = self._layout
         start, codes = layout.frame_start(self.frames), layout.code_start(self.frames)
-        self._ids_1S[0, start:codes] = torch.tensor(lead, dtype=torch.int64)
+        self._ids_1S[0, start:codes] = to_device([*lead], ids_N.device)
         self._ids_1S[0, codes : codes + layout.codes_per_frame] = ids_N
         self._ids_1S[0, codes + layout.codes_per_frame] = layout.end_of_frame
         self.frames += 1
@@ -73,7 +74,7 @@ class Context:
     def leading(self, lead: Sequence[int]) -> Tensor:
         """What enters the cache before the next frame's first code is drawn, (1 P)."""
         start, end = self.cache.length, self._layout.frame_start(self.frames)
-        lead_1P = torch.tensor([list(lead)], dtype=torch.int64, device=self._ids_1S.device)
+        lead_1P = to_device([*lead], self._ids_1S.device)[None]
         return torch.cat([self._ids_1S[:, start:end], lead_1P], 1)
 
     def settle(self) -> None:

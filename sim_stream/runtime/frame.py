@@ -53,7 +53,7 @@ class Pending:
 
     @torch.inference_mode()
     def render(self) -> Frame:
-        with self._clock.stage("video_decode"):
+        with self._runtime.streams.video(), self._clock.stage("video_decode"):
             x_1CHW = self._runtime.video_decoder(self._ids_TN[None], self._emit)
             image = to_pixels(x_1CHW[0]).cpu().numpy()
         return Frame(

@@ -7,6 +7,7 @@ nothing about sockets.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 from dataclasses import replace
@@ -28,16 +29,19 @@ from sim_stream.decoding.lanes import Lane, Lanes
 from sim_stream.decoding.onnx_pass import OnnxPasses
 from sim_stream.decoding.passes import Passes, TorchPasses
 from sim_stream.decoding.raster import Raster
+from sim_stream.decoding.static_lanes import StaticLane, StaticLanes
 from sim_stream.decoding.strategy import Strategy, Task
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.layout import FrameLayout
 from sim_stream.models import checkpoints
+from sim_stream.models.attention import pick_attention
 from sim_stream.models.kv_cache import KVPool
 from sim_stream.models.layers import channels_last, fold_upsampling
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
 from sim_stream.runtime.session import Session
+from sim_stream.runtime.timing import Streams
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ class Runtime:
         model_id: str = "unnamed",
         weights_sha256: str = "",
         step_engine: str = "auto",
+        attention: str = "auto",
         max_sessions: int = MAX_SESSIONS,
     ) -> None:
         """`video_dtype`: of the video decoder alone, where it is not `dtype`. `max_sessions`: KV
@@ -91,6 +96,11 @@ class Runtime:
             dtype=dtype,
         )
         self._lanes, self._lock = Lanes(self._make_passes()), threading.Lock()
+        self.attention = "sdpa" if self.step_engine == "torch" else "ONNX Runtime's"
+        self._static = self._make_static(attention)
+        self.streams = Streams(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # all weights are there for every stream
 
     @classmethod
     def load(
@@ -101,12 +111,12 @@ class Runtime:
         device: str = "auto",
         precision: str = "auto",
         step_engine: str = "auto",
+        attention: str = "auto",
         max_sessions: int = MAX_SESSIONS,
     ) -> Runtime:
         """A preset with the weights of a folder (default: those shipped with the package).
 
-        Raises InvalidInput (preset, device, precision, step_engine, max_sessions), CheckpointError,
-        Unavailable.
+        Raises InvalidInput (what was asked for), CheckpointError, Unavailable.
         """
         preset = get_preset(preset_name)
         where = pick_device(device)
@@ -124,34 +134,62 @@ class Runtime:
             model_id=loaded.model_id,
             weights_sha256=loaded.sha256,
             step_engine=step_engine,
+            attention=attention,
             max_sessions=max_sessions,
         )
         log.info(
-            "preset %s (%s) on %s in %s, video decoder in %s, steps by %s",
-            *(preset.name, runtime.model_id, where, dtype, video_dtype, runtime.step_engine),
+            "preset %s (%s) on %s in %s, video decoder in %s, steps by %s, attention %s",
+            *(preset.name, runtime.model_id, where, dtype, video_dtype),
+            *(runtime.step_engine, runtime.attention),
         )
         return runtime
 
     def _make_passes(self) -> Passes:
         passes = TorchPasses(self.world_model, self.layout.num_codes)
-        if self.step_engine == "torch":
+        if self.step_engine != "onnxruntime":
             return passes
         return OnnxPasses(passes, self.pool, threads=torch.get_num_threads())
 
-    def begin(self, decoding: DecodingConfig, task: Task) -> Lane:
+    def _make_static(self, attention: str) -> StaticLanes | None:
+        if self.step_engine not in ("static", "compiled"):
+            if attention != "auto":
+                engine = f"{attention} with step engine {self.step_engine}"
+                raise InvalidInput("attention", engine, "auto, unless it is static or compiled")
+            return None
+        compiled = self.step_engine == "compiled"
+        self.attention, attend = pick_attention(attention, self.device, self.dtype, compiled)
+        return StaticLanes(
+            self.world_model,
+            self.pool,
+            attend,
+            lead=self.layout.lead_length,
+            codes=self.layout.codes_per_frame,
+            vocabulary=self.layout.num_codes,
+            compiled=compiled,
+        )
+
+    def begin(self, decoding: DecodingConfig, task: Task) -> Lane | StaticLane:
         """A frame in the making, which `advance` takes further."""
         with self._lock:
+            if self._static is not None and decoding.strategy != "diagonal":
+                window = decoding.window if decoding.strategy == "jacobi" else 1
+                return self._static.begin(window, task)
             return self._lanes.begin(self.make_strategy(decoding), task)
 
     def advance(self) -> None:
         """One pass for every frame in the making, of all sessions."""
-        with self._lock:
+        with self._lock, self.streams.world_model():
             self._lanes.advance()
+            if self._static is not None:
+                self._static.advance()
 
-    def drop(self, lane: Lane) -> None:
+    def drop(self, lane: Lane | StaticLane) -> None:
         """Gives up a frame in the making."""
         with self._lock:
-            self._lanes.drop(lane)
+            if isinstance(lane, Lane):
+                self._lanes.drop(lane)
+            elif self._static is not None:
+                self._static.drop(lane)
 
     def make_strategy(self, config: DecodingConfig) -> Strategy:
         if config.strategy == "diagonal":
@@ -218,7 +256,7 @@ def multiplies_bf16() -> bool:
 
 
 def pick_step_engine(name: str, model: WorldModel) -> str:
-    """`auto` takes ONNX Runtime where it can. Raises InvalidInput, Unavailable."""
+    """What `auto` takes is said at `STEP_ENGINES`. Raises InvalidInput, Unavailable."""
     if name not in STEP_ENGINES:
         raise InvalidInput("step_engine", name, ", ".join(STEP_ENGINES))
     weight = model.norm.weight
@@ -229,6 +267,12 @@ def pick_step_engine(name: str, model: WorldModel) -> str:
             f"step engine onnxruntime takes fp32 on a CPU below {MAX_GRAPH_BYTES:,} bytes, "
             f"not {size:,} bytes of {weight.dtype} on {weight.device}"
         )
+    on_gpu = weight.device.type == "cuda"
+    triton_there = importlib.util.find_spec("triton") is not None
+    if name == "compiled" and on_gpu and not triton_there:
+        raise Unavailable("step engine compiled was asked for and Triton is not installed")
+    if name == "auto" and on_gpu:
+        return "compiled" if triton_there else "static"
     if name == "auto":
-        name = "onnxruntime" if fits else "torch"
+        return "onnxruntime" if fits else "torch"
     return name

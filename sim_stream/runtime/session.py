@@ -13,11 +13,12 @@ Legend: T frames, H height, W width, N codes of a frame, V codes.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 from sim_stream.config import Action, DecodingConfig, SamplingConfig, SessionConfig
 from sim_stream.decoding.lanes import Lane
 from sim_stream.decoding.noise import gumbel_noise
+from sim_stream.decoding.static_lanes import StaticLane
 from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.models.vq_model import from_pixels
@@ -38,11 +40,33 @@ if TYPE_CHECKING:
     from sim_stream.runtime.runtime import Runtime
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def on_model_stream(
+    method: Callable[Concatenate[Session, P], T],
+) -> Callable[Concatenate[Session, P], T]:
+    """A method of a session runs without autograd and, on a GPU, on the world model's stream."""
+
+    @functools.wraps(method)
+    def run(self: Session, /, *args: P.args, **options: P.kwargs) -> T:
+        with torch.inference_mode(), self._runtime.streams.world_model():
+            return method(self, *args, **options)
+
+    return run
+
+
 class Prediction:
     """A step under way; `result` takes it over into its session once it is `done`."""
 
     def __init__(
-        self, session: Session, lane: Lane, lead: Sequence[int], cached: int, start_ns: int
+        self,
+        session: Session,
+        lane: Lane | StaticLane,
+        lead: Sequence[int],
+        cached: int,
+        start_ns: int,
     ) -> None:
         self.session, self.lane, self.lead = session, lane, lead
         self.cached, self.start_ns = cached, start_ns
@@ -83,7 +107,7 @@ class Session:
 
     # -- the public life of a session -------------------------------------------------------------
 
-    @torch.inference_mode()
+    @on_model_stream
     def reset(
         self,
         frames_THWC: np.ndarray,
@@ -120,7 +144,7 @@ class Session:
         self.committed_step = 0
         return self._pending(clock, right_slot=True).render()
 
-    @torch.inference_mode()
+    @on_model_stream
     def begin(
         self, action: Action | None = None, *, deadline_ms: float | None = None
     ) -> Prediction:
@@ -161,7 +185,7 @@ class Session:
         """`predict` and `render` in one."""
         return self.predict(action, deadline_ms=deadline_ms).render()
 
-    @torch.inference_mode()
+    @on_model_stream
     def settle(self) -> None:
         """Does in advance what the next step needs whatever its action: noise, second cache.
 
@@ -173,6 +197,7 @@ class Session:
                 self._next_noise()
                 self._context.settle()
 
+    @on_model_stream
     def flush(self) -> Frame | None:
         """The last frame, from the right slot of the last window; None if none is held back."""
         self._check_started()
@@ -180,7 +205,7 @@ class Session:
             return None
         return self._pending(StageClock(self._runtime.device), right_slot=True, final=True).render()
 
-    @torch.inference_mode()
+    @on_model_stream
     def fork(self) -> Session:
         """An independent session in the same state: equal actions give equal frames.
 
@@ -227,7 +252,7 @@ class Session:
 
     # -- a step -----------------------------------------------------------------------------------
 
-    @torch.inference_mode()
+    @on_model_stream
     def _finish(self, prediction: Prediction) -> Pending:
         lane, cache = prediction.lane, self._context.cache
         assert self._prediction is prediction and lane.done, "a result is taken once, when done"
@@ -268,6 +293,7 @@ class Session:
     ) -> Pending:
         """The render job of the frame that leaves now."""
         ids_TN = self._window.latest(min(self._window.filled, SLOTS))
+        self._runtime.streams.hand_over(ids_TN)
         back = 1 if right_slot else 2
         return Pending(
             self._runtime,

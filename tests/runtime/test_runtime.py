@@ -23,10 +23,12 @@ def test_the_engine_is_chosen_once(asked: str, dtype: torch.dtype, chosen: str) 
 
 
 def test_what_an_engine_cannot_run_is_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"step_engine.*fast.*auto, torch, onnxruntime"):
+    with pytest.raises(InvalidInput, match="step_engine: got fast; allowed: auto, torch, static"):
         pick_step_engine("fast", random_world_model())
     with pytest.raises(Unavailable, match=r"fp32 on a CPU.*bfloat16"):
         pick_step_engine("onnxruntime", random_world_model().bfloat16())
+    with pytest.raises(InvalidInput, match="attention: got sdpa with step engine onnxruntime"):
+        random_runtime(SMALL, attention="sdpa")
     with pytest.raises(Unavailable, match="on meta"):
         pick_step_engine("onnxruntime", random_world_model().to("meta"))
 

@@ -353,3 +353,47 @@ def test_diagonal_frames_are_marked(runtime: Runtime) -> None:
     session.reset(PROMPT, seed=5, decoding=DecodingConfig(strategy="diagonal", k=1))
     frames = [session.step(action) for action in ACTIONS * 3]
     assert all(frame.approximated and len(frame.accepted) == 8 + 7 for frame in frames)
+
+
+@pytest.mark.parametrize("step_engine", ["torch", "static"])
+def test_every_step_engine_gives_the_same_frames(runtime: Runtime, step_engine: str) -> None:
+    """Across re-anchoring, for each strategy; the runtime at hand runs ONNX Runtime."""
+    assert runtime.step_engine == "onnxruntime"
+    other = random_runtime(step_engine=step_engine)
+    for decoding in (
+        DecodingConfig(),
+        DecodingConfig(strategy="jacobi", window=7),
+        DecodingConfig(strategy="diagonal", k=2),
+    ):
+        rows = []
+        for where in (runtime, other):
+            session = where.open_session()
+            session.reset(PROMPT, seed=5, decoding=decoding)
+            rows.append(ids_of(session, ACTIONS))
+            session.close()
+        assert rows[0] == rows[1]
+
+
+def test_static_sessions_share_passes_and_give_the_frames_they_give_alone() -> None:
+    runtime = random_runtime(step_engine="static", max_sessions=4)
+    jacobi = DecodingConfig(strategy="jacobi", window=16)
+
+    def fresh(seed: int) -> Session:
+        session = runtime.open_session()
+        session.reset(PROMPT, seed=seed, decoding=jacobi)
+        return session
+
+    alone = []
+    for seed in range(3):
+        with fresh(seed) as session:
+            alone.append(ids_of(session, ACTIONS))
+    sessions = [fresh(seed) for seed in range(3)]
+    together: list[list[list[int]]] = [[], [], []]
+    for action in ACTIONS:
+        predictions = [session.begin(action) for session in sessions]
+        while not all(prediction.done for prediction in predictions):
+            runtime.advance()
+        for rows, session, prediction in zip(together, sessions, predictions, strict=True):
+            prediction.result()
+            rows.append(session.latest_ids.tolist())
+    assert together == alone
