@@ -33,8 +33,7 @@ class OnnxPasses:
         options.inter_op_num_threads = 1
         # Threads that spin between passes would take the video decoder's core.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        slots = pool.kv_L2RHTK.shape[-2]
-        graph = step_graph(twin.model, twin.num_codes, slots).SerializeToString()
+        graph = step_graph(twin.model, twin.num_codes, pool.slots).SerializeToString()
         self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._twin, self._pool = twin, pool
         self._bindings: dict[tuple[int, int, int, int], _Binding] = {}
@@ -109,8 +108,8 @@ class _Binding:
         for name, array in (small | given).items():
             self._bound.bind_input(name, *_place(array))
         self._bound.bind_output("drawn", *_place(self._drawn_BR1.numpy()))
-        for index, kv_2RHTK in enumerate(pool.kv_L2RHTK):
-            for name, part_RHTK in zip(("keys", "values"), kv_2RHTK, strict=True):
+        for index, pair in enumerate(pool.layers):
+            for name, part_RHTK in zip(("keys", "values"), pair, strict=True):
                 place = _place(part_RHTK[first : first + batch].numpy())
                 self._bound.bind_input(f"{name}.{index}", *place)
                 self._bound.bind_output(f"{name}.{index}.out", *place)

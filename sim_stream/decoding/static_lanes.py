@@ -79,7 +79,7 @@ class StaticLanes:
         self._watch = Watch(self.state.front_R)
         self.active: list[StaticLane] = []
         self._forms: dict[tuple[int, int, int], Form] = {}
-        model.rope(0, pool.kv_L2RHTK.shape[-2], pool.kv_L2RHTK.device)
+        model.rope(0, pool.slots, pool.device)
 
     @torch.inference_mode()
     def begin(self, window: int, task: Task) -> StaticLane:

@@ -28,7 +28,7 @@ class StaticState:
     a frame is done when it is `end`, the last code's column, which was drawn and not fed."""
 
     def __init__(self, pool: KVPool, lead: int, codes: int, vocabulary: int) -> None:
-        rows, device = pool.rows, pool.kv_L2RHTK.device
+        rows, device = pool.rows, pool.device
         self.pool, self.lead, self.end = pool, lead, lead + codes - 1
         self.ids_RC = torch.zeros(rows, lead + 2 * codes, dtype=torch.int64, device=device)
         self.noise_RNV = torch.zeros(rows, codes, vocabulary, device=device)
@@ -64,10 +64,10 @@ def static_pass(
     fed_BW = front_B[:, None] + window_W
     ids_BW = ids_BC.gather(1, fed_BW)
 
-    last_slot = pool.kv_L2RHTK.shape[-2] - 1  # spare: what is written there, nobody reads
+    last_slot = pool.slots - 1  # spare: what is written there, nobody reads
     slots_BW = (state.base_R[:rows, None] + fed_BW).clamp(max=last_slot)
     slots_BW = torch.where(active_B[:, None], slots_BW, last_slot)
-    writes = RowWrites(pool.kv_L2RHTK, slots_BW[:, None], attend)
+    writes = RowWrites(pool.layers, slots_BW[:, None], attend)
     hidden_BWD = model.forward_at(ids_BW, writes, last_slot + 1)
 
     vocabulary = state.noise_RNV.shape[-1]

@@ -43,7 +43,10 @@ def sdpa(q_BHSK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, positions_BS: Tensor) -
 
 
 def flex(q_BHSK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, positions_BS: Tensor) -> Tensor:
-    """FlexAttention; fast inside `torch.compile` alone, where no mask is ever in memory."""
+    """FlexAttention; fused inside `torch.compile` alone, where no mask is ever in memory.
+
+    Its kernel for CPUs refuses this mask (torch 2.13); unfused it runs there.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
     def mask(score: Tensor, b: Tensor, h: Tensor, query: Tensor, slot: Tensor) -> Tensor:
@@ -76,8 +79,10 @@ def flash(q_BHSK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, positions_BS: Tensor) 
 def pick_attention(
     name: str, device: torch.device, dtype: torch.dtype, compiled: bool
 ) -> tuple[str, Attend]:
-    """`auto`: flash-attn where it is installed and fits, else FlexAttention in a compiled step on a
-    GPU, else PyTorch's own. Raises InvalidInput, Unavailable."""
+    """`auto`: flash-attn where it is installed and fits, else PyTorch's own.
+
+    Raises InvalidInput, Unavailable.
+    """
     if name not in ATTENTIONS:
         raise InvalidInput("attention", name, ", ".join(ATTENTIONS))
     half_on_gpu = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
@@ -87,10 +92,11 @@ def pick_attention(
             "attention flash was asked for; it needs the package flash-attn, a CUDA device and "
             f"bf16 or fp16, and here is {dtype} on {device.type}"
         )
-    if name == "flex" and not compiled:
-        raise Unavailable("attention flex was asked for; it needs the step engine compiled")
+    if name == "flex" and not (compiled and device.type == "cuda"):
+        raise Unavailable(
+            "attention flex was asked for; it needs the step engine compiled and a CUDA device"
+        )
     if name == "auto":
-        on_gpu = "flex" if compiled and device.type == "cuda" else "sdpa"
-        name = "flash" if flash_there else on_gpu
+        name = "flash" if flash_there else "sdpa"
     backends: dict[str, Attend] = {"sdpa": sdpa, "flex": flex, "flash": flash, "plain": plain}
     return name, backends[name]

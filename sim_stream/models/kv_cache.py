@@ -1,8 +1,8 @@
 """A static key/value cache: allocated once, written at a position, rolled back, copied.
 
 Rolling back costs nothing: only `length` moves, later writes overwrite. A `KVPool` holds the caches
-of all sessions as rows of one tensor, so that one pass can serve several of them. A cache has one
-owner, a pool may be shared by threads. Knows nothing about frames or sampling.
+of all sessions as rows of the same tensors, so that one pass can serve several of them. A cache has
+one owner, a pool may be shared by threads. Knows nothing about frames or sampling.
 
 Legend: L layers, R rows, H heads, S new positions, T capacity and spare slots, K head dim.
 """
@@ -20,9 +20,11 @@ from sim_stream.config import WorldModelConfig
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.models.attention import Attend
 
+Layers = list[tuple[Tensor, Tensor]]  # keys and values of every layer
+
 
 class KVCache:
-    """Keys (0) and values (1) of every layer, (L 2 1 H T K); below `length` they are valid."""
+    """Keys and values of every layer, (1 H T K) each; below `length` they are valid."""
 
     def __init__(
         self,
@@ -35,17 +37,23 @@ class KVCache:
         self._adopt(allocate(config, 1, capacity, device, dtype), capacity, row=0)
 
     @classmethod
-    def over(cls, kv_L21HTK: Tensor, capacity: int, row: int) -> KVCache:
+    def over(cls, layers: Layers, capacity: int, row: int) -> KVCache:
         """A cache in memory that a pool owns; slots beyond `capacity` are spare."""
         cache = object.__new__(cls)
-        cache._adopt(kv_L21HTK, capacity, row)
+        cache._adopt(layers, capacity, row)
         return cache
 
-    def _adopt(self, kv_L21HTK: Tensor, capacity: int, row: int) -> None:
-        self.kv_L21HTK, self.capacity, self.row, self.length = kv_L21HTK, capacity, row, 0
-        # Views of each layer, made once: slicing costs as much as a small matrix product.
-        self.layers = [(kv, kv[0], kv[1]) for kv in kv_L21HTK]
+    def _adopt(self, layers: Layers, capacity: int, row: int) -> None:
+        self.layers, self.capacity, self.row, self.length = layers, capacity, row, 0
         self._mask_ST: Tensor | None = None  # of the latest pass of several ids
+
+    @property
+    def device(self) -> torch.device:
+        return self.layers[0][0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.layers[0][0].dtype
 
     def attend(self, layer: int, q_1HSK: Tensor, k_1HSK: Tensor, v_1HSK: Tensor) -> Tensor:
         """New keys and values go to `length`; a query sees all valid ones and the new up to itself.
@@ -53,7 +61,7 @@ class KVCache:
         `length` itself moves in `advance`, once per pass, after the last layer.
         """
         start, new = self.length, k_1HSK.shape[2]
-        _, keys_1HTK, values_1HTK = self.layers[layer]
+        keys_1HTK, values_1HTK = self.layers[layer]
         keys_1HTK.narrow(2, start, new).copy_(k_1HSK)
         values_1HTK.narrow(2, start, new).copy_(v_1HSK)
         mask = None
@@ -88,15 +96,23 @@ class KVCache:
     def copy_from(self, other: KVCache, length: int | None = None) -> None:
         """Holds what the first `length` positions of another cache hold (default: all valid)."""
         length = other.length if length is None else length
-        target = self.kv_L21HTK.narrow(-2, 0, length)
-        target.copy_(other.kv_L21HTK.narrow(-2, 0, length))
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            for to, source in zip(mine, theirs, strict=True):
+                to.narrow(2, 0, length).copy_(source.narrow(2, 0, length))
         self.length = length
+
+    def held(self, slots: int) -> Tensor:
+        """A copy of the first slots, (L 2 1 H slots K)."""
+        return torch.stack(
+            [torch.stack([part.narrow(2, 0, slots) for part in pair]) for pair in self.layers]
+        )
 
 
 class KVPool:
-    """Caches of equal capacity as rows of one tensor (L 2 R H T K); `take` lends a row.
+    """Caches of equal capacity as rows of the same tensors; `take` lends a row.
 
-    T is `capacity` and `spare` slots, which passes may write and no query of worth ever sees.
+    `layers`: keys and values, (R H T K) each. T is `capacity` and `spare` slots, which passes may
+    write and no query of worth ever sees.
     """
 
     def __init__(
@@ -112,9 +128,18 @@ class KVPool:
         if rows < 1:
             raise InvalidInput("rows", rows, "1 or more")
         self.capacity = capacity
-        self.kv_L2RHTK = allocate(config, rows, capacity + spare, device, dtype)
+        self.layers = allocate(config, rows, capacity + spare, device, dtype)
         self._lent: list[KVCache | None] = [None] * rows
         self._lock = threading.Lock()
+
+    @property
+    def slots(self) -> int:
+        """T."""
+        return self.layers[0][0].shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        return self.layers[0][0].device
 
     @property
     def rows(self) -> int:
@@ -128,7 +153,8 @@ class KVPool:
                     f"all {self.rows} rows of the KV cache are taken; close a session"
                 )
             row = self._lent.index(None)
-            cache = KVCache.over(self.kv_L2RHTK[:, :, row : row + 1], self.capacity, row)
+            mine = [(keys[row : row + 1], values[row : row + 1]) for keys, values in self.layers]
+            cache = KVCache.over(mine, self.capacity, row)
             self._lent[row] = cache
             return cache
 
@@ -147,7 +173,7 @@ class ScatteredWrites:
         self.layers, self.slots, self.seen_ST = cache.layers, slots_S, seen_ST
 
     def attend(self, layer: int, q_1HSK: Tensor, k_1HSK: Tensor, v_1HSK: Tensor) -> Tensor:
-        _, keys_1HTK, values_1HTK = self.layers[layer]
+        keys_1HTK, values_1HTK = self.layers[layer]
         end = self.seen_ST.shape[1]
         keys_1HTK.index_copy_(2, self.slots, k_1HSK)
         values_1HTK.index_copy_(2, self.slots, v_1HSK)
@@ -166,16 +192,16 @@ class RowWrites:
     fixed and nothing is read by the host. Legend: B rows of the pass, the first ones of the pool.
     """
 
-    def __init__(self, kv_L2RHTK: Tensor, slots_B1S: Tensor, attend: Attend) -> None:
-        self._kv, self.slots, self._attend = kv_L2RHTK[:, :, : len(slots_B1S)], slots_B1S, attend
+    def __init__(self, layers: Layers, slots_B1S: Tensor, attend: Attend) -> None:
+        self._layers, self.slots, self._attend = layers, slots_B1S, attend
         self._rows_B1 = torch.arange(len(slots_B1S), device=slots_B1S.device)[:, None]
 
     def attend(self, layer: int, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor) -> Tensor:
-        positions_BS, cached = self.slots[:, 0], self._kv[layer]
-        for part_BHTK, new_BHSK in zip(cached, (k_BHSK, v_BHSK), strict=True):
-            place = (self._rows_B1, positions_BS)
-            part_BHTK.transpose(1, 2).index_put_(place, new_BHSK.transpose(1, 2).to(cached.dtype))
-        keys_BHTK, values_BHTK = cached.to(q_BHSK.dtype)
+        positions_BS, rows = self.slots[:, 0], len(self.slots)
+        for part_RHTK, new_BHSK in zip(self._layers[layer], (k_BHSK, v_BHSK), strict=True):
+            new_BSHK = new_BHSK.transpose(1, 2).to(part_RHTK.dtype)
+            part_RHTK[self._rows_B1, :, positions_BS] = new_BSHK
+        keys_BHTK, values_BHTK = (part[:rows].to(q_BHSK.dtype) for part in self._layers[layer])
         return self._attend(q_BHSK, keys_BHTK, values_BHTK, positions_BS)
 
 
@@ -196,9 +222,18 @@ def allocate(
     slots: int,
     device: torch.device | str,
     dtype: torch.dtype,
-) -> Tensor:
-    """Zeroed keys and values, (L 2 R H T K). Raises InvalidInput."""
+) -> Layers:
+    """Zeroed keys and values, (R H T K) each. Raises InvalidInput.
+
+    A tensor each: a compiled pass changes them in place, which it cannot prove of parts of one.
+    """
     if slots < 1:
         raise InvalidInput("capacity", slots, "1 or more positions")
-    shape = (config.num_layers, 2, rows, config.num_heads, slots, config.head_dim)
-    return torch.zeros(shape, device=device, dtype=dtype)
+    shape = (rows, config.num_heads, slots, config.head_dim)
+    return [
+        (
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=dtype),
+        )
+        for _ in range(config.num_layers)
+    ]

@@ -37,13 +37,12 @@ class Context:
     ) -> None:
         self.cache, self.frames = cache, 0
         self._model, self._layout, self._config = model, layout, config
-        device, dtype = cache.kv_L21HTK.device, cache.kv_L21HTK.dtype
         anchored = layout.context_length(config.anchor_frames)
-        self._second = KVCache(model.config, anchored, device=device, dtype=dtype)
+        self._second = KVCache(model.config, anchored, device=cache.device, dtype=cache.dtype)
         capacity = layout.context_length(config.context_frames)
-        self._ids_1S = torch.zeros(1, capacity, dtype=torch.int64, device=device)
+        self._ids_1S = torch.zeros(1, capacity, dtype=torch.int64, device=cache.device)
         if prompt_ids:
-            ids_1S = torch.tensor([list(prompt_ids)], device=device)
+            ids_1S = to_device([*prompt_ids], cache.device)[None]
             self._ids_1S[:, : len(prompt_ids)] = ids_1S
             model(ids_1S, torch.zeros_like(ids_1S, dtype=torch.bool), cache)
 
@@ -103,9 +102,8 @@ class Context:
         twin = object.__new__(Context)
         twin.__dict__.update(self.__dict__)
         twin.cache, twin._ids_1S = cache, self._ids_1S.clone()
-        device, dtype = cache.kv_L21HTK.device, cache.kv_L21HTK.dtype
         twin._second = KVCache(
-            self._model.config, self._second.capacity, device=device, dtype=dtype
+            self._model.config, self._second.capacity, device=cache.device, dtype=cache.dtype
         )
         cache.copy_from(self.cache)
         twin._second.copy_from(self._second)

@@ -87,7 +87,7 @@ def test_onnx_draws_the_ids_that_torch_draws_and_leaves_the_same_cache() -> None
     for (passes, _), cache in zip(twins, caches, strict=True):
         cache.roll_back(7)  # what was rolled back is overwritten
         passes.run([Draw(cache, ids[:, 30:37], noise[:1], one)])
-    full_kv, onnx_kv = (cache.kv_L21HTK[..., :14, :] for cache in caches)
+    full_kv, onnx_kv = (cache.held(14) for cache in caches)
     # Kernels add in another order; keys and values are of order 1.
     torch.testing.assert_close(onnx_kv, full_kv, atol=2e-5, rtol=2e-5)
     assert caches[1].length == 14
@@ -99,7 +99,7 @@ def test_the_onnx_graph_gives_the_models_logits() -> None:
     passes, pool = make(onnx_passes, 16, model)
     assert isinstance(passes, OnnxPasses)
     feeds = {"ids": ids, "noise": torch.zeros(1, 5, CODES)}
-    for index, (_, keys, values) in enumerate(pool.take().layers):
+    for index, (keys, values) in enumerate(pool.take().layers):
         feeds |= {f"keys.{index}": keys, f"values.{index}": values}
     arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
     arrays |= {"last": np.array([11], np.int32), "total": np.array(12, np.int32)}

@@ -93,8 +93,8 @@ def test_jacobi_leaves_rasters_cache() -> None:
     run(Jacobi(7), jacobi)
     held = CAPACITY - 1
     torch.testing.assert_close(
-        jacobi.cache.kv_L21HTK[..., :held, :],
-        raster.cache.kv_L21HTK[..., :held, :],
+        jacobi.cache.held(held),
+        raster.cache.held(held),
         atol=1e-5,
         rtol=0,
     )
@@ -131,7 +131,8 @@ def test_diagonal_takes_a_row_and_k_passes_for_every_other_row(k: int) -> None:
 @pytest.mark.parametrize("k", [1, 2, 4, ROW])
 def test_diagonal_never_sees_a_slot_that_was_not_written(k: int) -> None:
     clean, dirty = Ready(), Ready()
-    dirty.cache.kv_L21HTK[..., 20:, :] = 1e3
+    for keys, values in dirty.cache.layers:
+        keys[..., 20:, :], values[..., 20:, :] = 1e3, 1e3
     found = [run(Diagonal(ROW, k), ready).ids_N for ready in (clean, dirty)]
     assert found[0].tolist() == found[1].tolist()
 

@@ -64,11 +64,13 @@ def test_flash_attention_equals_the_reference(dtype: torch.dtype) -> None:
 
 def test_what_is_not_there_is_refused_and_auto_takes_what_is() -> None:
     assert pick_attention("auto", CPU, torch.float32, compiled=True) == ("sdpa", sdpa)
-    assert pick_attention("flex", CPU, torch.float32, compiled=True) == ("flex", flex)
+    cuda = torch.device("cuda")
+    assert pick_attention("flex", cuda, torch.float32, compiled=True) == ("flex", flex)
     assert pick_attention("plain", CPU, torch.float32, compiled=False) == ("plain", plain)
     with pytest.raises(InvalidInput, match="attention: got fast; allowed: auto, sdpa, flex, flash"):
         pick_attention("fast", CPU, torch.float32, compiled=False)
     with pytest.raises(Unavailable, match=r"flash-attn, a CUDA device .* torch.float32 on cpu"):
         pick_attention("flash", CPU, torch.float32, compiled=False)
-    with pytest.raises(Unavailable, match="needs the step engine compiled"):
-        pick_attention("flex", CPU, torch.float32, compiled=False)
+    for device, compiled in ((CPU, True), (cuda, False)):
+        with pytest.raises(Unavailable, match="needs the step engine compiled and a CUDA device"):
+            pick_attention("flex", device, torch.float32, compiled)

@@ -134,9 +134,9 @@ def test_the_second_cache_equals_a_fresh_prefill_of_the_kept_frames(anchors: int
             runtime.world_model(ids_1S, None, fresh)
             context.re_anchor()
             assert context.frames == anchors and context.cache.length == fresh.length
-            held = context.cache.kv_L21HTK[..., : fresh.length, :]
+            held = context.cache.held(fresh.length)
             # Frames enter one by one here, at once there: sums in another order, of order 1.
-            expected = fresh.kv_L21HTK[..., : fresh.length, :]
+            expected = fresh.held(fresh.length)
             torch.testing.assert_close(held, expected, atol=2e-5, rtol=2e-5)
         session.predict(action)
         session.settle()
