@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sim_stream import __version__
-from sim_stream.config import ATTENTIONS, PRECISIONS, PRESETS, STEP_ENGINES, DecodingConfig
+from sim_stream.config import (
+    ATTENTIONS,
+    KV_PRECISIONS,
+    PRECISIONS,
+    PRESETS,
+    STEP_ENGINES,
+    DecodingConfig,
+)
 from sim_stream.errors import SimStreamError
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
@@ -86,7 +93,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=PRECISIONS,
         help="auto: bf16 on a GPU; on a CPU fp32, but the video decoder in bf16 where the CPU "
-        "multiplies bf16 (default: %(default)s)",
+        "multiplies bf16; fp8, int4: the world model's matrices, on a GPU (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kv-precision",
+        default="auto",
+        choices=KV_PRECISIONS,
+        help="of the KV cache; auto: as the world model computes (default: %(default)s)",
     )
     parser.add_argument(
         "--step-engine",
@@ -204,6 +217,7 @@ def _serve(args: argparse.Namespace) -> int:
             device=args.device,
             decoding=DecodingConfig.parse(args.decoding),
             precision=args.precision,
+            kv_precision=args.kv_precision,
             step_engine=args.step_engine,
             attention=args.attention,
             lookahead=args.lookahead,
@@ -224,6 +238,7 @@ def _demo(args: argparse.Namespace) -> int:
             device=args.device,
             decoding=args.decoding,
             precision=args.precision,
+            kv_precision=args.kv_precision,
             step_engine=args.step_engine,
             attention=args.attention,
             lookahead=args.lookahead,

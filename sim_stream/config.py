@@ -300,7 +300,11 @@ STEP_ENGINES = ("auto", "torch", "static", "compiled", "onnxruntime")
 ATTENTIONS = ("auto", "sdpa", "flex", "flash", "plain")
 
 # `auto`: bf16 on a GPU; on a CPU fp32, but the video decoder in bf16 where the CPU multiplies bf16.
-PRECISIONS = ("auto", "fp32", "bf16")
+# fp8 and int4: the world model's matrices, all else in bf16.
+PRECISIONS = ("auto", "fp32", "bf16", "fp8", "int4")
+
+# Of the KV cache; `auto`: as the world model computes.
+KV_PRECISIONS = ("auto", "fp8")
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (OPENVIGA, POCKET)})
 

@@ -43,6 +43,7 @@ class DemoOptions:
     weights: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    kv_precision: str = "auto"
     decoding: str = "raster"
     step_engine: str = "auto"
     attention: str = "auto"
@@ -75,7 +76,8 @@ class DemoOptions:
         options = [
             *("--preset", self.preset, "--device", self.device, "--log-level", self.log_level),
             *("--precision", self.precision, "--step-engine", self.step_engine),
-            *("--attention", self.attention, "--decoding", self.decoding, "--max-sessions", "1"),
+            *("--kv-precision", self.kv_precision, "--attention", self.attention),
+            *("--decoding", self.decoding, "--max-sessions", "1"),
         ]
         named = (("weights", self.weights), ("threads", self.threads))
         return options + [f"--{name}={value}" for name, value in named if value is not None]

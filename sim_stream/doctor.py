@@ -136,16 +136,21 @@ def _chosen(device: dict[str, Any]) -> dict[str, str | None]:
         return {"device": None}
     import torch
 
-    from sim_stream.runtime.runtime import pick_precision
+    from sim_stream.models.attention import pick_attention
+    from sim_stream.runtime.choices import auto_step_engine, pick_precision
 
-    names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-    whole, video = pick_precision("auto", torch.device(device["auto"]))
+    where = torch.device(device["auto"])
+    precision = pick_precision("auto", "auto", where)
+    engine = auto_step_engine(where, precision.whole, small=True)
+    attention = "ONNX Runtime's"
+    if engine != "onnxruntime":
+        attention, _ = pick_attention("auto", where, precision.whole, engine == "compiled")
     return {
         "device": device["auto"],
-        "attention": "torch SDPA",
-        "precision": names[whole],
-        "video decoder's precision": names[video],
-        "step engine": "torch" if device["auto"] == "cuda" else "onnxruntime",
+        "step engine": engine,
+        "attention": attention,
+        "precision": precision.name,
+        "video decoder's precision": "bf16" if precision.video == torch.bfloat16 else "fp32",
     }
 
 

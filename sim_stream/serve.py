@@ -33,6 +33,7 @@ class ServeOptions:
     weights: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    kv_precision: str = "auto"
     decoding: DecodingConfig | None = None
     step_engine: str = "auto"
     attention: str = "auto"
@@ -66,6 +67,7 @@ def run(options: ServeOptions) -> int:
         weights=options.weights,
         device=options.device,
         precision=options.precision,
+        kv_precision=options.kv_precision,
         step_engine=options.step_engine,
         attention=options.attention,
         max_sessions=options.max_sessions,

@@ -8,10 +8,12 @@ from sim_stream.config import OPENVIGA, POCKET, Action, DecodingConfig
 from sim_stream.models.video_decoder import inflate
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
+from sim_stream.runtime.choices import Precision
 from sim_stream.runtime.runtime import Runtime
 from tests.small import random_runtime
 
 pytestmark = pytest.mark.gpu
+BF16 = Precision(whole=torch.bfloat16, video=torch.bfloat16, cache=torch.bfloat16)
 
 PROMPT = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 
@@ -40,7 +42,7 @@ def test_a_session_replays_bit_equal() -> None:
 
 def test_pocket_weights_drive_in_bf16() -> None:
     runtime = Runtime.load("pocket", device="cuda")
-    assert runtime.dtype == torch.bfloat16
+    assert runtime.precision.whole == torch.bfloat16
     session = runtime.open_session()
     prompt = np.full((2, 256, 256, 3), 128, np.uint8)
     assert session.reset(prompt, seed=0).image.shape == (256, 256, 3)
@@ -90,7 +92,7 @@ def test_openviga_at_full_size_steps_with_random_weights() -> None:
         world_model,
         video_decoder,
         device="cuda",
-        dtype=torch.bfloat16,
+        precision=BF16,
         prompt_ids=tuple(range(1, 25)),
     )
     session = runtime.open_session()

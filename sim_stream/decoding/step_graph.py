@@ -109,9 +109,9 @@ def _block(
 ) -> tuple[str, str]:
     """The residual stream so far and what is still to be added to it."""
     attention, mlp, name = block.self_attn, block.mlp, f"layers.{index}"
-    assert attention.qkv_weight is not None and mlp.gate_up_weight is not None, "not fused"
+    assert attention.fused_qkv, "the model must be fused"
     stream, h = _add_norm(g, block.input_layernorm, f"{name}.norm1", stream, delta)
-    qkv = _linear(g, attention.qkv_weight, h, f"{name}.qkv")
+    qkv = _linear(g, attention.fused_qkv[0], h, f"{name}.qkv")
     cached = [f"keys.{index}", f"values.{index}"]
     for part in cached:
         shape: list[int | str] = ["B", heads, capacity, attention.head_dim]
@@ -127,15 +127,15 @@ def _block(
         do_rotary=1,
         rotary_interleaved=0,
     )
-    delta = _linear(g, attention.o_proj.weight, y, f"{name}.out")
+    delta = _linear(g, attention.o_proj, y, f"{name}.out")
     stream, h = _add_norm(g, block.post_attention_layernorm, f"{name}.norm2", stream, delta)
     gate, up = (
-        _linear(g, linear.weight, h, f"{name}.{part}")
+        _linear(g, linear, h, f"{name}.{part}")
         for part, linear in (("gate", mlp.gate_proj), ("up", mlp.up_proj))
     )
     silu = g.node("QuickGelu", [gate], f"{name}.silu", domain=MICROSOFT, alpha=1.0)
     inner = g.node("Mul", [silu, up], f"{name}.inner")
-    return stream, _linear(g, mlp.down_proj.weight, inner, f"{name}.down")
+    return stream, _linear(g, mlp.down_proj, inner, f"{name}.down")
 
 
 def _add_norm(
@@ -163,8 +163,9 @@ def _add_norm(
     return outputs[-1], normed
 
 
-def _linear(g: GraphWriter, weight_OI: Tensor, x: str, name: str) -> str:
-    return g.node("MatMul", [x, g.weight(f"{name}.weight", weight_OI.t())], f"{name}.y")
+def _linear(g: GraphWriter, linear: torch.nn.Module, x: str, name: str) -> str:
+    assert isinstance(linear, torch.nn.Linear), "the model must not be quantised"
+    return g.node("MatMul", [x, g.weight(f"{name}.weight", linear.weight.t())], f"{name}.y")
 
 
 def _sample(g: GraphWriter, logits: str, noise: str) -> None:

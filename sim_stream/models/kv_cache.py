@@ -175,14 +175,19 @@ class ScatteredWrites:
     def attend(self, layer: int, q_1HSK: Tensor, k_1HSK: Tensor, v_1HSK: Tensor) -> Tensor:
         keys_1HTK, values_1HTK = self.layers[layer]
         end = self.seen_ST.shape[1]
-        keys_1HTK.index_copy_(2, self.slots, k_1HSK)
-        values_1HTK.index_copy_(2, self.slots, v_1HSK)
+        keys_1HEK = self._put(keys_1HTK, k_1HSK)[:, :, :end].to(q_1HSK.dtype)
+        values_1HEK = self._put(values_1HTK, v_1HSK)[:, :, :end].to(q_1HSK.dtype)
         return F.scaled_dot_product_attention(
-            q_1HSK,
-            keys_1HTK.narrow(2, 0, end),
-            values_1HTK.narrow(2, 0, end),
-            attn_mask=self.seen_ST,
+            q_1HSK, keys_1HEK, values_1HEK, attn_mask=self.seen_ST
         )
+
+    def _put(self, part_1HTK: Tensor, new_1HSK: Tensor) -> Tensor:
+        new_1HSK = new_1HSK.to(part_1HTK.dtype)
+        if part_1HTK.itemsize == 1:  # fp8 is written as the bytes it is
+            part_1HTK.view(torch.uint8).index_copy_(2, self.slots, new_1HSK.view(torch.uint8))
+        else:
+            part_1HTK.index_copy_(2, self.slots, new_1HSK)
+        return part_1HTK
 
 
 class RowWrites:
@@ -200,6 +205,8 @@ class RowWrites:
         positions_BS, rows = self.slots[:, 0], len(self.slots)
         for part_RHTK, new_BHSK in zip(self._layers[layer], (k_BHSK, v_BHSK), strict=True):
             new_BSHK = new_BHSK.transpose(1, 2).to(part_RHTK.dtype)
+            if part_RHTK.itemsize == 1:  # fp8 is written as the bytes it is
+                part_RHTK, new_BSHK = part_RHTK.view(torch.uint8), new_BSHK.view(torch.uint8)
             part_RHTK[self._rows_B1, :, positions_BS] = new_BSHK
         keys_BHTK, values_BHTK = (part[:rows].to(q_BHSK.dtype) for part in self._layers[layer])
         return self._attend(q_BHSK, keys_BHTK, values_BHTK, positions_BS)

@@ -48,8 +48,9 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(d, d, bias=False)
         self.k_proj = nn.Linear(d, d, bias=False)
         self.v_proj = nn.Linear(d, d, bias=False)
-        self.o_proj = nn.Linear(d, d, bias=False)
-        self.qkv_weight: Tensor | None = None
+        self.o_proj: nn.Module = nn.Linear(d, d, bias=False)
+        # In a tuple it is no submodule: a fused model has the same keys.
+        self.fused_qkv: tuple[nn.Module, ...] = ()
 
     def forward(self, x_BSD: Tensor, rope: Rope, cache: Writes | None, layer: int) -> Tensor:
         qkv = self.project(x_BSD)
@@ -62,11 +63,11 @@ class Attention(nn.Module):
 
     def project(self, x_BSD: Tensor) -> Tensor:
         """Queries, keys and values in one tensor, (3 B H S K)."""
-        if self.qkv_weight is None:
+        if self.fused_qkv:
+            qkv = self.fused_qkv[0](x_BSD)
+        else:
             parts = [self.q_proj(x_BSD), self.k_proj(x_BSD), self.v_proj(x_BSD)]
             qkv = torch.cat(parts, -1)
-        else:
-            qkv = F.linear(x_BSD, self.qkv_weight)
         return qkv.view(*x_BSD.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
 
 
@@ -78,14 +79,14 @@ class MLP(nn.Module):
         d, inner = config.hidden_size, config.intermediate_size
         self.gate_proj = nn.Linear(d, inner, bias=False)
         self.up_proj = nn.Linear(d, inner, bias=False)
-        self.down_proj = nn.Linear(inner, d, bias=False)
-        self.gate_up_weight: Tensor | None = None
+        self.down_proj: nn.Module = nn.Linear(inner, d, bias=False)
+        self.fused_gate_up: tuple[nn.Module, ...] = ()
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        if self.gate_up_weight is None:
-            gate, up = self.gate_proj(x_BSD), self.up_proj(x_BSD)
+        if self.fused_gate_up:
+            gate, up = self.fused_gate_up[0](x_BSD).chunk(2, -1)
         else:
-            gate, up = F.linear(x_BSD, self.gate_up_weight).chunk(2, -1)
+            gate, up = self.gate_proj(x_BSD), self.up_proj(x_BSD)
         return self.down_proj(F.silu(gate) * up)
 
 
@@ -130,10 +131,9 @@ class WorldModel(nn.Module):
         for block in self.layers:
             assert isinstance(block, Block)
             attention, mlp = block.self_attn, block.mlp
-            attention.qkv_weight = fuse_weights(
-                attention.q_proj, attention.k_proj, attention.v_proj
-            )
-            mlp.gate_up_weight = fuse_weights(mlp.gate_proj, mlp.up_proj)
+            parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+            attention.fused_qkv = (fused(*parts),)
+            mlp.fused_gate_up = (fused(mlp.gate_proj, mlp.up_proj),)
         return self
 
     def embed(self, ids_BS: Tensor, vision_BS: Tensor | None = None) -> Tensor:
@@ -191,10 +191,12 @@ class WorldModel(nn.Module):
         return F.linear(hidden, self.vision_head.weight[:num_codes])
 
 
-def fuse_weights(*linears: nn.Linear) -> Tensor:
-    """One stacked weight; the layers' own weights become views of it."""
-    fused = torch.cat([linear.weight.data for linear in linears])
-    parts = torch.split(fused, [linear.out_features for linear in linears])
+def fused(*linears: nn.Linear) -> nn.Linear:
+    """All of them as one layer; their own weights become views of its weight."""
+    stacked = torch.cat([linear.weight.data for linear in linears])
+    parts = torch.split(stacked, [linear.out_features for linear in linears])
     for linear, part in zip(linears, parts, strict=True):
         linear.weight.data = part
-    return fused
+    one = nn.Linear(stacked.shape[1], stacked.shape[0], bias=False, device="meta")
+    one.weight = nn.Parameter(stacked, requires_grad=False)
+    return one

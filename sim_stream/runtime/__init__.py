@@ -5,5 +5,6 @@ session.py   Session: reset, step, fork, flush, close
 context.py   Context: the world model's sequence, its cache, re-anchoring
 frame.py     Frame and Pending: what leaves a session
 runtime.py   Runtime: a preset's models on one device, and the sessions it opens
-timing.py    per-stage clocks
+choices.py   device, precision and step engine, decided once
+timing.py    per-stage clocks, streams
 """

@@ -7,7 +7,6 @@ nothing about sockets.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import threading
 from dataclasses import replace
@@ -15,14 +14,7 @@ from pathlib import Path
 
 import torch
 
-from sim_stream.config import (
-    PRECISIONS,
-    STEP_ENGINES,
-    DecodingConfig,
-    Preset,
-    SamplingConfig,
-    get_preset,
-)
+from sim_stream.config import DecodingConfig, Preset, SamplingConfig, get_preset
 from sim_stream.decoding.diagonal import Diagonal
 from sim_stream.decoding.jacobi import Jacobi
 from sim_stream.decoding.lanes import Lane, Lanes
@@ -31,22 +23,24 @@ from sim_stream.decoding.passes import Passes, TorchPasses
 from sim_stream.decoding.raster import Raster
 from sim_stream.decoding.static_lanes import StaticLane, StaticLanes
 from sim_stream.decoding.strategy import Strategy, Task
-from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.errors import InvalidInput
 from sim_stream.layout import FrameLayout
 from sim_stream.models import checkpoints
 from sim_stream.models.attention import pick_attention
 from sim_stream.models.kv_cache import KVPool
 from sim_stream.models.layers import channels_last, fold_upsampling
+from sim_stream.models.quantize import quantize
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
+from sim_stream.runtime.choices import Precision, pick_device, pick_precision, pick_step_engine
 from sim_stream.runtime.session import Session
 from sim_stream.runtime.timing import Streams
 
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 4
-MAX_GRAPH_BYTES = 1 << 31  # what a protocol buffer, and so a graph with its weights, can hold
+FP32 = Precision(whole=torch.float32, video=torch.float32, cache=torch.float32)
 
 
 class Runtime:
@@ -60,8 +54,7 @@ class Runtime:
         video_decoder: VideoDecoder,
         *,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        video_dtype: torch.dtype | None = None,
+        precision: Precision = FP32,
         prompt_ids: tuple[int, ...] = (),
         model_id: str = "unnamed",
         weights_sha256: str = "",
@@ -69,31 +62,31 @@ class Runtime:
         attention: str = "auto",
         max_sessions: int = MAX_SESSIONS,
     ) -> None:
-        """`video_dtype`: of the video decoder alone, where it is not `dtype`. `max_sessions`: KV
-        cache is allocated for as many."""
+        """`max_sessions`: KV cache is allocated for as many."""
         if bool(preset.prompt) != bool(prompt_ids):
             raise InvalidInput("prompt_ids", prompt_ids, f"the ids of the prompt {preset.prompt!r}")
-        self.preset, self.device, self.dtype = preset, torch.device(device), dtype
+        self.preset, self.device, self.precision = preset, torch.device(device), precision
         self.layout = FrameLayout.of(preset, len(prompt_ids))
         self.prompt_ids = prompt_ids
         self.model_id, self.weights_sha256 = model_id, weights_sha256
 
         fold_upsampling(video_decoder)
-        self.video_dtype = dtype if video_dtype is None else video_dtype
-        kinds = ((encoder, dtype), (world_model, dtype), (video_decoder, self.video_dtype))
-        for model, kind in kinds:
+        whole, video = precision.whole, precision.video
+        for model, kind in ((encoder, whole), (world_model, whole), (video_decoder, video)):
             model.to(self.device, kind).eval().requires_grad_(False)
         channels_last(encoder)
         channels_last(video_decoder)
         self.encoder, self.video_decoder = encoder, video_decoder
         self.world_model = world_model.fuse()
+        if precision.quantized is not None:
+            quantize(self.world_model, precision.quantized)
         self.step_engine = pick_step_engine(step_engine, self.world_model)
         self.pool = KVPool(
             preset.world_model,
             self.layout.context_length(preset.session.context_frames),
             max_sessions,
             device=self.device,
-            dtype=dtype,
+            dtype=precision.cache,
         )
         self._lanes, self._lock = Lanes(self._make_passes()), threading.Lock()
         self.attention = "sdpa" if self.step_engine == "torch" else "ONNX Runtime's"
@@ -110,6 +103,7 @@ class Runtime:
         weights: Path | str | None = None,
         device: str = "auto",
         precision: str = "auto",
+        kv_precision: str = "auto",
         step_engine: str = "auto",
         attention: str = "auto",
         max_sessions: int = MAX_SESSIONS,
@@ -120,7 +114,7 @@ class Runtime:
         """
         preset = get_preset(preset_name)
         where = pick_device(device)
-        dtype, video_dtype = pick_precision(precision, where)
+        chosen = pick_precision(precision, kv_precision, where)
         loaded = checkpoints.load(checkpoints.weights_dir(preset_name, weights), preset)
         runtime = cls(
             preset,
@@ -128,8 +122,7 @@ class Runtime:
             loaded.world_model,
             loaded.video_decoder,
             device=where,
-            dtype=dtype,
-            video_dtype=video_dtype,
+            precision=chosen,
             prompt_ids=loaded.prompt_ids,
             model_id=loaded.model_id,
             weights_sha256=loaded.sha256,
@@ -139,7 +132,7 @@ class Runtime:
         )
         log.info(
             "preset %s (%s) on %s in %s, video decoder in %s, steps by %s, attention %s",
-            *(preset.name, runtime.model_id, where, dtype, video_dtype),
+            *(preset.name, runtime.model_id, where, chosen.name, chosen.video),
             *(runtime.step_engine, runtime.attention),
         )
         return runtime
@@ -157,7 +150,9 @@ class Runtime:
                 raise InvalidInput("attention", engine, "auto, unless it is static or compiled")
             return None
         compiled = self.step_engine == "compiled"
-        self.attention, attend = pick_attention(attention, self.device, self.dtype, compiled)
+        self.attention, attend = pick_attention(
+            attention, self.device, self.precision.whole, compiled
+        )
         return StaticLanes(
             self.world_model,
             self.pool,
@@ -222,57 +217,3 @@ class Runtime:
             if used and getattr(decoding, name) > most:
                 raise InvalidInput(f"decoding.{name}", getattr(decoding, name), f"1..{most}")
         return decoding
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` takes a CUDA device where there is one. Raises InvalidInput, Unavailable."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise InvalidInput("device", name, "auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise Unavailable("device cuda was asked for and this PyTorch sees no CUDA device")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
-    """Types of encoder and world model, and of the video decoder. Raises as `pick_device`."""
-    if name not in PRECISIONS:
-        raise InvalidInput("precision", name, ", ".join(PRECISIONS))
-    native = device.type == "cuda" or multiplies_bf16()
-    if name == "bf16" and not native:
-        raise Unavailable("precision bf16 was asked for and this CPU has no bf16 multiplication")
-    if name == "auto":
-        whole = torch.bfloat16 if device.type == "cuda" else torch.float32
-        return whole, torch.bfloat16 if native else torch.float32
-    both = torch.bfloat16 if name == "bf16" else torch.float32
-    return both, both
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for it; emulated, bf16 is slower than fp32."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
-def pick_step_engine(name: str, model: WorldModel) -> str:
-    """What `auto` takes is said at `STEP_ENGINES`. Raises InvalidInput, Unavailable."""
-    if name not in STEP_ENGINES:
-        raise InvalidInput("step_engine", name, ", ".join(STEP_ENGINES))
-    weight = model.norm.weight
-    size = sum(p.nbytes for p in model.parameters())
-    fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and size < MAX_GRAPH_BYTES
-    if name == "onnxruntime" and not fits:
-        raise Unavailable(
-            f"step engine onnxruntime takes fp32 on a CPU below {MAX_GRAPH_BYTES:,} bytes, "
-            f"not {size:,} bytes of {weight.dtype} on {weight.device}"
-        )
-    on_gpu = weight.device.type == "cuda"
-    triton_there = importlib.util.find_spec("triton") is not None
-    if name == "compiled" and on_gpu and not triton_there:
-        raise Unavailable("step engine compiled was asked for and Triton is not installed")
-    if name == "auto" and on_gpu:
-        return "compiled" if triton_there else "static"
-    if name == "auto":
-        return "onnxruntime" if fits else "torch"
-    return name

@@ -132,7 +132,8 @@ class Session:
         clock = StageClock(self._runtime.device)
         with clock.stage("encode"):
             pixels = torch.from_numpy(np.array(frames_THWC)).to(self._runtime.device)
-            ids_TN = self._runtime.encoder.encode(from_pixels(pixels).to(self._runtime.dtype))
+            x_TCHW = from_pixels(pixels).to(self._runtime.precision.whole)
+            ids_TN = self._runtime.encoder.encode(x_TCHW)
         self._drop_prediction()
         self._sampling, self._decoding = sampling, decoding
         self._start(seed)

@@ -1,11 +1,15 @@
 """Which engine runs the world model's steps, and that the choice changes no frame."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from sim_stream.config import DecodingConfig
 from sim_stream.errors import InvalidInput, Unavailable
-from sim_stream.runtime.runtime import pick_precision, pick_step_engine
+from sim_stream.runtime.choices import Precision, pick_precision, pick_step_engine
+from sim_stream.runtime.runtime import FP32, Runtime
 from tests.small import SMALL, random_runtime, random_world_model
 
 
@@ -48,21 +52,69 @@ def test_the_video_decoder_alone_is_bf16_where_the_cpu_multiplies_bf16(
 ) -> None:
     cpu, fp32, bf16 = torch.device("cpu"), torch.float32, torch.bfloat16
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
-    assert pick_precision("auto", cpu) == (fp32, bf16)
-    assert pick_precision("bf16", cpu) == (bf16, bf16)
+    assert types("auto", cpu) == (fp32, bf16, fp32)
+    assert types("bf16", cpu) == (bf16, bf16, bf16)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"architecture": "aarch64"})
-    assert pick_precision("auto", cpu) == (fp32, fp32)
-    assert pick_precision("auto", torch.device("cuda")) == (bf16, bf16)
+    assert types("auto", cpu) == (fp32, fp32, fp32)
+    assert types("auto", torch.device("cuda")) == (bf16, bf16, bf16)
     with pytest.raises(Unavailable, match="no bf16"):
-        pick_precision("bf16", cpu)
-    with pytest.raises(InvalidInput, match=r"precision.*fp8.*auto, fp32, bf16"):
-        pick_precision("fp8", cpu)
+        pick_precision("bf16", "auto", cpu)
+    with pytest.raises(InvalidInput, match="precision: got fp4; allowed: auto, fp32, bf16, fp8"):
+        pick_precision("fp4", "auto", cpu)
+
+
+def types(name: str, device: torch.device) -> tuple[torch.dtype, ...]:
+    precision = pick_precision(name, "auto", device)
+    assert precision.quantized is None
+    return precision.whole, precision.video, precision.cache
+
+
+def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for name, needed in (("fp8", "9.0"), ("int4", "8.0")):
+        with pytest.raises(Unavailable, match=rf"precision {name} .* {needed} .* here is cpu"):
+            pick_precision(name, "auto", cpu)
+    with pytest.raises(Unavailable, match=r"kv_precision fp8 .* here is cpu"):
+        pick_precision("auto", "fp8", cpu)
+    with pytest.raises(InvalidInput, match="kv_precision: got fp4; allowed: auto, fp8"):
+        pick_precision("auto", "fp4", cpu)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 6))
+    assert pick_precision("int4", "auto", cuda).name == "int4"
+    with pytest.raises(Unavailable, match=r"precision fp8 .* 9.0 .* a GPU of 8.6"):
+        pick_precision("fp8", "auto", cuda)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
+    chosen = pick_precision("fp8", "fp8", cuda)
+    assert (chosen.whole, chosen.cache) == (torch.bfloat16, torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize("step_engine", ["torch", "static"])
+@pytest.mark.parametrize("quantized", ["fp8", "int4"])
+def test_a_quantised_runtime_drives_and_replays(quantized: str, step_engine: str) -> None:
+    """On the kernels' forms for CPUs, which `pick_precision` does not offer."""
+    bf16 = torch.bfloat16
+    precision = Precision(whole=bf16, video=bf16, cache=torch.float8_e4m3fn, quantized=quantized)
+    runtime = random_runtime(SMALL, precision=precision, step_engine=step_engine)
+    first, again = driven(runtime), driven(runtime)
+    assert first == again
+    assert first != driven(random_runtime(SMALL))
+
+
+def driven(runtime: Runtime) -> list[list[int]]:
+    """Codes of six frames, by jacobi decoding, across re-anchoring."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    rows = []
+    with runtime.open_session() as session:
+        session.reset(frames, seed=3, decoding=DecodingConfig(strategy="jacobi", window=8))
+        for _ in range(6):
+            session.predict()
+            rows.append(session.latest_ids.tolist())
+    return rows
 
 
 def test_a_bf16_video_decoder_changes_no_id_and_hardly_a_pixel() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     sessions = [
-        random_runtime(SMALL, video_dtype=dtype).open_session()
+        random_runtime(SMALL, precision=replace(FP32, video=dtype)).open_session()
         for dtype in (torch.float32, torch.bfloat16)
     ]
     for session in sessions:
