@@ -28,7 +28,7 @@ $(STAMPS)/torch: constraints.txt tools/install_torch.py | $(PY)
 $(STAMPS)/package: pyproject.toml constraints.txt $(STAMPS)/torch | $(PY)
 	@echo "[3/3] sim_stream with its dependencies, tests and checkers"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable '.[test,dev]'
+	@$(PIP) --no-build-isolation --editable '.[test,dev,bench]'
 	@touch $@
 
 demo: setup  ## the main job: server, client, predicted drive, demo.mp4

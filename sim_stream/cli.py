@@ -1,4 +1,4 @@
-"""The ``sim-stream`` command: serve, demo, doctor.
+"""The ``sim-stream`` command: serve, demo, bench, doctor.
 
 Only parses and dispatches: each verb's module is imported when it runs, so that ``--help`` needs
 neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2.
@@ -10,8 +10,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sim_stream import __version__
 from sim_stream.config import (
@@ -35,14 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    verbs = {"serve": _serve, "demo": _demo, "doctor": _doctor}
+    verbs = {"serve": _serve, "demo": _demo, "bench": _bench, "doctor": _doctor}
     try:
         return verbs[args.verb](args)
     except SimStreamError as error:
         print(f"sim-stream {args.verb}: {error}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
-        # A server told to stop has done what it was asked to; a demo has not.
+        # A server told to stop has done what it was asked to; a demo or a benchmark has not.
         return OK if args.verb == "serve" else INTERRUPTED
 
 
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_serve(verbs, common)
     _add_demo(verbs, common)
+    _add_bench(verbs, common)
     _add_doctor(verbs, common)
     return parser
 
@@ -127,6 +129,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_random_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="untrained weights, made in place: for profiling a preset that has no files here",
+    )
+
+
 def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser = verbs.add_parser(
         "serve",
@@ -148,6 +158,7 @@ def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-sessions", type=int, default=4, metavar="N", help="(default: %(default)s)"
     )
+    _add_random_weights(parser)
     parser.add_argument(
         "--until-stdin-closes",
         action="store_true",
@@ -193,6 +204,46 @@ def _add_demo(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_bench(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    parser = verbs.add_parser(
+        "bench",
+        parents=[common],
+        help="the profiler: latency, jitter, deadline misses and roofline of this machine",
+        description="Starts a server, drives it over the wire at fixed paces and as fast as it "
+        "goes, and reports latency by stage against what this machine's memory and arithmetic "
+        "allow. Writes report.json and report.html. docs/profiling.md says how to read them.",
+    )
+    _add_model_options(parser)
+    _add_random_weights(parser)
+    parser.add_argument(
+        "--paces",
+        default="4,8,12,free",
+        metavar="LIST",
+        help="steps a second, comma-separated; `free` runs as fast as it goes (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="frames measured per run (default: 100)"
+    )
+    parser.add_argument(
+        "--warm-up", type=int, metavar="N", help="frames before them, left out (default: 8)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="20 frames after 4, unless said otherwise"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="(default: bench/PRESET-DATE-TIME, here)"
+    )
+    parser.add_argument("--no-html", action="store_true", help="no page; needs no matplotlib")
+    parser.add_argument("--json", action="store_true", help="the report as the last line")
+    parser.add_argument(
+        "--roofline",
+        metavar="GPU",
+        help="no run: what the preset's bytes and operations allow on an H100 or H200, on paper",
+    )
+
+
 def _add_doctor(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser = verbs.add_parser(
         "doctor",
@@ -224,8 +275,16 @@ def _serve(args: argparse.Namespace) -> int:
             max_sessions=args.max_sessions,
             threads=args.threads,
             until_stdin_closes=args.until_stdin_closes,
+            random_weights=args.random_weights,
         )
     )
+
+
+def _model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of ``model_options.ModelOptions``."""
+    from sim_stream.model_options import ModelOptions
+
+    return {field.name: getattr(args, field.name) for field in fields(ModelOptions)}
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -233,16 +292,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     return demo.run(
         demo.DemoOptions(
-            preset=args.preset,
-            weights=args.weights,
-            device=args.device,
-            decoding=args.decoding,
-            precision=args.precision,
-            kv_precision=args.kv_precision,
-            step_engine=args.step_engine,
-            attention=args.attention,
-            lookahead=args.lookahead,
-            threads=args.threads,
+            **_model_options(args),
             video=args.video,
             start_s=args.start,
             frames=args.frames,
@@ -250,9 +300,33 @@ def _demo(args: argparse.Namespace) -> int:
             out=args.out,
             sheet=args.sheet,
             pace_fps=args.pace,
-            log_level=args.log_level,
         )
     )
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from sim_stream.bench.options import BenchOptions
+
+    given = {"frames": args.frames, "warm_up": args.warm_up}
+    counts = {name: count for name, count in given.items() if count is not None}
+    make = BenchOptions.quick if args.quick else BenchOptions
+    options = make(
+        **_model_options(args),
+        **counts,
+        random_weights=args.random_weights,
+        paces=args.paces,
+        seed=args.seed,
+        out=args.out,
+        html=not args.no_html,
+        as_json=args.json,
+    )
+    if args.roofline is not None:
+        from sim_stream.bench import paper
+
+        return paper.run(options, args.roofline)
+    from sim_stream.bench import profile
+
+    return profile.run(options)
 
 
 def _doctor(args: argparse.Namespace) -> int:

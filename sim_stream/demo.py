@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sim_stream.config import Action, DecodingConfig, get_preset
+from sim_stream.config import Action, get_preset
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
+from sim_stream.model_options import ModelOptions
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import Image, Mp4Writer, halve, mark_prompt, read_clip, write_png
 from sim_stream.video_writer import contact_sheet
@@ -36,19 +37,9 @@ LATE_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoOptions:
+class DemoOptions(ModelOptions):
     """What ``demo`` takes. ``pace_fps`` 0 runs freely; ``sheet`` None: beside ``out``."""
 
-    preset: str = "pocket"
-    weights: Path | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    kv_precision: str = "auto"
-    decoding: str = "raster"
-    step_engine: str = "auto"
-    attention: str = "auto"
-    lookahead: int | None = None
-    threads: int = 1
     video: Path | None = None
     start_s: float = 0.0
     frames: int = 48
@@ -56,11 +47,9 @@ class DemoOptions:
     out: Path = Path("demo.mp4")
     sheet: Path | None = None
     pace_fps: float = 4.0
-    log_level: str = "warning"
 
     def __post_init__(self) -> None:
-        get_preset(self.preset)
-        DecodingConfig.parse(self.decoding)
+        super().__post_init__()
         if self.frames < 1:
             raise InvalidInput("frames", self.frames, "1 or more")
         if not 0 <= self.pace_fps < math.inf:
@@ -71,16 +60,6 @@ class DemoOptions:
     @property
     def sheet_path(self) -> Path:
         return self.out.with_suffix(".png") if self.sheet is None else self.sheet
-
-    def serve_options(self) -> list[str]:
-        options = [
-            *("--preset", self.preset, "--device", self.device, "--log-level", self.log_level),
-            *("--precision", self.precision, "--step-engine", self.step_engine),
-            *("--kv-precision", self.kv_precision, "--attention", self.attention),
-            *("--decoding", self.decoding, "--max-sessions", "1"),
-        ]
-        named = (("weights", self.weights), ("threads", self.threads))
-        return options + [f"--{name}={value}" for name, value in named if value is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sim_stream.config import DecodingConfig, get_preset
@@ -41,6 +43,7 @@ class ServeOptions:
     max_sessions: int = 4
     threads: int = 1
     until_stdin_closes: bool = False
+    random_weights: bool = False
 
 
 def run(options: ServeOptions) -> int:
@@ -48,9 +51,12 @@ def run(options: ServeOptions) -> int:
     get_preset(options.preset)  # a wrong name is said before torch takes seconds to load
     if options.threads < 1:
         raise InvalidInput("threads", options.threads, "1 or more")
+    if options.random_weights and options.weights is not None:
+        raise InvalidInput("weights", options.weights, "none beside --random-weights")
 
     import torch
 
+    from sim_stream.runtime.random_weights import random_runtime
     from sim_stream.runtime.runtime import Runtime
     from sim_stream.wire.server import StreamServer
 
@@ -62,9 +68,11 @@ def run(options: ServeOptions) -> int:
             print(f"{READY}{self.endpoint}", flush=True)
 
     torch.set_num_threads(options.threads)
-    runtime = Runtime.load(
+    make: Callable[..., Runtime] = random_runtime
+    if not options.random_weights:
+        make = partial(Runtime.load, weights=options.weights)
+    runtime = make(
         options.preset,
-        weights=options.weights,
         device=options.device,
         precision=options.precision,
         kv_precision=options.kv_precision,

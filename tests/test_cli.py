@@ -73,7 +73,7 @@ def test_version_and_help_need_neither_torch_nor_zmq() -> None:
     assert sim_stream_command("--version").stdout.split() == ["sim-stream", sim_stream.__version__]
 
 
-@pytest.mark.parametrize("verb", ["serve", "demo", "doctor"])
+@pytest.mark.parametrize("verb", ["serve", "demo", "bench", "doctor"])
 def test_every_verb_explains_itself(verb: str) -> None:
     done = sim_stream_command(verb, "--help")
     assert done.returncode == 0
@@ -90,6 +90,12 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (("demo", "--pace", "-1"), "pace: got -1.0"),
         (("demo", "--video", "none.mp4"), "none.mp4 (does not exist)"),
         (("demo", "--sheet", "demo.mp4"), "another file than --out"),
+        (("bench", "--paces", "4,0"), "paces: got 0; allowed: steps a second above 0, or free"),
+        (("bench", "--frames", "0"), "frames: got 0"),
+        (("bench", "--roofline", "A100"), "roofline: got A100; allowed: H100, H200"),
+        (("bench", "--decoding", "jacobi:257"), "decoding.window: got 257; allowed: 1..256"),
+        (("bench", "--random-weights", "--weights", "w"), "none beside --random-weights"),
+        (("serve", "--random-weights", "--weights", "w"), "none beside --random-weights"),
     ],
 )
 def test_mistake_is_one_line_on_stderr_and_status_2(arguments: tuple[str, ...], said: str) -> None:

@@ -27,9 +27,14 @@ ALLOWED: dict[str, set[str]] = {
     "wire": BASE | {"wire"},
     "serve": BASE | {"runtime", "wire"},
     "server_process": BASE | {"serve"},
-    "demo": BASE | {"wire", "server_process"},
+    "model_options": BASE,
+    "demo": BASE | {"model_options", "wire", "server_process"},
+    # The client side for what it measures; models and runtime for counts and the sweep.
+    "bench": BASE
+    | {"bench", "demo", "model_options", "server_process", "wire", "models", "decoding", "runtime"}
+    | {""},
     "doctor": BASE | {"models", "runtime", ""},
-    "cli": BASE | {"serve", "demo", "doctor", ""},
+    "cli": BASE | {"model_options", "serve", "demo", "bench", "doctor", ""},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.

@@ -2,8 +2,9 @@
 
     .venv/bin/python tools/lock.py > constraints.txt
 
-Follows the requirements of sim-stream with its extras ``test`` and ``dev``; other packages that lie
-in the environment are left out. torch is pinned without its build suffix (+cpu, +cu130).
+Follows the requirements of sim-stream with its extras ``test``, ``dev`` and ``bench``; other
+packages that lie in the environment are left out. torch is pinned without its build suffix (+cpu,
++cu130).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 HEADER = """\
-# Exact versions of what sim-stream[test,dev] needs; written by tools/lock.py. torch has no build
-# suffix here: tools/install_torch.py chooses the CPU or the CUDA build.
+# Exact versions of what sim-stream[test,dev,bench] needs; written by tools/lock.py. torch has no
+# build suffix here: tools/install_torch.py chooses the CPU or the CUDA build.
 """
 
 
@@ -50,7 +51,7 @@ def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
 def main() -> None:
     project = tomllib.loads(PROJECT.read_text())
     texts = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    for extra in ("test", "dev"):
+    for extra in ("test", "dev", "bench"):
         texts += project["project"]["optional-dependencies"][extra]
     pins = closure([Requirement(text) for text in texts])
     print(HEADER + "\n".join(f"{name}=={version}" for name, version in sorted(pins.items())))

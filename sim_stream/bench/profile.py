@@ -1,0 +1,248 @@
+"""``sim-stream bench``: calibrates the machine, serves, drives at each pace, counts, reports.
+
+The server is a process of its own and is driven as any client would, so every end-to-end figure has
+the wire in it. Knows who does what in which order; the parts know the rest.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import sim_stream
+from sim_stream.bench import machine, paced, report, table
+from sim_stream.bench.calibration import NAMES, Calibration, calibrate
+from sim_stream.bench.options import BenchOptions
+from sim_stream.bench.roofline import Stages
+from sim_stream.bench.setup import Setup, prepare
+from sim_stream.bench.sweep import WindowTime, sweep, windows
+from sim_stream.config import Action, DecodingConfig
+from sim_stream.demo import PROMPT_FRAMES, DemoOptions, Prompt, action_script, read_prompt
+from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
+from sim_stream.server_process import ServerProcess
+from sim_stream.wire.client import RemoteSession, StreamClient
+
+# A full-size model without its fast paths takes seconds a frame.
+REPLY_TIMEOUT_S = 300.0
+MEANINGLESS = (
+    "Weights are random: how many codes a pass brings says nothing, so passes are timed by window "
+    "length instead."
+)
+BUSY_SHARE = 0.5
+BUSY = "The machine was busy before the run: neither rates nor times are its best."
+
+
+def run(options: BenchOptions) -> int:
+    """Prints the table, writes the report. Raises SimStreamError; nothing is written then."""
+    if options.html and importlib.util.find_spec("matplotlib") is None:
+        raise Unavailable(
+            "the page's plots need matplotlib: pip install 'sim-stream[bench]' (in the clone: make "
+            "setup), or --no-html"
+        )
+    prompt = read_prompt(DemoOptions(preset=options.preset))
+    setup = prepare(options, prompt_frames=PROMPT_FRAMES)
+    _check_decoding(options, setup)
+    about = machine.describe()
+    _say("calibrating: copy, read and matrix rates of this machine")
+    dtypes = (setup.precision.whole, setup.precision.video)
+    calibration = calibrate(setup.device, options.threads, dtypes, setup.pass_bytes)
+    stages = stages_of(setup, options, calibration)
+    found = _profile_server(options, prompt, stages)
+    found["notes"] = [BUSY] if about["load_1min"] > BUSY_SHARE * about["cores"] else []
+    if options.random_weights:
+        found["sweep"] = report.sweep_report(_sweep(options), stages)
+        found["notes"].append(MEANINGLESS)
+    found = {
+        "benchmark": "bench",
+        "sim_stream": sim_stream.__version__,
+        "machine": about,
+        "system": _system(options, setup),
+        "calibration": asdict(calibration),
+        **found,
+    }
+    print(table.as_text(found))
+    for path in write(found, options.folder(), html=options.html):
+        print(path)
+    if options.as_json:
+        print(json.dumps(_without_series(found)), flush=True)
+    return 0
+
+
+def stages_of(setup: Setup, options: BenchOptions, calibration: Calibration) -> Stages:
+    return Stages(
+        preset=setup.preset,
+        layout=setup.layout,
+        decoding=DecodingConfig.parse(options.decoding),
+        calibration=calibration,
+        storage=setup.storage,
+        world_model_type=NAMES[setup.precision.whole],
+        video_type=NAMES[setup.precision.video],
+        encode=setup.encode.work,
+        video_decode=setup.video_decode.work,
+        prompt_frames=PROMPT_FRAMES,
+    )
+
+
+def _check_decoding(options: BenchOptions, setup: Setup) -> None:
+    """What the server would refuse, before it takes seconds to start."""
+    decoding, preset = DecodingConfig.parse(options.decoding), setup.preset
+    most = {"jacobi": ("window", setup.layout.codes_per_frame), "diagonal": ("k", preset.vq.grid)}
+    if decoding.strategy in most:
+        name, limit = most[decoding.strategy]
+        if getattr(decoding, name) > limit:
+            raise InvalidInput(f"decoding.{name}", getattr(decoding, name), f"1..{limit}")
+
+
+def _profile_server(options: BenchOptions, prompt: Prompt, stages: Stages) -> dict[str, Any]:
+    """Cold start and all runs, on one server that is gone when this returns or raises."""
+    start_s = time.monotonic()
+    _say("starting the server")
+    with ServerProcess(options.serve_options()) as server:
+        ready_ms = 1e3 * (time.monotonic() - start_s)
+        try:
+            return _profile_client(server.endpoint, ready_ms, options, prompt, stages)
+        except ConnectionLost as error:
+            if server.exit_status is None:
+                raise
+            raise Unavailable(f"the server died: {server.last_words()}") from error
+
+
+def _profile_client(
+    endpoint: str, ready_ms: float, options: BenchOptions, prompt: Prompt, stages: Stages
+) -> dict[str, Any]:
+    with StreamClient(endpoint, timeout_s=REPLY_TIMEOUT_S) as client:
+        info = client.info
+        cold = {"start_to_ready_ms": round(ready_ms, 1), **_cold_start(client, options, prompt)}
+        runs = []
+        for pace_fps in options.pace_list():
+            measured = _run(client, options, prompt, pace_fps)
+            runs.append(report.run_report(measured, stages, trained=not options.random_weights))
+        return {
+            "model_id": info.model_id,
+            "weights_sha256": info.weights_sha256,
+            "cold_start": cold,
+            "runs": runs,
+        }
+
+
+def _cold_start(client: StreamClient, options: BenchOptions, prompt: Prompt) -> dict[str, float]:
+    """First frame and first step of a server that has computed nothing yet."""
+    with _open(client, options, prompt) as session:
+        opened = session.frame.timings_ns
+        actions = _actions(client, prompt, 1)
+        first = session.step(actions[0]).timings_ns
+    named = {
+        "open_encode_ms": opened["encode"],
+        "open_prefill_ms": opened["prefill"],
+        "open_first_frame_ms": opened["round_trip"],
+        "first_step_ms": first["round_trip"],
+    }
+    return {name: round(duration_ns / 1e6, 2) for name, duration_ns in named.items()}
+
+
+def _run(
+    client: StreamClient, options: BenchOptions, prompt: Prompt, pace_fps: float | None
+) -> report.Run:
+    steps = options.warm_up + options.frames
+    name = "free" if pace_fps is None else f"{pace_fps:g} fps"
+    with (
+        tqdm(total=steps, desc=name, unit="frame", file=sys.stderr, mininterval=0.5) as bar,
+        _open(client, options, prompt) as session,
+    ):
+        replies = paced.drive(
+            session,
+            _actions(client, prompt, steps),
+            pace_fps=pace_fps,
+            in_flight=client.info.limits.max_in_flight,
+            seen=bar.update,
+        )
+        opened_ns = session.frame.timings_ns
+    return report.Run(
+        pace_fps=pace_fps, warm_up=options.warm_up, replies=replies, opened_ns=opened_ns
+    )
+
+
+def _open(client: StreamClient, options: BenchOptions, prompt: Prompt) -> RemoteSession:
+    return client.open(
+        prompt.frames_THWC,
+        seed=options.seed,
+        actions=prompt.actions if client.info.takes_actions else None,
+        lookahead=options.lookahead,
+    )
+
+
+def _actions(client: StreamClient, prompt: Prompt, steps: int) -> Sequence[Action | None]:
+    takes_actions = client.info.takes_actions
+    return action_script(steps, prompt.speed_mps) if takes_actions else [None] * steps
+
+
+def _sweep(options: BenchOptions) -> list[WindowTime]:
+    """In this process, after the server has given its memory back."""
+    import torch
+
+    from sim_stream.runtime.random_weights import random_runtime
+
+    torch.set_num_threads(options.threads)
+    runtime = random_runtime(
+        options.preset,
+        device=options.device,
+        precision=options.precision,
+        kv_precision=options.kv_precision,
+        step_engine=options.step_engine,
+        attention=options.attention,
+        max_sessions=1,
+    )
+    total = len(windows(runtime.layout.codes_per_frame))
+    with tqdm(total=total, desc="windows", unit="window", file=sys.stderr) as bar:
+        return sweep(runtime, bar.update)
+
+
+def _system(options: BenchOptions, setup: Setup) -> dict[str, Any]:
+    return {
+        "preset": options.preset,
+        "random_weights": options.random_weights,
+        "device": setup.device.type,
+        "threads": options.threads,
+        "type": setup.precision.name,
+        "video_decoder_type": NAMES[setup.precision.video],
+        "decoding": options.decoding,
+        "step_engine": options.step_engine,
+        "attention": options.attention,
+        "lookahead": setup.lookahead,
+        "seed": options.seed,
+        "needed_gb": round(setup.memory.total / 1e9, 2),
+    }
+
+
+def write(found: dict[str, Any], folder: Path, *, html: bool) -> list[Path]:
+    """report.json and report.html, each whole or not at all."""
+    texts = {"report.json": json.dumps(found, indent=1) + "\n"}
+    if html:
+        from sim_stream.bench import page
+
+        texts["report.html"] = page.as_html(found)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, text in texts.items():
+        partial = folder / f".{name}.{os.getpid()}.part"
+        partial.write_text(text)
+        paths.append(partial.replace(folder / name))
+    return paths
+
+
+def _without_series(found: dict[str, Any]) -> dict[str, Any]:
+    runs = [{k: v for k, v in run.items() if k != "series"} for run in found["runs"]]
+    return {**found, "runs": runs}
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)

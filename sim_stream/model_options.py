@@ -1,0 +1,46 @@
+"""What every verb that starts a server of its own says about the model: one place for all of them.
+
+Knows the options of ``sim-stream serve`` that choose and shape a model; nothing about processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim_stream.config import DecodingConfig, get_preset
+from sim_stream.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """As ``sim-stream serve --help`` describes them; ``lookahead`` None is the preset's."""
+
+    preset: str = "pocket"
+    weights: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    kv_precision: str = "auto"
+    decoding: str = "raster"
+    step_engine: str = "auto"
+    attention: str = "auto"
+    lookahead: int | None = None
+    threads: int = 1
+    log_level: str = "warning"
+
+    def __post_init__(self) -> None:
+        get_preset(self.preset)
+        DecodingConfig.parse(self.decoding)
+        if self.threads < 1:
+            raise InvalidInput("threads", self.threads, "1 or more")
+
+    def serve_options(self) -> list[str]:
+        """The command line of a server for one client; its lookahead comes with the session."""
+        options = [
+            *("--preset", self.preset, "--device", self.device, "--log-level", self.log_level),
+            *("--precision", self.precision, "--step-engine", self.step_engine),
+            *("--kv-precision", self.kv_precision, "--attention", self.attention),
+            *("--decoding", self.decoding, "--max-sessions", "1"),
+        ]
+        named = (("weights", self.weights), ("threads", self.threads))
+        return options + [f"--{name}={value}" for name, value in named if value is not None]
