@@ -1,8 +1,8 @@
 """VQGAN: image tokenizer (ENC + VQ) and image decoder (DEC), OpenViCA Sec. III-A and Fig. 3.
 
 State-dict keys and arithmetic are those of diffusers' ``VQModel`` (facts/models.md part 1), so its
-files load unchanged. Pixels here are in [-1, 1]; a checkpoint made for another range is adapted by
-whoever loads it. Knows nothing about losses other than the codebook's own (eq. 4).
+files load unchanged. Pixels outside are in [-1, 1]; ``pixel_range`` is the range that the weights
+were trained in and a property of the checkpoint. Knows no losses but the codebook's (eq. 4).
 
 Legend: B batch, C channels, H height, W width, D latent channels, G latent grid, N = G * G.
 """
@@ -26,6 +26,10 @@ from sim_stream.models.layers import (
     conv3x3,
     silu,
 )
+
+
+# What a network's own pixels are: LWM's and ours in [-1, 1], aMUSEd's in [0, 1].
+PIXEL_RANGES = ("signed", "unit")
 
 
 class DownBlock(nn.Module):
@@ -159,6 +163,7 @@ class VQModel(nn.Module):
         super().__init__()
         d = config.latent_channels
         self.config = config
+        self.pixel_range = "signed"
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = Quantizer(config.num_vq_embeddings, d)
@@ -167,7 +172,7 @@ class VQModel(nn.Module):
 
     def latents(self, x_BCHW: Tensor) -> Tensor:
         """Continuous latents (B D G G) before quantisation."""
-        return self.quant_conv(self.encoder(x_BCHW))
+        return self.quant_conv(self.encoder(to_range(x_BCHW, self.pixel_range)))
 
     def ids_of(self, z_BDGG: Tensor) -> Tensor:
         """Row-major ids (B N) of latents."""
@@ -184,7 +189,8 @@ class VQModel(nn.Module):
 
     def decode(self, ids_BN: Tensor) -> Tensor:
         """Ids (B N) -> pixels (B 3 H W), about [-1, 1], not clamped."""
-        return self.decoder(self.post_quant_conv(self.lookup(ids_BN)))
+        x_BCHW = self.decoder(self.post_quant_conv(self.lookup(ids_BN)))
+        return from_range(x_BCHW, self.pixel_range)
 
     def forward(self, x_BCHW: Tensor, beta: float = 0.25) -> VQOutput:
         """Straight-through reconstruction with eq. 4: |sg(z) - q|^2 + beta |z - sg(q)|^2."""
@@ -193,13 +199,24 @@ class VQModel(nn.Module):
         q = self.lookup(ids)
         loss = F.mse_loss(q, z.detach()) + beta * F.mse_loss(z, q.detach())
         straight_through = z + (q - z).detach()
-        return VQOutput(self.decoder(self.post_quant_conv(straight_through)), loss, ids)
+        x_BCHW = self.decoder(self.post_quant_conv(straight_through))
+        return VQOutput(from_range(x_BCHW, self.pixel_range), loss, ids)
 
 
 def look_up(codebook: Quantizer, ids_BN: Tensor, grid: int) -> Tensor:
     """Code vectors of row-major ids (B N) as a feature map (B D G G)."""
     q = codebook.embedding(ids_BN).unflatten(1, (grid, grid))
     return q.permute(0, 3, 1, 2).contiguous()
+
+
+def to_range(x: Tensor, pixel_range: str) -> Tensor:
+    """[-1, 1] -> a network's own range."""
+    return x if pixel_range == "signed" else x * 0.5 + 0.5
+
+
+def from_range(x: Tensor, pixel_range: str) -> Tensor:
+    """A network's own range -> [-1, 1]."""
+    return x if pixel_range == "signed" else x * 2.0 - 1.0
 
 
 def to_pixels(x_CHW: Tensor) -> Tensor:
