@@ -1,4 +1,4 @@
-"""The ``sim-stream`` command: serve, demo, doctor.
+"""The ``sim-stream`` command: serve, demo, weights, doctor.
 
 Only parses and dispatches: each verb's module is imported when it runs, so that ``--help`` needs
 neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2.
@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from sim_stream import __version__
+from sim_stream import __version__, weights_cli
 from sim_stream.config import ATTENTIONS, PRECISIONS, PRESETS, STEP_ENGINES, DecodingConfig
 from sim_stream.errors import SimStreamError
 
+PARTS_OPTIONS = ("vqgan", "world_model", "adapter", "video_decoder")
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
 
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    verbs = {"serve": _serve, "demo": _demo, "doctor": _doctor}
+    verbs = {"serve": _serve, "demo": _demo, "weights": weights_cli.run, "doctor": _doctor}
     try:
         return verbs[args.verb](args)
     except SimStreamError as error:
@@ -55,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_serve(verbs, common)
     _add_demo(verbs, common)
+    weights = verbs.add_parser(
+        "weights", parents=[common], help="inspect, convert and verify checkpoints"
+    )
+    weights_cli.add_options(weights)
     _add_doctor(verbs, common)
     return parser
 
@@ -67,6 +72,20 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="pocket", help=f"{presets} (default: %(default)s)")
     parser.add_argument(
         "--weights", type=Path, metavar="DIR", help="weights folder (default: the shipped one)"
+    )
+    parts = parser.add_argument_group("weights from several places")
+    for option, text in (
+        ("--vqgan", "tokenizer and image decoder of this weights folder"),
+        ("--world-model", "world model of this weights folder"),
+        ("--adapter", "LoRA adapter in peft's form, merged into the world model"),
+    ):
+        parts.add_argument(option, type=Path, metavar="DIR", help=text)
+    parts.add_argument(
+        "--video-decoder",
+        type=Path,
+        metavar="DIR",
+        help="video decoder of this weights folder; `inflate`: made from the image decoder, "
+        "untrained in time, marked on every frame",
     )
     parser.add_argument(
         "--device",
@@ -192,6 +211,10 @@ def _add_doctor(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="DIR", help="check these pocket weights")
 
 
+def _parts(args: argparse.Namespace) -> dict[str, Path | None]:
+    return {name: getattr(args, name) for name in PARTS_OPTIONS}
+
+
 def _serve(args: argparse.Namespace) -> int:
     from sim_stream import serve
 
@@ -201,6 +224,7 @@ def _serve(args: argparse.Namespace) -> int:
             bind=args.bind,
             publish=args.publish,
             weights=args.weights,
+            **_parts(args),
             device=args.device,
             decoding=DecodingConfig.parse(args.decoding),
             precision=args.precision,
@@ -221,6 +245,7 @@ def _demo(args: argparse.Namespace) -> int:
         demo.DemoOptions(
             preset=args.preset,
             weights=args.weights,
+            **_parts(args),
             device=args.device,
             decoding=args.decoding,
             precision=args.precision,

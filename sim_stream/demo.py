@@ -21,11 +21,10 @@ from tqdm import tqdm
 from sim_stream.config import Action, DecodingConfig, get_preset
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
 from sim_stream.server_process import ServerProcess
-from sim_stream.video import Image, Mp4Writer, halve, mark_prompt, read_clip, write_png
+from sim_stream.video import SAMPLE, Image, Mp4Writer, halve, mark_prompt, read_clip, write_png
 from sim_stream.video_writer import contact_sheet
 from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
 
-SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"
 PROMPT_FRAMES = 2
 SPEED_MPS = 8.0  # where the prompt's own speed is not known
 YAW_RATE_RADPS = 0.25
@@ -41,6 +40,10 @@ class DemoOptions:
 
     preset: str = "pocket"
     weights: Path | None = None
+    vqgan: Path | None = None
+    world_model: Path | None = None
+    adapter: Path | None = None
+    video_decoder: Path | None = None
     device: str = "auto"
     precision: str = "auto"
     decoding: str = "raster"
@@ -77,7 +80,14 @@ class DemoOptions:
             *("--precision", self.precision, "--step-engine", self.step_engine),
             *("--attention", self.attention, "--decoding", self.decoding, "--max-sessions", "1"),
         ]
-        named = (("weights", self.weights), ("threads", self.threads))
+        named = (
+            ("weights", self.weights),
+            ("vqgan", self.vqgan),
+            ("world-model", self.world_model),
+            ("adapter", self.adapter),
+            ("video-decoder", self.video_decoder),
+            ("threads", self.threads),
+        )
         return options + [f"--{name}={value}" for name, value in named if value is not None]
 
 

@@ -31,6 +31,10 @@ class ServeOptions:
     bind: str = "tcp://127.0.0.1:5555"
     publish: str | None = None
     weights: Path | None = None
+    vqgan: Path | None = None
+    world_model: Path | None = None
+    adapter: Path | None = None
+    video_decoder: Path | None = None
     device: str = "auto"
     precision: str = "auto"
     decoding: DecodingConfig | None = None
@@ -50,6 +54,7 @@ def run(options: ServeOptions) -> int:
 
     import torch
 
+    from sim_stream.models.assembly import Parts
     from sim_stream.runtime.runtime import Runtime
     from sim_stream.wire.server import StreamServer
 
@@ -64,6 +69,12 @@ def run(options: ServeOptions) -> int:
     runtime = Runtime.load(
         options.preset,
         weights=options.weights,
+        parts=Parts(
+            vqgan=options.vqgan,
+            world_model=options.world_model,
+            adapter=options.adapter,
+            video_decoder=options.video_decoder,
+        ),
         device=options.device,
         precision=options.precision,
         step_engine=options.step_engine,

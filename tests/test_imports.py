@@ -25,11 +25,12 @@ ALLOWED: dict[str, set[str]] = {
     "decoding": BASE | {"models", "decoding"},
     "runtime": BASE | {"models", "decoding", "runtime"},
     "wire": BASE | {"wire"},
-    "serve": BASE | {"runtime", "wire"},
+    "serve": BASE | {"models", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "demo": BASE | {"wire", "server_process"},
     "doctor": BASE | {"models", "runtime", ""},
-    "cli": BASE | {"serve", "demo", "doctor", ""},
+    "weights_cli": BASE | {"models"},
+    "cli": BASE | {"serve", "demo", "doctor", "weights_cli", ""},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.

@@ -252,7 +252,7 @@ def load_part(
 
 
 def load(folder: Path, preset: Preset) -> Loaded:
-    """The three models of a folder in fp32. Raises CheckpointError where anything does not match."""
+    """The three models of a folder in fp32. Raises CheckpointError where a thing does not match."""
     manifest = read_manifest(folder)
     for part in PARTS:  # all configurations before the first tensor
         check_config(folder, manifest, preset, part)

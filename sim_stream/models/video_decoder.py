@@ -41,7 +41,7 @@ class VideoDecoder(nn.Module):
         q = look_up(self.quantize, ids_BTN.flatten(0, 1), self.grid)
         x = self.decoder(self.post_quant_conv(q), frames, emit)
         x = from_range(x, self.pixel_range)
-        return x.unflatten(0, (-1, frames)) if emit is None else x
+        return x.view(-1, frames, *x.shape[1:]) if emit is None else x
 
 
 @torch.no_grad()

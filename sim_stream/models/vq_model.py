@@ -27,7 +27,6 @@ from sim_stream.models.layers import (
     silu,
 )
 
-
 # What a network's own pixels are: LWM's and ours in [-1, 1], aMUSEd's in [0, 1].
 PIXEL_RANGES = ("signed", "unit")
 

@@ -33,7 +33,8 @@ from sim_stream.decoding.static_lanes import StaticLane, StaticLanes
 from sim_stream.decoding.strategy import Strategy, Task
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.layout import FrameLayout
-from sim_stream.models import checkpoints
+from sim_stream.models import assembly
+from sim_stream.models.assembly import Parts
 from sim_stream.models.attention import pick_attention
 from sim_stream.models.kv_cache import KVPool
 from sim_stream.models.layers import channels_last, fold_upsampling
@@ -65,18 +66,20 @@ class Runtime:
         prompt_ids: tuple[int, ...] = (),
         model_id: str = "unnamed",
         weights_sha256: str = "",
+        inflated: bool = False,
         step_engine: str = "auto",
         attention: str = "auto",
         max_sessions: int = MAX_SESSIONS,
     ) -> None:
         """`video_dtype`: of the video decoder alone, where it is not `dtype`. `max_sessions`: KV
-        cache is allocated for as many."""
+        cache is allocated for as many. `inflated`: the video decoder was never trained in time."""
         if bool(preset.prompt) != bool(prompt_ids):
             raise InvalidInput("prompt_ids", prompt_ids, f"the ids of the prompt {preset.prompt!r}")
         self.preset, self.device, self.dtype = preset, torch.device(device), dtype
         self.layout = FrameLayout.of(preset, len(prompt_ids))
         self.prompt_ids = prompt_ids
         self.model_id, self.weights_sha256 = model_id, weights_sha256
+        self.inflated = inflated
 
         fold_upsampling(video_decoder)
         self.video_dtype = dtype if video_dtype is None else video_dtype
@@ -108,6 +111,7 @@ class Runtime:
         preset_name: str,
         *,
         weights: Path | str | None = None,
+        parts: Parts | None = None,
         device: str = "auto",
         precision: str = "auto",
         step_engine: str = "auto",
@@ -116,12 +120,14 @@ class Runtime:
     ) -> Runtime:
         """A preset with the weights of a folder (default: those shipped with the package).
 
+        `parts` come from elsewhere. Models go straight to their device and type.
         Raises InvalidInput (what was asked for), CheckpointError, Unavailable.
         """
         preset = get_preset(preset_name)
         where = pick_device(device)
         dtype, video_dtype = pick_precision(precision, where)
-        loaded = checkpoints.load(checkpoints.weights_dir(preset_name, weights), preset)
+        dtypes = {"vq_model": dtype, "world_model": dtype, "video_decoder": video_dtype}
+        loaded = assembly.load(preset, weights, parts or Parts(), device=where, dtypes=dtypes)
         runtime = cls(
             preset,
             loaded.vq_model,
@@ -133,6 +139,7 @@ class Runtime:
             prompt_ids=loaded.prompt_ids,
             model_id=loaded.model_id,
             weights_sha256=loaded.sha256,
+            inflated=loaded.inflated,
             step_engine=step_engine,
             attention=attention,
             max_sessions=max_sessions,

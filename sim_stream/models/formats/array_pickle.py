@@ -25,13 +25,14 @@ from sim_stream.errors import CheckpointError
 MAX_BYTES = 8 << 30
 MAX_DEPTH, MAX_DIMS, MAX_NODES = 16, 8, 10_000
 DTYPES = {"f4": torch.float32, "f2": torch.float16, "bfloat16": torch.bfloat16}
-OPCODES = frozenset(
-    "PROTO FRAME STOP MARK POP POP_MARK DUP EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND"
-    " APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE INT LONG BININT BININT1"
-    " BININT2 LONG1 UNICODE BINUNICODE SHORT_BINUNICODE STRING BINSTRING SHORT_BINSTRING BINBYTES"
-    " SHORT_BINBYTES BINBYTES8 BYTEARRAY8 GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
-    " GLOBAL STACK_GLOBAL REDUCE BUILD NEWOBJ".split()
-)
+_OPCODES = """
+    PROTO FRAME STOP MARK POP POP_MARK DUP EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND
+    APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE INT LONG BININT BININT1
+    BININT2 LONG1 UNICODE BINUNICODE SHORT_BINUNICODE STRING BINSTRING SHORT_BINSTRING BINBYTES
+    SHORT_BINBYTES BINBYTES8 BYTEARRAY8 GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
+    GLOBAL STACK_GLOBAL REDUCE BUILD NEWOBJ
+"""
+OPCODES = frozenset(_OPCODES.split())
 PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
@@ -60,11 +61,12 @@ def check_opcodes(data: bytes) -> None:
     for opcode, argument, at in pickletools.genops(data):
         if opcode.name not in OPCODES:
             raise CheckpointError(f"at byte {at}: opcode {opcode.name} has no place in arrays")
-        if opcode.name == "FRAME" and argument > len(data) - at:
-            raise CheckpointError(f"at byte {at}: a frame of {argument:,} bytes is cut off")
+        number = argument if isinstance(argument, int) else 0
+        if opcode.name == "FRAME" and number > len(data) - (at or 0):
+            raise CheckpointError(f"at byte {at}: a frame of {number:,} bytes is cut off")
         memo += opcode.name in ("MEMOIZE", *PUTS)
-        if opcode.name in PUTS and argument > 2 * memo + 1000:
-            raise CheckpointError(f"at byte {at}: memo index {argument:,} is out of all proportion")
+        if opcode.name in PUTS and number > 2 * memo + 1000:
+            raise CheckpointError(f"at byte {at}: memo index {number:,} is out of all proportion")
 
 
 class Dtype:

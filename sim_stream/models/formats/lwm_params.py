@@ -158,4 +158,4 @@ def transformed(w: Tensor, key: str, config: WorldModelConfig) -> Tensor:
 
 def halves(w_OI: Tensor, heads: int) -> Tensor:
     """Rows of q or k from pairs (2i, 2i+1) to halves (i, i + K/2) of each head."""
-    return w_OI.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(w_OI.shape)
+    return w_OI.view(heads, -1, 2, w_OI.shape[1]).transpose(1, 2).reshape(w_OI.shape)

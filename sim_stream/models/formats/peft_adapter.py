@@ -137,6 +137,5 @@ def check_base(adapter: Adapter, sha256: str) -> None:
     """Raises CheckpointError where the adapter says it was trained on other weights."""
     if adapter.base_sha256 not in ("", sha256):
         raise CheckpointError(
-            f"adapter {adapter.name} was trained on weights {adapter.base_sha256}, "
-            f"not on {sha256}"
+            f"adapter {adapter.name} was trained on weights {adapter.base_sha256}, not on {sha256}"
         )

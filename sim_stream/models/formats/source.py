@@ -60,7 +60,7 @@ def check_values(tensor: Tensor, where: str) -> None:
     if not tensor.is_floating_point():
         raise CheckpointError(f"{where} is {tensor.dtype}, expected fp32, bf16 or fp16")
     low, high = (float(bound) for bound in tensor.aminmax())
-    if not (-LARGEST_WEIGHT <= low and high <= LARGEST_WEIGHT):
+    if not (low >= -LARGEST_WEIGHT and high <= LARGEST_WEIGHT):
         raise CheckpointError(
             f"{where} has values from {low:g} to {high:g}; trained weights are finite and below "
             f"{LARGEST_WEIGHT:g}: the file is damaged"
