@@ -222,7 +222,7 @@ class VQGAN(nn.Module):
 
 def random_params(module: nn.Module, *inputs: np.ndarray, seed: int = 0) -> Params:
     """Flax's initialisation, moved so that no norm is one and no bias zero."""
-    params = module.init(jax.random.PRNGKey(seed), *inputs)["params"]
+    params = jax.jit(module.init)(jax.random.PRNGKey(seed), *inputs)["params"]
     rng = np.random.default_rng(seed)
 
     def moved(w: jax.Array) -> np.ndarray:
