@@ -6,6 +6,7 @@ pairs, (in, out) kernels, NHWC. Parameters are saved by flax's own serialisation
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -221,14 +222,22 @@ class VQGAN(nn.Module):
 
 
 def random_params(module: nn.Module, *inputs: np.ndarray, seed: int = 0) -> Params:
-    """Flax's initialisation, moved so that no norm is one and no bias zero."""
-    params = jax.jit(module.init)(jax.random.PRNGKey(seed), *inputs)["params"]
+    """Flax's own tree of parameters with values at which activations stay of order 1."""
+    shapes = jax.eval_shape(module.init, jax.random.PRNGKey(seed), *inputs)["params"]
     rng = np.random.default_rng(seed)
 
-    def moved(w: jax.Array) -> np.ndarray:
-        return np.asarray(w) + rng.normal(0, 0.1, w.shape).astype(np.float32)
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name, shape = "/".join(step.key for step in path), leaf.shape
+        noise = rng.normal(0, 1, shape).astype(np.float32)
+        if name.endswith("bias"):
+            return 0.1 * noise
+        if name.endswith("scale") or "norm" in name or "ln_f" in name:
+            return 1.0 + 0.1 * noise
+        if name.endswith("kernel"):
+            return noise / math.sqrt(math.prod(shape[:-1]) if len(shape) == 4 else shape[-2])
+        return 0.5 * noise
 
-    return jax.tree_util.tree_map(moved, params)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def write_params(path: Path, params: Params, dtype: Any = jnp.float32) -> None:
