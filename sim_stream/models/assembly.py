@@ -102,7 +102,7 @@ def load(
         )
         video_decoder = inflate(vq_model, preset.video_decoder).to(dtypes["video_decoder"])
     assert isinstance(video_decoder, VideoDecoder)
-    check_same_codes(vq_model, video_decoder)
+    check_pair(vq_model, video_decoder)
     return Loaded(
         vq_model=vq_model,
         world_model=world_model,
@@ -154,8 +154,13 @@ def _offer() -> str:
     )
 
 
-def check_same_codes(vq_model: VQModel, video_decoder: VideoDecoder) -> None:
-    """Raises CheckpointError where the decoder's ids are not the tokenizer's."""
+def check_pair(vq_model: VQModel, video_decoder: VideoDecoder) -> None:
+    """Raises CheckpointError where the decoder's ids or pixels are not the tokenizer's."""
+    if vq_model.pixel_range != video_decoder.pixel_range:
+        raise CheckpointError(
+            f"the video decoder's pixel range is {video_decoder.pixel_range}, the VQGAN's "
+            f"{vq_model.pixel_range}"
+        )
     theirs = vq_model.quantize.embedding.weight.float()
     nearest = video_decoder.quantize.nearest(theirs)
     own = torch.arange(len(theirs), device=nearest.device)

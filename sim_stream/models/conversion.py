@@ -21,6 +21,7 @@ from tqdm import tqdm
 from sim_stream.config import PRESETS, Preset
 from sim_stream.errors import CheckpointError, InvalidInput
 from sim_stream.models import checkpoints, pixel_range
+from sim_stream.models.checkpoints import PARTS
 from sim_stream.models.formats import identify
 from sim_stream.models.formats.source import Source, count_dtypes, disagreements, mismatches, refuse
 from sim_stream.models.tokenizer import prompt_ids
@@ -61,8 +62,8 @@ def convert(
     shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
     partial.mkdir(parents=True)
     try:
-        files = {}
-        for part, group in sources.items():
+        files: dict[str, dict[str, Any]] = {}
+        for part, group in sorted(sources.items(), key=lambda item: PARTS.index(item[0])):
             entry: dict[str, Any] = {
                 "sources": [describe_file(file) for s in group for file in s.files],
                 "transforms": [text for s in group for text in s.transforms],
@@ -70,6 +71,9 @@ def convert(
             if part == "vq_model":
                 demanded = demanded_range or stated_range(group)
                 entry |= prove_vqgan(group, preset, video, demanded)
+            elif part == "video_decoder":
+                known = files.get("vq_model", {}).get("pixel_range", "signed")
+                entry["pixel_range"] = demanded_range or known
             files[part] = entry | write_part(partial, group, preset, part, shard_bytes)
         manifest = checkpoints.write_manifest(partial, preset, files, about)
         if out.exists():

@@ -11,7 +11,7 @@ Legend: O out, I in, R rank.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -65,12 +65,16 @@ class Whole:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapter:
-    """`updates` by our keys. `base_sha256`: the weights it was trained on; empty: not known."""
+    """`updates` by our keys. `base_sha256`: the weights it was trained on; empty: not known.
+
+    `copies`: weights of its base that came with it, which the base must have.
+    """
 
     updates: Mapping[str, LowRank | Whole]
     name: str
     sha256: str = ""
     base_sha256: str = ""
+    copies: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -86,10 +90,20 @@ class Adapter:
                 faults.append(f"{key} is {shapes[key]} in the base, {update.shape} here")
         refuse(f"adapter {self.name}", faults)
 
+    def check_copy(self, key: str, weight: Tensor) -> None:
+        """Raises CheckpointError where a base's weight is not the one that the adapter knows."""
+        copy = self.copies.get(key)
+        # Either may have been rounded to bf16, which keeps 8 bits.
+        if copy is not None and not torch.allclose(weight.float(), copy.float(), 2**-7, 1e-6):
+            raise CheckpointError(
+                f"adapter {self.name} was trained on another base: {key} differs from its copy"
+            )
+
     def merged(self, tensors: Stream, shapes: Mapping[str, Shape]) -> Stream:
         """A base's tensors on their way, each with its update. Raises CheckpointError."""
         self.check(shapes)
         for key, tensor in tensors:
+            self.check_copy(key, tensor)
             yield key, self.updates[key].applied(tensor) if key in self.updates else tensor
 
 
@@ -106,11 +120,13 @@ class _Updated(nn.Module):
 
 def attach(model: nn.Module, adapter: Adapter) -> None:
     """From here on the model computes with base and adapter. Raises CheckpointError."""
-    adapter.check({key: tuple(w.shape) for key, w in model.state_dict().items()})
     if adapted(model):
         raise InvalidInput("adapter", adapter.name, "one at a time: unload the other first")
+    adapter.check({key: tuple(w.shape) for key, w in model.state_dict().items()})
     if any(getattr(m, "qkv_weight", None) is not None for m in model.modules()):
         raise InvalidInput("model", "fused", "a model that is not fused yet")
+    for key, weight in model.state_dict().items():
+        adapter.check_copy(key, weight)
     for key, update in adapter.updates.items():
         module, _, name = key.rpartition(".")
         parametrize.register_parametrization(

@@ -13,7 +13,7 @@ from typing import Any
 from sim_stream.config import Preset, get_preset
 from sim_stream.errors import CheckpointError
 from sim_stream.models import checkpoints, pixel_range
-from sim_stream.models.assembly import check_same_codes
+from sim_stream.models.assembly import check_pair
 from sim_stream.models.formats.source import check_values
 from sim_stream.models.tokenizer import BOS, check_known
 from sim_stream.models.video_decoder import VideoDecoder
@@ -77,5 +77,5 @@ def check_pictures(
     if "video_decoder" in manifest["files"]:
         video_decoder = checkpoints.load_part(folder, manifest, preset, "video_decoder")
         assert isinstance(video_decoder, VideoDecoder)
-        check_same_codes(vq_model, video_decoder)
+        check_pair(vq_model, video_decoder)
     return {"pixel_range": vq_model.pixel_range, "psnr_db": psnr_db}

@@ -24,6 +24,7 @@ from sim_stream.models.lora import Adapter, LowRank, Whole
 KIND = "peft adapter"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+BASE = ".base_layer.weight"  # peft saves adapted embeddings' own weights too, unless told not to
 LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<half>[AB])(\.weight)?")
 # Options that would change the arithmetic, and the values under which they do not.
 REQUIRED: dict[str, tuple[object, ...]] = {
@@ -51,16 +52,20 @@ REQUIRED: dict[str, tuple[object, ...]] = {
 def read(folder: Path) -> Adapter:
     """Raises CheckpointError, naming everything in it that is no plain LoRA."""
     config = safetensors_files.read_json(folder / CONFIG)
+    refuse(f"{folder / CONFIG}", config_faults(config))
     files = safetensors_files.read(folder, (folder / WEIGHTS,))
-    faults = config_faults(config)
+    faults: list[str] = []
     halves: dict[str, dict[str, Tensor]] = {}
     updates: dict[str, LowRank | Whole] = {}
+    copies: dict[str, Tensor] = {}
     for name, tensor in files.tensors():
         check_values(tensor, f"{folder}: {name}")
         key = own.our_key(name.removeprefix(PREFIX))
         match = LOW_RANK.fullmatch(key)
         if not name.startswith(PREFIX) or (match is None and not key.endswith(".weight")):
             faults.append(f"unknown {name}")
+        elif key.endswith(BASE):
+            copies[f"{key.removesuffix(BASE)}.weight"] = tensor.clone()
         elif match is None:
             updates[key] = Whole(weight=tensor.clone())
         else:
@@ -82,6 +87,7 @@ def read(folder: Path) -> Adapter:
         name=folder.name,
         sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
         base_sha256=str(config.get("base_sha256") or ""),
+        copies=copies,
     )
 
 
