@@ -6,10 +6,10 @@ the folder appears under its name only when it is complete. A VQGAN is tested on
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ from sim_stream.models.formats.source import Source, count_dtypes, disagreements
 from sim_stream.models.tokenizer import prompt_ids
 from sim_stream.models.vq_model import VQModel
 from sim_stream.video import SAMPLE
-
-log = logging.getLogger(__name__)
 
 SHARD_BYTES = 1 << 30
 
@@ -55,26 +53,22 @@ def convert(
     preset = pick_preset(sources) if preset is None else preset
     for part, group in sources.items():
         refuse(f"{preset.name}'s {part}", faults_of(group, preset, part))
-    about: dict[str, Any] = {"model_id": model_id or paths[0].resolve().name[:64]}
+    about: dict[str, Any] = {"model_id": model_id or default_id(paths[0])}
     if preset.prompt and "world_model" in sources:
         about |= prompt_of(preset, tokenizer)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
     partial.mkdir(parents=True)
+    pool = ThreadPoolExecutor(max_workers=2)
     try:
         files: dict[str, dict[str, Any]] = {}
         for part, group in sorted(sources.items(), key=lambda item: PARTS.index(item[0])):
-            entry: dict[str, Any] = {
-                "sources": [describe_file(file) for s in group for file in s.files],
-                "transforms": [text for s in group for text in s.transforms],
-            }
-            if part == "vq_model":
-                demanded = demanded_range or stated_range(group)
-                entry |= prove_vqgan(group, preset, video, demanded)
-            elif part == "video_decoder":
-                known = files.get("vq_model", {}).get("pixel_range", "signed")
-                entry["pixel_range"] = demanded_range or known
-            files[part] = entry | write_part(partial, group, preset, part, shard_bytes)
+            known_range = files.get("vq_model", {}).get("pixel_range")
+            demanded = demanded_range or stated_range(group) or known_range
+            hashes = [pool.submit(describe_file, file) for s in group for file in s.files]
+            entry = prove_part(part, group, preset, video, demanded)
+            entry |= write_part(ShardWriter(partial, part, shard_bytes, pool), group, preset)
+            files[part] = entry | {"sources": [file.result() for file in hashes]}
         manifest = checkpoints.write_manifest(partial, preset, files, about)
         if out.exists():
             out.rmdir()
@@ -82,7 +76,15 @@ def convert(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     return manifest
+
+
+def default_id(path: Path) -> str:
+    """A folder's name, the one that a file lies in too: files are called `params` everywhere."""
+    folder = path.resolve() if path.is_dir() else path.resolve().parent
+    return folder.name[:64] or "unnamed"
 
 
 def gather(paths: Sequence[Path]) -> tuple[dict[str, list[Source]], Path | None]:
@@ -128,11 +130,18 @@ def stated_range(sources: Sequence[Source]) -> str | None:
     return str(stated[0]) if stated else None
 
 
-def prove_vqgan(
-    sources: Sequence[Source], preset: Preset, video: Path, demanded: str | None
+def prove_part(
+    part: str, sources: Sequence[Source], preset: Preset, video: Path, demanded: str | None
 ) -> dict[str, Any]:
-    """The pixel range and the reconstruction that proves it. Raises CheckpointError."""
-    model = checkpoints.make_part(preset, "vq_model")
+    """What a test of the part itself adds to the manifest. Raises CheckpointError.
+
+    A VQGAN must reconstruct real frames; a video decoder has the range of its VQGAN.
+    """
+    if part == "world_model":
+        return {"rope": "halves"}
+    if part == "video_decoder":
+        return {"pixel_range": demanded or "signed"}
+    model = checkpoints.make_part(preset, part)
     assert isinstance(model, VQModel)
     tensors = (pair for source in sources for pair in source.tensors(preset))
     checkpoints.fill(model, tensors, str(sources[0].path))
@@ -164,40 +173,52 @@ def describe_file(path: Path) -> dict[str, Any]:
     }
 
 
-def write_part(
-    folder: Path, sources: Sequence[Source], preset: Preset, part: str, shard_bytes: int
-) -> dict[str, Any]:
+class ShardWriter:
+    """Gathers a part's tensors into files of bounded size, each hashed on a thread."""
+
+    def __init__(self, folder: Path, part: str, shard_bytes: int, pool: ThreadPoolExecutor) -> None:
+        self.part = part
+        self._folder, self._shard_bytes, self._pool = folder, shard_bytes, pool
+        self._pending: dict[str, Tensor] = {}
+        self._hashes: dict[str, Future[str]] = {}
+        self._bytes = 0
+
+    def add(self, key: str, tensor: Tensor) -> None:
+        if self._pending and self._bytes + tensor.nbytes > self._shard_bytes:
+            self._flush()
+        self._pending[key] = tensor.contiguous()
+        self._bytes += tensor.nbytes
+
+    def close(self) -> dict[str, str]:
+        """The shards and their hashes."""
+        self._flush()
+        return {name: sha256.result() for name, sha256 in self._hashes.items()}
+
+    def _flush(self) -> None:
+        name = f"{self.part}.{len(self._hashes) + 1:05}.safetensors"
+        save_file(self._pending, self._folder / name)
+        self._hashes[name] = self._pool.submit(checkpoints.sha256_of_file, self._folder / name)
+        self._pending, self._bytes = {}, 0
+
+
+def write_part(writer: ShardWriter, sources: Sequence[Source], preset: Preset) -> dict[str, Any]:
     """Shards of one part, tensors in the order they come; its entry of the manifest."""
-    shards: dict[str, str] = {}
-    pending: dict[str, Tensor] = {}
-    size, dtypes, written = 0, list[torch.dtype](), set[str]()
-
-    def flush() -> None:
-        name = f"{part}.{len(shards) + 1:05}.safetensors"
-        save_file(pending, folder / name)
-        shards[name] = checkpoints.sha256_of_file(folder / name)
-        pending.clear()
-
+    written: dict[str, torch.dtype] = {}
     total = sum(source.parameters for source in sources)
-    with tqdm(total=total, desc=part, unit="", unit_scale=True, mininterval=0.25) as bar:
+    with tqdm(total=total, desc=writer.part, unit="", unit_scale=True, mininterval=0.25) as bar:
         for source in sources:
             for key, tensor in source.tensors(preset):
-                if pending and size + tensor.nbytes > shard_bytes:
-                    flush()
-                    size = 0
-                pending[key] = tensor.contiguous()
-                size += tensor.nbytes
-                written.add(key)
-                dtypes.append(tensor.dtype)
+                writer.add(key, tensor)
+                written[key] = tensor.dtype
                 bar.update(tensor.numel())
-    flush()
-    expected = {key for source in sources for key in source.shapes}
-    if written != expected:  # a reader that breaks its promise
-        raise CheckpointError(f"{part}: {sorted(written ^ expected)} announced or written only")
+    shards = writer.close()
+    announced = {key for source in sources for key in source.shapes}
+    if written.keys() != announced:  # a reader that breaks its promise
+        raise CheckpointError(f"{writer.part}: {sorted(written.keys() ^ announced)} not written")
     return {
         "sha256": checkpoints.joined_sha256(shards.values()),
         "parameters": total,
-        "dtypes": count_dtypes(dtypes),
+        "dtypes": count_dtypes(written.values()),
         "shards": shards,
-        **({"rope": "halves"} if part == "world_model" else {}),
+        "transforms": [text for source in sources for text in source.transforms],
     }
