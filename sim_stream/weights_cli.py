@@ -102,5 +102,7 @@ def lines(values: dict[str, Any], indent: str = "") -> list[str]:
                 out += [f"{indent}{name}", *lines(entry, indent + "  ")]
         else:
             text = f"{value:,}" if isinstance(value, int) else value
+            if isinstance(value, list):
+                text = "; ".join(map(str, value)) or "none"
             out.append(f"{indent}{name:<16} {text}")
     return out

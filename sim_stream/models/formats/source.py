@@ -85,7 +85,8 @@ def mismatches(sources: Sequence[Source], expected: Mapping[str, Shape]) -> list
 def refuse(name: str, faults: Sequence[str]) -> None:
     """Raises CheckpointError with all faults, if there are any."""
     if faults:
-        raise CheckpointError(f"{name}: {len(faults)} faults: {listed(faults)}")
+        number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise CheckpointError(f"{name}: {number}: {listed(faults)}")
 
 
 def listed(faults: Sequence[str]) -> str:

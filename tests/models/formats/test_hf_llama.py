@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sim_stream.config import OPENVIGA
 from sim_stream.errors import CheckpointError, InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.conversion import convert, faults_of
@@ -87,7 +88,7 @@ def test_the_text_model_alone_is_told_what_it_lacks(folder: Path, tmp_path: Path
 def test_a_tensor_that_comes_twice_is_refused(folder: Path, vision: Path, tmp_path: Path) -> None:
     tensors = load_file(vision) | {"norm.weight": torch.ones(CONFIG.hidden_size)}
     save_file(tensors, vision)
-    with pytest.raises(CheckpointError, match=r"1 faults: norm\.weight comes 2 times"):
+    with pytest.raises(CheckpointError, match=r"1 fault: norm\.weight comes 2 times"):
         convert([folder, vision], tmp_path / "out", preset=PRESET)
 
 
@@ -117,6 +118,25 @@ def test_what_shapes_do_not_show_is_compared_with_the_preset(folder: Path) -> No
     faults = faults_of([hf_llama.read(folder)], PRESET, "world_model")
     for said in ("num_heads is 4", "rms_norm_eps is 1e-05", "rope_theta is 500000.0"):
         assert any(fault.startswith(said) for fault in faults)
+
+
+def test_every_tensor_of_a_7b_llama_is_one_of_ours() -> None:
+    c = OPENVIGA.world_model
+    with torch.device("meta"):
+        llama = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=c.text_vocab_size,
+                hidden_size=c.hidden_size,
+                intermediate_size=c.intermediate_size,
+                num_hidden_layers=c.num_layers,
+                num_attention_heads=c.num_heads,
+                tie_word_embeddings=False,
+            )
+        )
+    theirs = {own.our_key(key): tuple(w.shape) for key, w in llama.state_dict().items()}
+    ours = checkpoints.shapes_of(checkpoints.make_part(OPENVIGA, "world_model"))
+    assert len(theirs) == len(llama.state_dict()) == 291
+    assert ours == theirs | {name: ours[name] for name in ("vte.weight", "vision_head.weight")}
 
 
 def test_shards_without_a_config_are_known_by_their_keys(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,8 +211,12 @@ HOSTILE = {
 def test_a_broken_or_hostile_file_is_refused_with_key_and_offset(name: str, tmp_path: Path) -> None:
     content, said = HOSTILE[name]
     (tmp_path / "params").write_bytes(content)
+    tracemalloc.start()
     with pytest.raises(CheckpointError, match=said):
         lwm_params.read(tmp_path / "params")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 16e6  # the most entries that are allowed take 6 MB
 
 
 def test_no_flipped_header_byte_goes_unnoticed_or_does_harm(params: Params, tmp_path: Path) -> None:

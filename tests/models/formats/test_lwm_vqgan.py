@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -192,8 +193,12 @@ def test_any_other_pickle_is_refused_and_runs_nothing(
     monkeypatch.chdir(tmp_path)
     content, said = HOSTILE[name]
     (tmp_path / "vqgan").write_bytes(content)
+    tracemalloc.start()
     with pytest.raises(CheckpointError, match=said):
         lwm_vqgan.read(tmp_path / "vqgan")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 16e6
     assert os.listdir(tmp_path) == ["vqgan"]
 
 
