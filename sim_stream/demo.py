@@ -107,6 +107,7 @@ class Drive:
     timings_ms: dict[str, list[float]] = field(default_factory=dict)
     frame_ids: set[int] = field(default_factory=set)
     approximated: int = 0
+    inflated: int = 0
     late: int = 0
     elapsed_s: float = 0.0
 
@@ -218,6 +219,7 @@ def drive_session(
                 keep(frame)
                 drive.frame_ids.add(frame.frame_id)
                 drive.approximated += frame.approximated
+                drive.inflated += frame.inflated
                 bar.update()
             for stage, duration_ns in frame.timings_ns.items():
                 drive.timings_ms.setdefault(stage, []).append(duration_ns / 1e6)
@@ -262,6 +264,7 @@ def summarise(drive: Drive, options: DemoOptions) -> dict[str, object]:
         "latency_ms": latency_ms,
         "dropped": options.frames - len(drive.frame_ids),
         "approximated": drive.approximated,
+        "inflated": drive.inflated,
         "late": drive.late,
         "seed": options.seed,
         "preset": options.preset,
