@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sim_stream.config import VideoDecoderConfig, VQConfig
 from sim_stream.errors import InvalidInput
 from sim_stream.models.layers import Conv
-from sim_stream.models.vq_model import Decoder, Quantizer, VQModel, from_range, look_up
+from sim_stream.models.vq_model import Decoder, Quantizer, VQModel, look_up
 
 
 class VideoDecoder(nn.Module):
@@ -27,7 +27,6 @@ class VideoDecoder(nn.Module):
         if config.temporal_levels > levels:
             raise InvalidInput("temporal_levels", config.temporal_levels, f"1..{levels}")
         self.config, self.grid = config, vq.grid
-        self.pixel_range = "signed"  # of the weights, as in VQModel
         self.quantize = Quantizer(vq.num_vq_embeddings, d)
         self.post_quant_conv = Conv(d, d, kernel=1)
         self.decoder = Decoder(vq, config.temporal_levels)
@@ -40,8 +39,16 @@ class VideoDecoder(nn.Module):
         frames = ids_BTN.shape[1]
         q = look_up(self.quantize, ids_BTN.flatten(0, 1), self.grid)
         x = self.decoder(self.post_quant_conv(q), frames, emit)
-        x = from_range(x, self.pixel_range)
-        return x.view(-1, frames, *x.shape[1:]) if emit is None else x
+        return x.unflatten(0, (-1, frames)) if emit is None else x
+
+    @property
+    def pixel_range(self) -> str:
+        """What the weights give, as in VQModel."""
+        return self.decoder.pixel_range
+
+    @pixel_range.setter
+    def pixel_range(self, name: str) -> None:
+        self.decoder.pixel_range = name
 
 
 @torch.no_grad()

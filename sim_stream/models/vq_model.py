@@ -1,8 +1,8 @@
 """VQGAN: image tokenizer (ENC + VQ) and image decoder (DEC), OpenViCA Sec. III-A and Fig. 3.
 
 State-dict keys and arithmetic are those of diffusers' ``VQModel`` (facts/models.md part 1), so its
-files load unchanged. Pixels outside are in [-1, 1]; ``pixel_range`` is the range that the weights
-were trained in and a property of the checkpoint. Knows no losses but the codebook's (eq. 4).
+files load unchanged. Pixels outside encoder and decoder are in [-1, 1]; ``pixel_range`` is what the
+weights were trained in, a property of the checkpoint. Knows no losses but the codebook's (eq. 4).
 
 Legend: B batch, C channels, H height, W width, D latent channels, G latent grid, N = G * G.
 """
@@ -75,6 +75,7 @@ class Encoder(nn.Module):
         super().__init__()
         channels = config.block_out_channels
         groups, eps = config.norm_num_groups, config.norm_eps
+        self.pixel_range = "signed"
         self.conv_in = Conv(3, channels[0])
         self.down_blocks = nn.ModuleList(
             DownBlock(channels[max(i - 1, 0)], c, config, last=i == len(channels) - 1)
@@ -85,7 +86,7 @@ class Encoder(nn.Module):
         self.conv_out = Conv(channels[-1], config.latent_channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        h = self.conv_in(x_BCHW)
+        h = self.conv_in(to_range(x_BCHW, self.pixel_range))
         for block in self.down_blocks:
             h = block(h)
         h = self.mid_block(h)
@@ -103,7 +104,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels = tuple(reversed(config.block_out_channels))
         groups, eps = config.norm_num_groups, config.norm_eps
-        self.temporal_levels = temporal_levels
+        self.temporal_levels, self.pixel_range = temporal_levels, "signed"
         temporal = [i < temporal_levels for i in range(len(channels))]
         self.conv_in = conv3x3(config.latent_channels, channels[0], temporal=temporal[0])
         self.mid_block = MidBlock(channels[0], groups=groups, eps=eps, temporal=temporal[0])
@@ -130,7 +131,8 @@ class Decoder(nn.Module):
                 h, frames, emit = block(h, frames, emit), 1, None
         h = silu(self.conv_norm_out(h))
         # Frames still mix here only where every level is temporal.
-        return self.conv_out(h, frames) if emit is None else self.conv_out(h, frames, emit)
+        x = self.conv_out(h, frames) if emit is None else self.conv_out(h, frames, emit)
+        return from_range(x, self.pixel_range)
 
 
 class Quantizer(nn.Module):
@@ -162,16 +164,24 @@ class VQModel(nn.Module):
         super().__init__()
         d = config.latent_channels
         self.config = config
-        self.pixel_range = "signed"
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = Quantizer(config.num_vq_embeddings, d)
         self.quant_conv = Conv(d, d, kernel=1)
         self.post_quant_conv = Conv(d, d, kernel=1)
 
+    @property
+    def pixel_range(self) -> str:
+        """What the weights take and give; outside it is always [-1, 1]."""
+        return self.encoder.pixel_range
+
+    @pixel_range.setter
+    def pixel_range(self, name: str) -> None:
+        self.encoder.pixel_range = self.decoder.pixel_range = name
+
     def latents(self, x_BCHW: Tensor) -> Tensor:
         """Continuous latents (B D G G) before quantisation."""
-        return self.quant_conv(self.encoder(to_range(x_BCHW, self.pixel_range)))
+        return self.quant_conv(self.encoder(x_BCHW))
 
     def ids_of(self, z_BDGG: Tensor) -> Tensor:
         """Row-major ids (B N) of latents."""
@@ -188,8 +198,7 @@ class VQModel(nn.Module):
 
     def decode(self, ids_BN: Tensor) -> Tensor:
         """Ids (B N) -> pixels (B 3 H W), about [-1, 1], not clamped."""
-        x_BCHW = self.decoder(self.post_quant_conv(self.lookup(ids_BN)))
-        return from_range(x_BCHW, self.pixel_range)
+        return self.decoder(self.post_quant_conv(self.lookup(ids_BN)))
 
     def forward(self, x_BCHW: Tensor, beta: float = 0.25) -> VQOutput:
         """Straight-through reconstruction with eq. 4: |sg(z) - q|^2 + beta |z - sg(q)|^2."""
@@ -198,8 +207,7 @@ class VQModel(nn.Module):
         q = self.lookup(ids)
         loss = F.mse_loss(q, z.detach()) + beta * F.mse_loss(z, q.detach())
         straight_through = z + (q - z).detach()
-        x_BCHW = self.decoder(self.post_quant_conv(straight_through))
-        return VQOutput(from_range(x_BCHW, self.pixel_range), loss, ids)
+        return VQOutput(self.decoder(self.post_quant_conv(straight_through)), loss, ids)
 
 
 def look_up(codebook: Quantizer, ids_BN: Tensor, grid: int) -> Tensor:
