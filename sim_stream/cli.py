@@ -73,20 +73,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="DIR", help="weights folder (default: the shipped one)"
     )
-    parts = parser.add_argument_group("weights from several places")
-    for option, text in (
-        ("--vqgan", "tokenizer and image decoder of this weights folder"),
-        ("--world-model", "world model of this weights folder"),
-        ("--adapter", "LoRA adapter in peft's form, merged into the world model"),
-    ):
-        parts.add_argument(option, type=Path, metavar="DIR", help=text)
-    parts.add_argument(
-        "--video-decoder",
-        type=Path,
-        metavar="DIR",
-        help="video decoder of this weights folder; `inflate`: made from the image decoder, "
-        "untrained in time, marked on every frame",
-    )
+    _add_part_options(parser)
     parser.add_argument(
         "--device",
         default="auto",
@@ -130,6 +117,23 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="threads of each stage (default: 1)"
+    )
+
+
+def _add_part_options(parser: argparse.ArgumentParser) -> None:
+    parts = parser.add_argument_group("weights from several places")
+    for option, text in (
+        ("--vqgan", "tokenizer and image decoder of this weights folder"),
+        ("--world-model", "world model of this weights folder"),
+        ("--adapter", "LoRA adapter in peft's form, merged into the world model"),
+    ):
+        parts.add_argument(option, type=Path, metavar="DIR", help=text)
+    parts.add_argument(
+        "--video-decoder",
+        type=Path,
+        metavar="DIR",
+        help="video decoder of this weights folder; `inflate`: made from the image decoder, "
+        "untrained in time, marked on every frame",
     )
 
 

@@ -21,6 +21,7 @@ from sim_stream.errors import CheckpointError, InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.checkpoints import PARTS, Loaded
 from sim_stream.models.formats import identify, peft_adapter
+from sim_stream.models.formats.source import Tensors
 from sim_stream.models.lora import Adapter
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
@@ -77,21 +78,12 @@ def load(
     adapter = None if parts.adapter is None else peft_adapter.read(parts.adapter)
     models: dict[str, nn.Module] = {}
     for part, place in places.items():
-        tensors = None
-        if part == "world_model" and adapter is not None:
-            peft_adapter.check_base(adapter, place.sha256(part))
-            shapes = checkpoints.shapes_of(checkpoints.make_part(preset, part))
-            stored = checkpoints.part_tensors(place.folder, part, place.manifest)
-            # Merged where it is faster: on the device, one tensor at a time.
-            tensors = adapter.merged(((key, w.to(device)) for key, w in stored), shapes)
+        adapting = adapter if part == "world_model" else None
         models[part] = checkpoints.load_part(
-            place.folder,
-            place.manifest,
-            preset,
-            part,
+            *(place.folder, place.manifest, preset, part),
             device=device,
             dtype=dtypes[part],
-            tensors=tensors,
+            tensors=None if adapting is None else merged(place, preset, adapting, device),
         )
     vq_model, world_model = models["vq_model"], models["world_model"]
     assert isinstance(vq_model, VQModel) and isinstance(world_model, WorldModel)
@@ -113,6 +105,14 @@ def load(
         sha256=weights_sha256(places, adapter),
         inflated="video_decoder" not in places,
     )
+
+
+def merged(place: Place, preset: Preset, adapter: Adapter, device: torch.device) -> Tensors:
+    """The world model's tensors with the adapter, merged where it is faster: on the device."""
+    peft_adapter.check_base(adapter, place.sha256("world_model"))
+    shapes = checkpoints.shapes_of(checkpoints.make_part(preset, "world_model"))
+    stored = checkpoints.part_tensors(place.folder, "world_model", place.manifest)
+    return adapter.merged(((key, w.to(device)) for key, w in stored), shapes)
 
 
 def locate(preset: Preset, weights: Path | str | None, parts: Parts) -> dict[str, Place]:

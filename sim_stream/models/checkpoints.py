@@ -6,8 +6,8 @@
 
 A folder holds one part or more; a large part lies in shards (`world_model.00001.safetensors`).
 Loading is strict: a hash, key or shape that does not match is refused, all mismatches named at
-once. Files are memory-mapped and each tensor goes straight to its device and type: at no time is
-there a second copy of a part. Foreign formats are not known here (`formats/`, `conversion.py`).
+once. Each tensor goes from the mapped file to its device and type: there never is a second copy of
+a part. Foreign formats are not known here (`conversion.py`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,8 @@ def convert(
     about: dict[str, Any] = {"model_id": model_id or default_id(paths[0])}
     if preset.prompt and "world_model" in sources:
         about |= prompt_of(preset, tokenizer)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
-    partial.mkdir(parents=True)
-    pool = ThreadPoolExecutor(max_workers=2)
-    try:
+
+    def write(partial: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
         files: dict[str, dict[str, Any]] = {}
         for part, group in sorted(sources.items(), key=lambda item: PARTS.index(item[0])):
             known_range = files.get("vq_model", {}).get("pixel_range")
@@ -69,7 +66,21 @@ def convert(
             entry = prove_part(part, group, preset, video, demanded)
             entry |= write_part(ShardWriter(partial, part, shard_bytes, pool), group, preset)
             files[part] = entry | {"sources": [file.result() for file in hashes]}
-        manifest = checkpoints.write_manifest(partial, preset, files, about)
+        return checkpoints.write_manifest(partial, preset, files, about)
+
+    return whole_or_nothing(out, write)
+
+
+def whole_or_nothing(
+    out: Path, write: Callable[[Path, ThreadPoolExecutor], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `write` puts into a folder appears as `out` when it returns, or not at all."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
+    partial.mkdir(parents=True)
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
+        manifest = write(partial, pool)
         if out.exists():
             out.rmdir()
         os.replace(partial, out)

@@ -78,6 +78,8 @@ def read(folder: Path) -> Adapter:
             faults.append(f"{module} has {', '.join(sorted(pair))} that make no product")
         else:
             scale = scaling(config, module, rank=len(pair["a"]), faults=faults)
+            if f"{module}.weight" in updates:
+                faults.append(f"{module} comes whole and in low rank")
             updates[f"{module}.weight"] = LowRank(
                 a_RI=pair["a"].clone(), b_OR=pair["b"].clone(), scale=scale
             )
