@@ -1,4 +1,4 @@
-"""The ``sim-stream`` command: serve, demo, bench, doctor.
+"""The ``sim-stream`` command: serve, demo, bench, weights, doctor.
 
 Only parses and dispatches: each verb's module is imported when it runs, so that ``--help`` needs
 neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2.
@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sim_stream import __version__
+from sim_stream import __version__, weights_cli
 from sim_stream.config import (
     ATTENTIONS,
     KV_PRECISIONS,
@@ -36,7 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    verbs = {"serve": _serve, "demo": _demo, "bench": _bench, "doctor": _doctor}
+    verbs = {
+        "serve": _serve,
+        "demo": _demo,
+        "bench": _bench,
+        "weights": weights_cli.run,
+        "doctor": _doctor,
+    }
     try:
         return verbs[args.verb](args)
     except SimStreamError as error:
@@ -64,6 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serve(verbs, common)
     _add_demo(verbs, common)
     _add_bench(verbs, common)
+    weights = verbs.add_parser(
+        "weights", parents=[common], help="inspect, convert and verify checkpoints"
+    )
+    weights_cli.add_options(weights)
     _add_doctor(verbs, common)
     return parser
 
@@ -77,6 +87,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="DIR", help="weights folder (default: the shipped one)"
     )
+    _add_part_options(parser)
     parser.add_argument(
         "--device",
         default="auto",
@@ -126,6 +137,23 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="threads of each stage (default: 1)"
+    )
+
+
+def _add_part_options(parser: argparse.ArgumentParser) -> None:
+    parts = parser.add_argument_group("weights from several places")
+    for option, text in (
+        ("--vqgan", "tokenizer and image decoder of this weights folder"),
+        ("--world-model", "world model of this weights folder"),
+        ("--adapter", "LoRA adapter in peft's form, merged into the world model"),
+    ):
+        parts.add_argument(option, type=Path, metavar="DIR", help=text)
+    parts.add_argument(
+        "--video-decoder",
+        type=Path,
+        metavar="DIR",
+        help="video decoder of this weights folder; `inflate`: made from the image decoder, "
+        "untrained in time, marked on every frame",
     )
 
 
@@ -259,32 +287,21 @@ def _add_doctor(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 def _serve(args: argparse.Namespace) -> int:
     from sim_stream import serve
 
+    decoding = DecodingConfig.parse(args.decoding)
     return serve.run(
-        serve.ServeOptions(
-            preset=args.preset,
-            bind=args.bind,
-            publish=args.publish,
-            weights=args.weights,
-            device=args.device,
-            decoding=DecodingConfig.parse(args.decoding),
-            precision=args.precision,
-            kv_precision=args.kv_precision,
-            step_engine=args.step_engine,
-            attention=args.attention,
-            lookahead=args.lookahead,
-            max_sessions=args.max_sessions,
-            threads=args.threads,
-            until_stdin_closes=args.until_stdin_closes,
-            random_weights=args.random_weights,
-        )
+        serve.ServeOptions(**{**_options(serve.ServeOptions, args), "decoding": decoding})
     )
 
 
+def _options(kind: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of an options class, which are named as the options are."""
+    return {field.name: getattr(args, field.name) for field in fields(kind)}
+
+
 def _model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of ``model_options.ModelOptions``."""
     from sim_stream.model_options import ModelOptions
 
-    return {field.name: getattr(args, field.name) for field in fields(ModelOptions)}
+    return _options(ModelOptions, args)
 
 
 def _demo(args: argparse.Namespace) -> int:

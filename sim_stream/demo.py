@@ -22,11 +22,10 @@ from sim_stream.config import Action, get_preset
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
 from sim_stream.model_options import ModelOptions
 from sim_stream.server_process import ServerProcess
-from sim_stream.video import Image, Mp4Writer, halve, mark_prompt, read_clip, write_png
+from sim_stream.video import SAMPLE, Image, Mp4Writer, halve, mark_prompt, read_clip, write_png
 from sim_stream.video_writer import contact_sheet
 from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
 
-SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"
 PROMPT_FRAMES = 2
 SPEED_MPS = 8.0  # where the prompt's own speed is not known
 YAW_RATE_RADPS = 0.25
@@ -78,6 +77,7 @@ class Drive:
     timings_ms: dict[str, list[float]] = field(default_factory=dict)
     frame_ids: set[int] = field(default_factory=set)
     approximated: int = 0
+    inflated: int = 0
     late: int = 0
     elapsed_s: float = 0.0
 
@@ -189,6 +189,7 @@ def drive_session(
                 keep(frame)
                 drive.frame_ids.add(frame.frame_id)
                 drive.approximated += frame.approximated
+                drive.inflated += frame.inflated
                 bar.update()
             for stage, duration_ns in frame.timings_ns.items():
                 drive.timings_ms.setdefault(stage, []).append(duration_ns / 1e6)
@@ -233,6 +234,7 @@ def summarise(drive: Drive, options: DemoOptions) -> dict[str, object]:
         "latency_ms": latency_ms,
         "dropped": options.frames - len(drive.frame_ids),
         "approximated": drive.approximated,
+        "inflated": drive.inflated,
         "late": drive.late,
         "seed": options.seed,
         "preset": options.preset,

@@ -18,6 +18,10 @@ class ModelOptions:
 
     preset: str = "pocket"
     weights: Path | None = None
+    vqgan: Path | None = None
+    world_model: Path | None = None
+    adapter: Path | None = None
+    video_decoder: Path | None = None
     device: str = "auto"
     precision: str = "auto"
     kv_precision: str = "auto"
@@ -42,5 +46,12 @@ class ModelOptions:
             *("--kv-precision", self.kv_precision, "--attention", self.attention),
             *("--decoding", self.decoding, "--max-sessions", "1"),
         ]
-        named = (("weights", self.weights), ("threads", self.threads))
+        named = (
+            ("weights", self.weights),
+            ("vqgan", self.vqgan),
+            ("world-model", self.world_model),
+            ("adapter", self.adapter),
+            ("video-decoder", self.video_decoder),
+            ("threads", self.threads),
+        )
         return options + [f"--{name}={value}" for name, value in named if value is not None]

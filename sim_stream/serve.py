@@ -33,6 +33,10 @@ class ServeOptions:
     bind: str = "tcp://127.0.0.1:5555"
     publish: str | None = None
     weights: Path | None = None
+    vqgan: Path | None = None
+    world_model: Path | None = None
+    adapter: Path | None = None
+    video_decoder: Path | None = None
     device: str = "auto"
     precision: str = "auto"
     kv_precision: str = "auto"
@@ -56,6 +60,7 @@ def run(options: ServeOptions) -> int:
 
     import torch
 
+    from sim_stream.models.assembly import Parts
     from sim_stream.runtime.random_weights import random_runtime
     from sim_stream.runtime.runtime import Runtime
     from sim_stream.wire.server import StreamServer
@@ -70,7 +75,13 @@ def run(options: ServeOptions) -> int:
     torch.set_num_threads(options.threads)
     make: Callable[..., Runtime] = random_runtime
     if not options.random_weights:
-        make = partial(Runtime.load, weights=options.weights)
+        parts = Parts(
+            vqgan=options.vqgan,
+            world_model=options.world_model,
+            adapter=options.adapter,
+            video_decoder=options.video_decoder,
+        )
+        make = partial(Runtime.load, weights=options.weights, parts=parts)
     runtime = make(
         options.preset,
         device=options.device,

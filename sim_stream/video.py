@@ -30,6 +30,7 @@ from sim_stream.video_writer import Image, Mp4Writer, mark_prompt, write_png
 
 __all__ = [
     "FPS",
+    "SAMPLE",
     "SIZE",
     "Image",
     "Mp4Writer",
@@ -41,6 +42,7 @@ __all__ = [
     "write_png",
 ]
 
+SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"  # the clip that the package ships
 FPS = 4
 SIZE = 256
 

@@ -89,17 +89,18 @@ def pocket_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from sim_stream.config import POCKET
     from sim_stream.models import checkpoints
-    from sim_stream.models.video_decoder import VideoDecoder
+    from sim_stream.models.video_decoder import inflate
     from sim_stream.models.vq_model import VQModel
     from sim_stream.models.world_model import WorldModel
 
     folder = tmp_path_factory.mktemp("weights") / "pocket"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        vq_model = VQModel(POCKET.vq)
         models: dict[str, torch.nn.Module] = {
-            "vq_model": VQModel(POCKET.vq),
+            "vq_model": vq_model,
             "world_model": WorldModel(POCKET.world_model),
-            "video_decoder": VideoDecoder(POCKET.vq, POCKET.video_decoder),
+            "video_decoder": inflate(vq_model, POCKET.video_decoder),
         }
     checkpoints.save(folder, POCKET, models, {"model_id": "pocket-untrained"})
     return folder

@@ -141,9 +141,11 @@ def demo(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
 def test_demo_writes_marked_prompt_and_predicted_frames_and_a_summary(
     pocket_weights: Path, prompt_video: Path, tmp_path: Path, lookahead: int
 ) -> None:
+    inflated = lookahead == 0
     process = demo(
         *("--weights", pocket_weights, "--video", prompt_video, "--start", "0.5"),
         *("--frames", "3", "--seed", "7", "--pace", "0", "--lookahead", str(lookahead)),
+        *(("--video-decoder", "inflate") if inflated else ()),
         cwd=tmp_path,
     )
     stdout, stderr = process.communicate(timeout=TIMEOUT_S)
@@ -151,7 +153,9 @@ def test_demo_writes_marked_prompt_and_predicted_frames_and_a_summary(
     assert "3/3" in stderr  # the progress bar
     summary = json.loads(stdout.splitlines()[-1])
     assert (summary["frames"], summary["dropped"], summary["approximated"]) == (3, 0, 0)
-    assert (summary["seed"], summary["model_id"]) == (7, "pocket-untrained")
+    assert summary["inflated"] == (3 if inflated else 0)
+    name = "pocket-untrained+inflated" if inflated else "pocket-untrained"
+    assert (summary["seed"], summary["model_id"]) == (7, name)
     assert len(summary["weights_sha256"]) == 64
     assert {"end_to_end", "world_model", "video_decode"} <= set(summary["latency_ms"])
     for percentiles in summary["latency_ms"].values():

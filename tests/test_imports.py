@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "decoding": BASE | {"models", "decoding"},
     "runtime": BASE | {"models", "decoding", "runtime"},
     "wire": BASE | {"wire"},
-    "serve": BASE | {"runtime", "wire"},
+    "serve": BASE | {"models", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
     "demo": BASE | {"model_options", "wire", "server_process"},
@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"bench", "demo", "model_options", "server_process", "wire", "models", "decoding", "runtime"}
     | {""},
     "doctor": BASE | {"models", "runtime", ""},
-    "cli": BASE | {"model_options", "serve", "demo", "bench", "doctor", ""},
+    "weights_cli": BASE | {"models"},
+    "cli": BASE | {"model_options", "serve", "demo", "bench", "doctor", "weights_cli", ""},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.

@@ -1,12 +1,13 @@
-"""A weights folder: three safetensors files and a manifest that says what they are.
+"""A weights folder: safetensors files and a manifest that says what they are.
 
     manifest.json             format, preset, model_id, configuration, files with their SHA-256, how
                               the weights were made, held-out figures
     vq_model.safetensors, world_model.safetensors, video_decoder.safetensors
 
+A folder holds one part or more; a large part lies in shards (`world_model.00001.safetensors`).
 Loading is strict: a hash, key or shape that does not match is refused, all mismatches named at
-once. Weights are stored in half precision and loaded as fp32. Foreign formats (diffusers, LWM,
-PEFT) are not known here.
+once. Each tensor goes from the mapped file to its device and type: there never is a second copy of
+a part. Foreign formats are not known here (`conversion.py`).
 """
 
 from __future__ import annotations
@@ -14,27 +15,35 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sim_stream.config import Preset, to_dict
 from sim_stream.errors import CheckpointError
+from sim_stream.models.formats.safetensors_files import file_tensors
+from sim_stream.models.formats.source import Shape, listed
 from sim_stream.models.video_decoder import VideoDecoder
-from sim_stream.models.vq_model import VQModel
+from sim_stream.models.vq_model import PIXEL_RANGES, VQModel
 from sim_stream.models.world_model import WorldModel
 
 FORMAT = 1
 PARTS = ("vq_model", "world_model", "video_decoder")
 # What a manifest must repeat of the preset: a change in any of these makes weights unusable.
 CONFIGURATION = ("prompt", "actions_per_frame", "vq", "world_model", "video_decoder", "action_bins")
+# Which of that each part depends on.
+NEEDS = {
+    "vq_model": ("vq",),
+    "world_model": ("prompt", "actions_per_frame", "world_model", "action_bins"),
+    "video_decoder": ("vq", "video_decoder"),
+}
+HASH_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,7 @@ class Loaded:
     prompt_ids: tuple[int, ...]
     model_id: str
     sha256: str
+    inflated: bool = False  # the video decoder is the image decoder, untrained in time
 
 
 def weights_dir(preset_name: str, weights: Path | str | None) -> Path:
@@ -55,7 +65,7 @@ def weights_dir(preset_name: str, weights: Path | str | None) -> Path:
     if not shipped.is_dir():
         raise CheckpointError(
             f"preset {preset_name} ships no weights: give a folder with --weights (made by "
-            "`python -m train pack`)"
+            "`sim-stream weights convert` or `python -m train pack`)"
         )
     return shipped
 
@@ -72,9 +82,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a manifest of format {FORMAT}")
     missing = sorted({"preset", "model_id", "config", "files"} - set(manifest))
-    absent = [part for part in PARTS if part not in manifest.get("files", {})]
-    if missing or absent:
-        raise CheckpointError(f"{path}: missing fields {missing}, files {absent}")
+    files = manifest.get("files")
+    if missing or not isinstance(files, dict) or not files or set(files) - set(PARTS):
+        raise CheckpointError(f"{path}: missing fields {missing}, or files other than {PARTS}")
     return manifest
 
 
@@ -82,52 +92,126 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_of_file(path: Path) -> str:
+    """Read in blocks: the file may be larger than memory. Raises CheckpointError."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(HASH_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def joined_sha256(hashes: Iterable[str]) -> str:
+    """One hash for many."""
+    return sha256_of("".join(hashes).encode())
+
+
 def folder_sha256(manifest: Mapping[str, Any]) -> str:
     """One hash for a whole folder: that of its parts' hashes in order."""
-    joined = "".join(manifest["files"][part]["sha256"] for part in PARTS)
-    return sha256_of(joined.encode())
+    files = manifest["files"]
+    return joined_sha256(files[part]["sha256"] for part in PARTS if part in files)
+
+
+def shards_of(folder: Path, part: str, manifest: Mapping[str, Any]) -> dict[Path, str]:
+    """A part's files and the hashes that the manifest says they have. Raises CheckpointError."""
+    if part not in manifest["files"]:
+        there = ", ".join(manifest["files"])
+        raise CheckpointError(f"{folder}: holds no {part}, only {there}")
+    entry = manifest["files"][part]
+    shards = entry.get("shards")
+    if shards is None:
+        return {folder / f"{part}.safetensors": entry["sha256"]}
+    foreign = [name for name in shards if Path(name).name != name]
+    if foreign or joined_sha256(shards.values()) != entry["sha256"]:
+        raise CheckpointError(f"{folder}: the manifest's shards of {part} contradict themselves")
+    return {folder / name: sha256 for name, sha256 in shards.items()}
+
+
+def part_tensors(
+    folder: Path, part: str, manifest: Mapping[str, Any]
+) -> Iterator[tuple[str, Tensor]]:
+    """A part's tensors, memory-mapped; a file's only after its hash was found to be right.
+
+    Hashes are computed ahead on two threads. Raises CheckpointError.
+    """
+    shards = shards_of(folder, part, manifest)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        hashes = {path: pool.submit(sha256_of_file, path) for path in shards}
+        try:
+            for path, expected in shards.items():
+                found = hashes[path].result()
+                if found != expected:
+                    raise CheckpointError(
+                        f"{path}: SHA-256 is {found}, the manifest says {expected}: the file was "
+                        "changed or cut off"
+                    )
+                yield from file_tensors(path)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def read_part(folder: Path, part: str, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
-    """One part's tensors, after its file's hash was found to be the manifest's."""
-    path, expected = folder / f"{part}.safetensors", manifest["files"][part]["sha256"]
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    found = sha256_of(data)
-    if found != expected:
-        raise CheckpointError(
-            f"{path}: SHA-256 is {found}, the manifest says {expected}: the file was changed or "
-            "cut off"
-        )
-    try:
-        return load_safetensors(data)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+    """All tensors of one part."""
+    return dict(part_tensors(folder, part, manifest))
 
 
 def verify(folder: Path) -> dict[str, Any]:
     """Checks manifest and hashes of a folder; gives the manifest. Raises CheckpointError."""
     manifest = read_manifest(folder)
-    for part in PARTS:
-        read_part(folder, part, manifest)
+    for part in manifest["files"]:
+        for _ in part_tensors(folder, part, manifest):
+            pass
     return manifest
 
 
-def load_strict(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Copies a state into a model; every missing, extra and misshapen tensor is named."""
-    own = model.state_dict()
-    faults = [f"missing {key} {tuple(own[key].shape)}" for key in own if key not in state]
-    faults += [f"extra {key} {tuple(state[key].shape)}" for key in state if key not in own]
-    faults += [
-        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
+def make_part(preset: Preset, part: str) -> nn.Module:
+    """That part of a preset on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        if part == "vq_model":
+            return VQModel(preset.vq)
+        if part == "world_model":
+            return WorldModel(preset.world_model)
+        return VideoDecoder(preset.vq, preset.video_decoder)
+
+
+def shapes_of(model: nn.Module) -> dict[str, Shape]:
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def fill(
+    model: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Puts a copy of each tensor on the device into a model (on meta, say), one after the other.
+
+    Raises CheckpointError that names every missing, extra and misshapen tensor.
+    """
+    expected, state, faults = shapes_of(model), {}, []
+    for key, tensor in tensors:
+        shape = tuple(tensor.shape)
+        if key not in expected:
+            faults.append(f"extra {key} {shape}")
+        elif shape != expected[key]:
+            faults.append(f"{key} has shape {shape}, expected {expected[key]}")
+            del expected[key]
+        else:
+            state[key] = tensor.to(device=device, dtype=dtype, copy=True)
+    faults += [f"missing {key} {shape}" for key, shape in expected.items() if key not in state]
     if faults:
-        raise CheckpointError(f"{name}: {len(faults)} tensors do not match: " + "; ".join(faults))
-    model.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+        raise CheckpointError(f"{name}: {len(faults)} tensors do not match: {listed(faults)}")
+    model.load_state_dict(state, assign=True)
+
+
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Copies a state into a model in fp32; every mismatch is named at once."""
+    fill(model, state.items(), name)
 
 
 def config_of(preset: Preset) -> dict[str, Any]:
@@ -136,22 +220,43 @@ def config_of(preset: Preset) -> dict[str, Any]:
     return json.loads(json.dumps({key: values[key] for key in CONFIGURATION}))
 
 
-def load(folder: Path, preset: Preset) -> Loaded:
-    """The three models of a folder. Raises CheckpointError where anything does not match."""
-    manifest = read_manifest(folder)
+def check_config(folder: Path, manifest: Mapping[str, Any], preset: Preset, part: str) -> None:
+    """Raises CheckpointError where a part was made for another configuration."""
     expected, found = config_of(preset), manifest["config"]
-    wrong = [key for key in CONFIGURATION if found.get(key) != expected[key]]
+    wrong = [key for key in NEEDS[part] if found.get(key) != expected[key]]
     if wrong:
         differences = "; ".join(f"{k}: {found.get(k)} against {expected[k]}" for k in wrong)
         raise CheckpointError(f"{folder}: made for another configuration: {differences}")
-    with torch.device("meta"):
-        models: dict[str, nn.Module] = {
-            "vq_model": VQModel(preset.vq),
-            "world_model": WorldModel(preset.world_model),
-            "video_decoder": VideoDecoder(preset.vq, preset.video_decoder),
-        }
-    for part, model in models.items():
-        load_strict(model, read_part(folder, part, manifest), f"{folder.name}/{part}")
+
+
+def load_part(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    preset: Preset,
+    part: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    tensors: Iterable[tuple[str, Tensor]] | None = None,
+) -> nn.Module:
+    """One part, on its device and in its type. `tensors` take the place of the folder's own."""
+    check_config(folder, manifest, preset, part)
+    model = make_part(preset, part)
+    own = part_tensors(folder, part, manifest) if tensors is None else tensors
+    fill(model, own, f"{folder.name}/{part}", device=device, dtype=dtype)
+    if isinstance(model, VQModel | VideoDecoder):
+        model.pixel_range = manifest["files"][part].get("pixel_range", "signed")
+        if model.pixel_range not in PIXEL_RANGES:
+            raise CheckpointError(f"{folder}: pixel range {model.pixel_range!r} of {part}")
+    return model
+
+
+def load(folder: Path, preset: Preset) -> Loaded:
+    """The three models of a folder in fp32. Raises CheckpointError where a thing does not match."""
+    manifest = read_manifest(folder)
+    for part in PARTS:  # all configurations before the first tensor
+        check_config(folder, manifest, preset, part)
+    models = {part: load_part(folder, manifest, preset, part) for part in PARTS}
     return Loaded(
         **models,  # type: ignore[arg-type]
         prompt_ids=tuple(manifest.get("prompt_ids", ())),
@@ -165,7 +270,7 @@ def save(
 ) -> dict[str, Any]:
     """Writes a weights folder, each file atomically and the manifest last; gives the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for part in PARTS:
         state = {k: v.detach().half().contiguous() for k, v in models[part].state_dict().items()}
         partial = folder / f".{part}.partial"
@@ -173,9 +278,18 @@ def save(
         partial.chmod(0o644)
         os.replace(partial, folder / f"{part}.safetensors")
         files[part] = {
-            "sha256": sha256_of((folder / f"{part}.safetensors").read_bytes()),
+            "sha256": sha256_of_file(folder / f"{part}.safetensors"),
             "parameters": sum(v.numel() for v in state.values()),
         }
+        if isinstance(model := models[part], VQModel | VideoDecoder):
+            files[part]["pixel_range"] = model.pixel_range
+    return write_manifest(folder, preset, files, about)
+
+
+def write_manifest(
+    folder: Path, preset: Preset, files: Mapping[str, Any], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes and gives a folder's manifest; nothing is half-written under its name."""
     manifest = {
         "format": FORMAT,
         "preset": preset.name,

@@ -41,11 +41,21 @@ class VideoDecoder(nn.Module):
         x = self.decoder(self.post_quant_conv(q), frames, emit)
         return x.unflatten(0, (-1, frames)) if emit is None else x
 
+    @property
+    def pixel_range(self) -> str:
+        """What the weights give, as in VQModel."""
+        return self.decoder.pixel_range
+
+    @pixel_range.setter
+    def pixel_range(self, name: str) -> None:
+        self.decoder.pixel_range = name
+
 
 @torch.no_grad()
 def inflate(vq: VQModel, config: VideoDecoderConfig) -> VideoDecoder:
     """A video decoder that equals the image decoder of `vq` frame by frame."""
     video = VideoDecoder(vq.config, config).to(vq.quantize.embedding.weight.device)
+    video.pixel_range = vq.pixel_range
     source = vq.state_dict()
     state = {}
     for key, target in video.state_dict().items():

@@ -1,8 +1,8 @@
 """VQGAN: image tokenizer (ENC + VQ) and image decoder (DEC), OpenViCA Sec. III-A and Fig. 3.
 
 State-dict keys and arithmetic are those of diffusers' ``VQModel`` (facts/models.md part 1), so its
-files load unchanged. Pixels here are in [-1, 1]; a checkpoint made for another range is adapted by
-whoever loads it. Knows nothing about losses other than the codebook's own (eq. 4).
+files load unchanged. Pixels outside encoder and decoder are in [-1, 1]; ``pixel_range`` is what the
+weights were trained in, a property of the checkpoint. Knows no losses but the codebook's (eq. 4).
 
 Legend: B batch, C channels, H height, W width, D latent channels, G latent grid, N = G * G.
 """
@@ -26,6 +26,9 @@ from sim_stream.models.layers import (
     conv3x3,
     silu,
 )
+
+# What a network's own pixels are: LWM's and ours in [-1, 1], aMUSEd's in [0, 1].
+PIXEL_RANGES = ("signed", "unit")
 
 
 class DownBlock(nn.Module):
@@ -72,6 +75,7 @@ class Encoder(nn.Module):
         super().__init__()
         channels = config.block_out_channels
         groups, eps = config.norm_num_groups, config.norm_eps
+        self.pixel_range = "signed"
         self.conv_in = Conv(3, channels[0])
         self.down_blocks = nn.ModuleList(
             DownBlock(channels[max(i - 1, 0)], c, config, last=i == len(channels) - 1)
@@ -82,7 +86,7 @@ class Encoder(nn.Module):
         self.conv_out = Conv(channels[-1], config.latent_channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        h = self.conv_in(x_BCHW)
+        h = self.conv_in(to_range(x_BCHW, self.pixel_range))
         for block in self.down_blocks:
             h = block(h)
         h = self.mid_block(h)
@@ -100,7 +104,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels = tuple(reversed(config.block_out_channels))
         groups, eps = config.norm_num_groups, config.norm_eps
-        self.temporal_levels = temporal_levels
+        self.temporal_levels, self.pixel_range = temporal_levels, "signed"
         temporal = [i < temporal_levels for i in range(len(channels))]
         self.conv_in = conv3x3(config.latent_channels, channels[0], temporal=temporal[0])
         self.mid_block = MidBlock(channels[0], groups=groups, eps=eps, temporal=temporal[0])
@@ -127,7 +131,8 @@ class Decoder(nn.Module):
                 h, frames, emit = block(h, frames, emit), 1, None
         h = silu(self.conv_norm_out(h))
         # Frames still mix here only where every level is temporal.
-        return self.conv_out(h, frames) if emit is None else self.conv_out(h, frames, emit)
+        x = self.conv_out(h, frames) if emit is None else self.conv_out(h, frames, emit)
+        return from_range(x, self.pixel_range)
 
 
 class Quantizer(nn.Module):
@@ -165,6 +170,15 @@ class VQModel(nn.Module):
         self.quant_conv = Conv(d, d, kernel=1)
         self.post_quant_conv = Conv(d, d, kernel=1)
 
+    @property
+    def pixel_range(self) -> str:
+        """What the weights take and give; outside it is always [-1, 1]."""
+        return self.encoder.pixel_range
+
+    @pixel_range.setter
+    def pixel_range(self, name: str) -> None:
+        self.encoder.pixel_range = self.decoder.pixel_range = name
+
     def latents(self, x_BCHW: Tensor) -> Tensor:
         """Continuous latents (B D G G) before quantisation."""
         return self.quant_conv(self.encoder(x_BCHW))
@@ -200,6 +214,16 @@ def look_up(codebook: Quantizer, ids_BN: Tensor, grid: int) -> Tensor:
     """Code vectors of row-major ids (B N) as a feature map (B D G G)."""
     q = codebook.embedding(ids_BN).unflatten(1, (grid, grid))
     return q.permute(0, 3, 1, 2).contiguous()
+
+
+def to_range(x: Tensor, pixel_range: str) -> Tensor:
+    """[-1, 1] -> a network's own range."""
+    return x if pixel_range == "signed" else x * 0.5 + 0.5
+
+
+def from_range(x: Tensor, pixel_range: str) -> Tensor:
+    """A network's own range -> [-1, 1]."""
+    return x if pixel_range == "signed" else x * 2.0 - 1.0
 
 
 def to_pixels(x_CHW: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class Frame:
 
     `final` is false where a later reply brings the same frame with its right neighbour known.
     `approximated`: codes of it or of its neighbours may be others than raster decoding's.
+    `inflated`: drawn by a video decoder that was never trained in time.
     `accepted`: codes that each pass of the world model added, in the step that this frame answers.
     """
 
@@ -36,6 +37,7 @@ class Frame:
     lag_frames: int
     final: bool
     approximated: bool
+    inflated: bool
     accepted: tuple[int, ...]
     timings_ns: dict[str, int]
 
@@ -63,6 +65,7 @@ class Pending:
             lag_frames=self._step - self._frame_id,
             final=self._final,
             approximated=self._approximated,
+            inflated=self._runtime.inflated,
             accepted=self.accepted,
             timings_ns=self._clock.timings_ns,
         )

@@ -25,7 +25,8 @@ from sim_stream.decoding.static_lanes import StaticLane, StaticLanes
 from sim_stream.decoding.strategy import Strategy, Task
 from sim_stream.errors import InvalidInput
 from sim_stream.layout import FrameLayout
-from sim_stream.models import checkpoints
+from sim_stream.models import assembly
+from sim_stream.models.assembly import Parts
 from sim_stream.models.attention import pick_attention
 from sim_stream.models.kv_cache import KVPool
 from sim_stream.models.layers import channels_last, fold_upsampling
@@ -58,17 +59,20 @@ class Runtime:
         prompt_ids: tuple[int, ...] = (),
         model_id: str = "unnamed",
         weights_sha256: str = "",
+        inflated: bool = False,
         step_engine: str = "auto",
         attention: str = "auto",
         max_sessions: int = MAX_SESSIONS,
     ) -> None:
-        """`max_sessions`: KV cache is allocated for as many."""
+        """`max_sessions`: KV cache is allocated for as many. `inflated`: the video decoder was
+        never trained in time."""
         if bool(preset.prompt) != bool(prompt_ids):
             raise InvalidInput("prompt_ids", prompt_ids, f"the ids of the prompt {preset.prompt!r}")
         self.preset, self.device, self.precision = preset, torch.device(device), precision
         self.layout = FrameLayout.of(preset, len(prompt_ids))
         self.prompt_ids = prompt_ids
         self.model_id, self.weights_sha256 = model_id, weights_sha256
+        self.inflated = inflated
 
         fold_upsampling(video_decoder)
         whole, video = precision.whole, precision.video
@@ -101,6 +105,7 @@ class Runtime:
         preset_name: str,
         *,
         weights: Path | str | None = None,
+        parts: Parts | None = None,
         device: str = "auto",
         precision: str = "auto",
         kv_precision: str = "auto",
@@ -110,12 +115,15 @@ class Runtime:
     ) -> Runtime:
         """A preset with the weights of a folder (default: those shipped with the package).
 
+        `parts` come from elsewhere. Models go straight to their device and type.
         Raises InvalidInput (what was asked for), CheckpointError, Unavailable.
         """
         preset = get_preset(preset_name)
         where = pick_device(device)
         chosen = pick_precision(precision, kv_precision, where)
-        loaded = checkpoints.load(checkpoints.weights_dir(preset_name, weights), preset)
+        whole, video = chosen.whole, chosen.video
+        dtypes = {"vq_model": whole, "world_model": whole, "video_decoder": video}
+        loaded = assembly.load(preset, weights, parts or Parts(), device=where, dtypes=dtypes)
         runtime = cls(
             preset,
             loaded.vq_model,
@@ -126,6 +134,7 @@ class Runtime:
             prompt_ids=loaded.prompt_ids,
             model_id=loaded.model_id,
             weights_sha256=loaded.sha256,
+            inflated=loaded.inflated,
             step_engine=step_engine,
             attention=attention,
             max_sessions=max_sessions,

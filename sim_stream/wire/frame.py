@@ -22,7 +22,7 @@ class RemoteFrame:
     ``step`` is the request it answers, ``frame_id`` the frame it shows; ``lag_frames`` their
     difference. ``approximated``: by a deadline or by diagonal decoding; ``accepted``: codes that
     each pass of the world model added. ``final`` is False when the frame will come again with its
-    right neighbour known.
+    right neighbour known. ``inflated``: drawn by a video decoder never trained in time.
     ``timings_ns``: durations per stage, plus ``round_trip`` as this client saw it. ``stamps_ns``:
     ``client_*`` by this machine's monotonic clock, all others by the server's.
     """
@@ -33,6 +33,7 @@ class RemoteFrame:
     lag_frames: int
     final: bool
     approximated: bool
+    inflated: bool
     accepted: tuple[int, ...]
     committed_step: int
     sim_time_us: int | None
@@ -56,6 +57,7 @@ def remote_frame(received: Received, send_ns: int) -> RemoteFrame:
         lag_frames=info.lag_frames,
         final=info.final,
         approximated=info.approximated,
+        inflated=info.inflated,
         accepted=tuple(info.accepted),
         committed_step=message.committed_step,
         sim_time_us=info.sim_time_us,

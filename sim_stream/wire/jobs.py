@@ -61,6 +61,7 @@ def describe(frame: engine.Frame, job: Job, seed: int, stamps_ns: dict[str, int]
         lag_frames=frame.lag_frames,
         final=frame.final,
         approximated=frame.approximated,
+        inflated=frame.inflated,
         accepted=list(frame.accepted),
         seed=seed,
         sim_time_us=job.request.sim_time_us if isinstance(job.request, Step) else None,

@@ -202,6 +202,7 @@ class FrameInfo(Struct, frozen=True, kw_only=True):
 
     ``lag_frames`` = step - frame_id. ``final`` is False when the frame comes again, revised.
     ``approximated``: its codes or its neighbours' may be others than raster decoding's.
+    ``inflated``: drawn by a video decoder that was never trained in time.
     ``accepted``: codes that each pass of the world model added in this step.
     ``timings_ns`` has a duration per stage, ``stamps_ns`` the server's monotonic clock.
     """
@@ -211,6 +212,7 @@ class FrameInfo(Struct, frozen=True, kw_only=True):
     lag_frames: Count
     final: bool
     approximated: bool
+    inflated: bool = False
     accepted: Annotated[list[Count], Meta(max_length=65536)] = []
     seed: U64 = 0
     sim_time_us: I64 | None = None

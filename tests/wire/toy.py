@@ -51,6 +51,7 @@ class ToyFrame:
     lag_frames: int
     final: bool
     approximated: bool
+    inflated: bool
     accepted: tuple[int, ...]
     timings_ns: dict[str, int]
 
@@ -82,6 +83,7 @@ class ToyPending:
             lag_frames=self.step - self.frame_id,
             final=self.final,
             approximated=False,
+            inflated=False,
             accepted=(256,),
             timings_ns={"world_model": 2, "video_decode": 3},
         )
