@@ -118,6 +118,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "installed (default: %(default)s)",
     )
     parser.add_argument(
+        "--engines",
+        default="eager",
+        metavar="WHAT",
+        help="what runs encoder and video decoder: PyTorch as eager, compiled or cuda-graph, or a "
+        "folder made by `python -m engines build` (default: %(default)s)",
+    )
+    parser.add_argument(
         "--lookahead",
         type=int,
         choices=(0, 1),
@@ -271,6 +278,7 @@ def _serve(args: argparse.Namespace) -> int:
             kv_precision=args.kv_precision,
             step_engine=args.step_engine,
             attention=args.attention,
+            engines=args.engines,
             lookahead=args.lookahead,
             max_sessions=args.max_sessions,
             threads=args.threads,
