@@ -15,8 +15,8 @@ from sim_stream.errors import InvalidInput
 from sim_stream.models.layers import TemporalConv, Upsample
 from sim_stream.runtime.engine import ENCODE, FORMS, STEADY, Form, interface
 from sim_stream.runtime.torch_engine import function_of
-from tests.engines.conftest import real_frames, source_of
-from tests.small import OPENVIGA_CUT, SMALL
+from tests.engines.conftest import TINY, real_frames, source_of
+from tests.small import OPENVIGA_CUT
 
 # fp32 sums over some hundred taps in another order
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -45,13 +45,13 @@ def test_interleaved_upsampling_equals_nearest_and_conv(temporal: bool) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_a_graph_gives_what_the_models_give(form: Form) -> None:
-    source = source_of(SMALL)
-    frames = real_frames(SMALL)
+    source = source_of(TINY)
+    frames = real_frames(TINY)
     ids = function_of(source.encoder, source.video_decoder, ENCODE)(frames)
     x = frames if form == ENCODE else ids[: form.frames][None]
     expected = function_of(source.encoder, source.video_decoder, form)(x)
     found = graph_module(form, source.encoder, source.video_decoder, "fp32")(x)
-    takes, gives = interface(SMALL.vq, form)
+    takes, gives = interface(TINY.vq, form)
     assert (found.dtype, found.shape[1:]) == (getattr(torch, gives.dtype), gives.shape)
     assert (x.dtype, x.shape[1:]) == (getattr(torch, takes.dtype), takes.shape)
     if form == ENCODE:
@@ -62,7 +62,7 @@ def test_a_graph_gives_what_the_models_give(form: Form) -> None:
 
 
 def test_the_models_are_left_as_they_are() -> None:
-    source = source_of(SMALL)
+    source = source_of(TINY)
     before = {k: v.clone() for k, v in source.video_decoder.state_dict().items()}
     graph_module(STEADY, source.encoder, source.video_decoder, "bf16")
     after = source.video_decoder.state_dict()
@@ -72,17 +72,17 @@ def test_the_models_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_keeps_norms_in_fp32(precision: str) -> None:
-    source = source_of(SMALL)
+    source = source_of(TINY)
     module = graph_module(STEADY, source.encoder, source.video_decoder, precision)
     kinds = {"norm": set(), "other": set()}
     for name, weight in module.named_parameters():
         kinds["norm" if ".norm" in name or "norm_out" in name else "other"].add(weight.dtype)
     assert kinds == {"norm": {torch.float32}, "other": {DTYPES[precision]}}
-    assert module(example_input(STEADY, SMALL, 1)).dtype == torch.uint8
+    assert module(example_input(STEADY, TINY, 1)).dtype == torch.uint8
 
 
 def test_an_unknown_precision_is_refused_by_name() -> None:
-    source = source_of(SMALL)
+    source = source_of(TINY)
     with pytest.raises(InvalidInput, match=r"precision.*fp8.*fp32, bf16, fp16"):
         graph_module(ENCODE, source.encoder, source.video_decoder, "fp8")
 
