@@ -70,6 +70,7 @@ def test_an_onnx_engine_reads_the_callers_memory_whatever_its_layout(
     assert torch.equal(engines.encode(mirrored[::2]), engines.encode(mirrored[::2].clone()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's own, on import
 def test_compiled_engines_equal_eager_ones() -> None:
