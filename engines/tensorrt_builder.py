@@ -28,21 +28,9 @@ def build_plan(
     path: Path, graph: GraphManifest, options: Mapping[str, Any], timing_cache: Path
 ) -> bytes:
     """The plan for batches of 1..max_batch, fastest for one. Raises EngineError."""
-    profile = Profile().add(
-        graph.input.name,
-        min=(1, *graph.input.shape),
-        opt=(1, *graph.input.shape),
-        max=(graph.max_batch, *graph.input.shape),
-    )
+    profile = input_profile(graph.input.name, graph.input.shape, graph.max_batch)
     with BuildProgress() as progress:
-        config = CreateConfig(
-            profiles=[profile],
-            memory_pool_limits={trt.MemoryPoolType.WORKSPACE: options["workspace_bytes"]},
-            builder_optimization_level=options["optimization_level"],
-            load_timing_cache=str(timing_cache),
-            profiling_verbosity=trt.ProfilingVerbosity.DETAILED,
-            progress_monitor=progress,
-        )
+        config = builder_config([profile], options, timing_cache, progress)
         try:
             network = network_from_onnx_path(str(path), strongly_typed=True)
             plan = engine_bytes_from_network(network, config, save_timing_cache=str(timing_cache))
@@ -51,6 +39,25 @@ def build_plan(
                 raise KeyboardInterrupt from error
             raise EngineError(f"{path}: TensorRT cannot build it: {error}") from error
     return bytes(plan)
+
+
+def input_profile(name: str, shape: tuple[int, ...], max_batch: int) -> Profile:
+    """Batches of 1..max_batch, fastest for one."""
+    return Profile().add(name, min=(1, *shape), opt=(1, *shape), max=(max_batch, *shape))
+
+
+def builder_config(
+    profiles: list[Profile], options: Mapping[str, Any], timing_cache: Path, progress: BuildProgress
+) -> CreateConfig:
+    """What polygraphy makes a builder's configuration of."""
+    return CreateConfig(
+        profiles=profiles,
+        memory_pool_limits={trt.MemoryPoolType.WORKSPACE: options["workspace_bytes"]},
+        builder_optimization_level=options["optimization_level"],
+        load_timing_cache=str(timing_cache),
+        profiling_verbosity=trt.ProfilingVerbosity.DETAILED,
+        progress_monitor=progress,
+    )
 
 
 class BuildProgress(trt.IProgressMonitor):

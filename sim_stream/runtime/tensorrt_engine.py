@@ -105,6 +105,19 @@ class TensorRTEngine:
         if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise EngineError(f"TensorRT cannot run the engine: {self._messages}")
 
+    def layer_times_ms(self, x: Tensor) -> dict[str, float]:
+        """Milliseconds of every layer in one run, without a graph; layers wait for each other."""
+        dtype = getattr(torch, self._gives.dtype)
+        y = torch.empty((len(x), *self._gives.shape), dtype=dtype, device=x.device)
+        times = LayerTimes()
+        with self._lock, torch.cuda.stream(self._stream):
+            context = self.bind(x, y)
+            self.enqueue(context)  # warms up
+            context.profiler = times
+            self.enqueue(context)
+            self._stream.synchronize()
+        return times.ms
+
     def _capture(self, x: Tensor) -> Replay:
         own_x = x.clone(memory_format=torch.contiguous_format)
         dtype = getattr(torch, self._gives.dtype)
@@ -117,6 +130,15 @@ class TensorRTEngine:
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             self.enqueue(context)
         return Replay(context, graph, own_x, own_y)
+
+
+class LayerTimes(trt.IProfiler):
+    def __init__(self) -> None:
+        trt.IProfiler.__init__(self)
+        self.ms: dict[str, float] = {}
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        self.ms[layer_name] = self.ms.get(layer_name, 0.0) + ms
 
 
 class KeptErrors(trt.ILogger):
