@@ -40,8 +40,8 @@ from sim_stream.runtime.onnx_engine import PROVIDERS, refuse_missing
 
 GRAPHS = "graphs"
 HOW_TO_GET = {
-    "tensorrt": "pip install '.[tensorrt]' in the clone; needs an NVIDIA GPU",
-    "torch-tensorrt": "pip install '.[tensorrt]' in the clone; needs an NVIDIA GPU",
+    "tensorrt": "pip install '.[engines,tensorrt]' in the clone; needs an NVIDIA GPU",
+    "torch-tensorrt": "pip install '.[torch-tensorrt]' in the clone; needs an NVIDIA GPU",
     "onnxruntime": "make setup",
 }
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engines.export import ExportOptions, Source
 
 OK, MISSED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-CLIP_FRAMES = 12
+LEAST_FRAMES = 4
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -66,6 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument("dir", type=Path, metavar="DIR", help="made by `build`")
         verb.add_argument(
             "--video", type=Path, metavar="FILE", help="frames to replay (default: shipped clip)"
+        )
+        verb.add_argument(
+            "--frames", type=int, default=12, metavar="N", help="how many of them (default: 12)"
         )
         if name == "profile":
             verb.add_argument("--batch", type=int, default=1, metavar="N", help="(default: 1)")
@@ -228,9 +231,12 @@ def _clip(args: argparse.Namespace, size: int) -> Tensor:
     import torch
 
     from sim_stream.demo import SAMPLE
+    from sim_stream.errors import InvalidInput
     from sim_stream.video import read_clip
 
-    return torch.from_numpy(read_clip(args.video or SAMPLE, frames=CLIP_FRAMES, size=size))
+    if args.frames < LEAST_FRAMES:
+        raise InvalidInput("frames", args.frames, f"{LEAST_FRAMES} or more, so that windows differ")
+    return torch.from_numpy(read_clip(args.video or SAMPLE, frames=args.frames, size=size))
 
 
 def _end(report: dict[str, Any]) -> int:

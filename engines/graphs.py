@@ -95,7 +95,8 @@ class EncoderGraph(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         x_BCHW = frames.float().div(127.5).sub(1.0).movedim(-1, -3)
-        return self.model.encode(x_BCHW.to(self.dtype))
+        ids_BN: Tensor = self.model.encode(x_BCHW.to(self.dtype))
+        return ids_BN
 
 
 class VideoDecoderGraph(nn.Module):
@@ -106,7 +107,7 @@ class VideoDecoderGraph(nn.Module):
         self.model, self.emit = model, emit
 
     def forward(self, ids: Tensor) -> Tensor:
-        x_BCHW = self.model(ids, self.emit).float()
+        x_BCHW: Tensor = self.model(ids, self.emit).float()
         scaled = x_BCHW.movedim(-3, -1).add(1.0).mul(127.5).round().clamp(0, 255)
         return scaled.to(torch.uint8)
 

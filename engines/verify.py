@@ -66,8 +66,6 @@ def verify(
     if not forms:
         raise EngineError(f"{folder}: no engines; `python -m engines build` makes them")
     host = Host.of(source.preset, source.encoder, source.video_decoder, device)
-    with torch.inference_mode():
-        ids_KN = source.encoder.encode(from_pixels(frames_KHWC))
     found = {}
     with tqdm(forms, unit="engine", desc="verify") as bar:
         for form in bar:
@@ -75,7 +73,7 @@ def verify(
             path = engine_path(folder, form)
             manifest = read_engine(path)
             refuse_mismatch(manifest, path, form, host)
-            x = frames_KHWC if form.part == ENCODER else windows(ids_KN, form.frames)
+            x = inputs_of(form, source, frames_KHWC)
             twin = function_of(source.encoder, source.video_decoder, form)
             with torch.inference_mode():
                 expected = torch.cat([twin(row) for row in x.split(1)])
@@ -84,6 +82,14 @@ def verify(
             write(path, verified)
             found[form] = verified
     return found
+
+
+@torch.inference_mode()
+def inputs_of(form: Form, source: Source, frames_KHWC: Tensor) -> Tensor:
+    """What an engine of that form takes when it replays these frames, (B ..)."""
+    if form.part == ENCODER:
+        return frames_KHWC
+    return windows(source.encoder.encode(from_pixels(frames_KHWC)), form.frames)
 
 
 def windows(ids_KN: Tensor, frames: int) -> Tensor:
