@@ -34,8 +34,7 @@ PACKAGES = (
     "tqdm",
 )
 WHY_EAGER = (
-    "the default; ONNX Runtime is slower on a CPU with bf16 and within a tenth of it without: "
-    "tests/perf/engines.py"
+    "the default; on a CPU nothing was measured to be clearly faster, see tests/perf/engines.py"
 )
 # Distribution, module, how to get it. None of them can be used without an NVIDIA GPU.
 ACCELERATORS = (

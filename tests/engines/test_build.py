@@ -1,5 +1,7 @@
 """Building: what is kept, what is refused, and what an interruption leaves."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -70,6 +72,20 @@ def test_staged_files_appear_only_at_the_end(tmp_path: Path) -> None:
         (stage / "other.plan").write_bytes(b"half")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["engine.plan"]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.EACCES, "no permission"), (errno.EROFS, "read-only"), (errno.ENOSPC, "disk is full")],
+)
+def test_what_keeps_files_from_being_written_is_said_plainly(
+    tmp_path: Path, number: int, message: str
+) -> None:
+    # A real refusal needs another user than root, a real full disk a disk.
+    with pytest.raises(Unavailable, match=message), staging(tmp_path, "engine") as stage:
+        (stage / "engine.plan").write_bytes(b"half")
+        raise OSError(number, os.strerror(number), str(stage / "engine.plan"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_backends_and_providers_are_said_before_anything_is_done(
