@@ -1,11 +1,10 @@
 """Encoder and video decoder by every engine that runs here, against eager PyTorch in fp32.
 
-Engines take turns within a round, so that a drift of the machine's speed meets all. On a CPU: eager
-PyTorch in fp32 and, where the CPU multiplies it, bf16; torch.compile; the folder's engines. On a
-GPU: eager, torch.compile and the CUDA graph, in bf16, with the share of the GPU's measured GEMM
-rate that each reaches.
+Engines take turns within a round, so that a drift of the machine's speed meets all: eager PyTorch in
+fp32 and, where the device multiplies it, bf16; a GPU's CUDA graph; with --compiled torch.compile;
+the folder's engines. On a GPU also the share of its measured GEMM rate that each reaches.
 
-python -m tests.perf.engines [--engines DIR] [--preset NAME --random] [--rounds N] [--out FILE]
+python -m tests.perf.engines [--engines DIR] [--compiled] [--preset openviga --random] [--out FILE]
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def models_of(preset: Preset, *, random: bool) -> tuple[VQModel, VideoDecoder]:
 
 
 def contenders(
-    preset: Preset, source: Source, device: torch.device, folder: Path | None
+    source: Source, device: torch.device, folder: Path | None, *, compiled: bool
 ) -> dict[str, EngineSet]:
     """Every engine set that can run here, its twin first."""
 
@@ -68,13 +67,13 @@ def contenders(
     found = {TWIN: by_torch("eager", torch.float32)}
     if device.type == "cuda" or multiplies_bf16():
         found["eager bf16"] = by_torch("eager", torch.bfloat16)
-        found["compiled bf16"] = by_torch("compiled", torch.bfloat16)
     if device.type == "cuda":
         found["cuda-graph bf16"] = by_torch("cuda-graph", torch.bfloat16)
-    else:
-        found["compiled fp32"] = by_torch("compiled", torch.float32)
+    for name in [name for name in found if name.startswith("eager") and compiled]:
+        dtype = torch.bfloat16 if "bf16" in name else torch.float32
+        found[name.replace("eager", "compiled")] = by_torch("compiled", dtype)
     if folder is not None:
-        host = Host.of(preset, source.encoder, source.video_decoder, device)
+        host = Host.of(source.preset, source.encoder, source.video_decoder, device)
         engines = load_folder(folder, host)
         found[engines.description.split(" from ")[0]] = engines
     return found
@@ -145,6 +144,7 @@ def main() -> None:
     parser.add_argument("--preset", default="pocket")
     parser.add_argument("--random", action="store_true", help="random weights: speed only")
     parser.add_argument("--engines", type=Path, metavar="DIR", help="built by python -m engines")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile too (minutes)")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, help="also write the report here")
     args = parser.parse_args()
@@ -155,7 +155,7 @@ def main() -> None:
     source = Source(preset=preset, encoder=encoder, video_decoder=video_decoder)
     clip = torch.from_numpy(read_clip(SAMPLE, frames=3, size=preset.vq.image_size))
     inputs = {form: inputs_of(form, source, clip)[:1] for form in (ENCODE, STEADY)}
-    engines = contenders(preset, source, device, args.engines)
+    engines = contenders(source, device, args.engines, compiled=args.compiled)
     report: dict[str, Any] = {"benchmark": "engines", "preset": preset.name, "machine": describe()}
     if device.type == "cuda":
         report["gemm_bf16_tflops"] = round(gemm_tflops(device), 1)
