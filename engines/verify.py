@@ -46,9 +46,9 @@ class Thresholds:
 
 
 # In fp32 only the order of sums differs: a code flips where two are equally near, a pixel where a
-# value lies on .5. Half precision keeps 8 (bf16) or 11 (fp16) bits of every activation: eager PyTorch
-# in bf16 agrees with fp32 in about 96 % of the pocket encoder's ids. Limits for pixels are far
-# above the decoder's own PSNR to the camera's frames (about 28 dB), so no viewer sees the engine.
+# value lies on .5. Half precision keeps 8 (bf16) or 11 (fp16) bits of every activation: eager
+# PyTorch in bf16 finds about 96 % of the pocket encoder's ids. Limits for pixels are far above the
+# decoder's own PSNR to the camera's frames (about 28 dB), so no viewer sees the engine.
 THRESHOLDS: Mapping[str, Thresholds] = {
     "fp32": Thresholds(ids_agreement=0.999, psnr_db=55.0, max_difference=2),
     "fp16": Thresholds(ids_agreement=0.98, psnr_db=45.0, max_difference=16),

@@ -1,7 +1,7 @@
 """Encoder and video decoder by every engine that runs here, against eager PyTorch in fp32.
 
-Engines take turns within a round, so that a drift of the machine's speed meets all: eager PyTorch in
-fp32 and, where the device multiplies it, bf16; a GPU's CUDA graph; with --compiled torch.compile;
+Engines take turns within a round, so that a drift of the machine's speed meets all: eager PyTorch
+in fp32 and, where the device multiplies it, bf16; a GPU's CUDA graph; --compiled: torch.compile;
 the folder's engines. On a GPU also the share of its measured GEMM rate that each reaches.
 
 python -m tests.perf.engines [--engines DIR] [--compiled] [--preset openviga --random] [--out FILE]
