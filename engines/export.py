@@ -34,7 +34,7 @@ from sim_stream.runtime.engine_manifest import (
     write,
 )
 
-OPSET = 20
+OPSET = 22  # the first whose convolutions and norms take bf16
 # A protocol buffer holds at most 2 GiB; from half of that on weights go to a file of their own.
 EXTERNAL_DATA_BYTES = 1 << 30
 

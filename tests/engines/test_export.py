@@ -22,7 +22,7 @@ from tests.small import OPENVIGA_CUT
 ENCODER_ONLY = ("encoder",)
 # Everything the two parts are made of. What is not here was not meant to be in a graph.
 EXPECTED = {
-    "both": {"Add", "Cast", "Concat", "Constant", "Conv", "Div", "InstanceNormalization", "Mul"}
+    "both": {"Add", "Cast", "Concat", "Constant", "Conv", "Div", "GroupNormalization", "Mul"}
     | {"Reshape", "Shape", "Sigmoid", "Sub", "Transpose"},
     "encoder": {"ArgMin", "MatMul", "Pad", "Pow", "ReduceSum", "Unsqueeze"},
     "video_decoder": {"Clip", "Gather", "Round", "Slice", "Split"},
@@ -62,17 +62,22 @@ def test_only_the_batch_is_dynamic(graphs: dict[str, onnx.ModelProto]) -> None:
             assert all(dim.HasField("dim_value") for dim in rest)
 
 
-def test_an_fp16_graph_has_no_fp16_in_its_norms(tmp_path: Path) -> None:
-    options = ExportOptions(precision="fp16", parts=ENCODER_ONLY)
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)]
+)
+def test_a_graph_in_half_precision_has_its_norms_in_fp32(
+    tmp_path: Path, precision: str, kind: int
+) -> None:
+    options = ExportOptions(precision=precision, parts=ENCODER_ONLY)
     export(source_of(TINY), tmp_path, options)
     model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "encoder.onnx"))
     types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
     types |= {weight.name: weight.data_type for weight in model.graph.initializer}
-    norms = [node for node in model.graph.node if node.op_type == "InstanceNormalization"]
+    norms = [node for node in model.graph.node if node.op_type == "GroupNormalization"]
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert norms
     assert {types[name] for node in norms for name in node.input} == {TensorProto.FLOAT}
-    assert {types[node.input[1]] for node in convolutions} == {TensorProto.FLOAT16}
+    assert {types[node.input[1]] for node in convolutions} == {kind}
 
 
 def test_weights_of_a_big_graph_lie_in_a_file_of_their_own(tmp_path: Path) -> None:
