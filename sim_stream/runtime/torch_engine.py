@@ -17,7 +17,7 @@ from sim_stream.config import TORCH_ENGINES
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel, from_pixels, to_pixels
-from sim_stream.runtime.engine import ENCODER, FORMS, Engine, EngineSet, Form
+from sim_stream.runtime.engine import ENCODER, FORMS, MAX_BATCH, Engine, EngineSet, Form
 
 Function = Callable[[Tensor], Tensor]
 WARM_UPS = 3  # calls before a capture: kernels load, cuDNN chooses
@@ -46,7 +46,8 @@ def torch_engines(
     }
     functions = {form: function_of(encoder, video_decoder, form) for form in FORMS}
     engines = {form: kinds[mode](function) for form, function in functions.items()}
-    return EngineSet(engines, description=f"torch {mode}")
+    most = None if mode == "eager" else MAX_BATCH  # the others keep something per batch size
+    return EngineSet(engines, description=f"torch {mode}", max_batch=most)
 
 
 class EagerEngine:
@@ -63,6 +64,12 @@ class CompiledEngine(EagerEngine):
 
     def __init__(self, function: Function) -> None:
         super().__init__(torch.compile(function, dynamic=False))
+
+    def run(self, x: Tensor) -> Tensor:
+        # Forms share their code, and beyond 8 variants of it dynamo would silently run eagerly.
+        variants = len(FORMS) * MAX_BATCH
+        with torch._dynamo.config.patch(recompile_limit=variants, fail_on_recompile_limit_hit=True):
+            return super().run(x)
 
 
 class CudaGraphEngine:
