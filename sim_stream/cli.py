@@ -129,6 +129,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "installed (default: %(default)s)",
     )
     parser.add_argument(
+        "--engines",
+        default="eager",
+        metavar="WHAT",
+        help="what runs encoder and video decoder: PyTorch as eager, compiled or cuda-graph, or a "
+        "folder made by `python -m engines build` (default: %(default)s)",
+    )
+    parser.add_argument(
         "--lookahead",
         type=int,
         choices=(0, 1),
@@ -282,6 +289,12 @@ def _add_doctor(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="check these pocket weights")
+    parser.add_argument(
+        "--engines",
+        default="eager",
+        metavar="WHAT",
+        help="what `serve --engines` would be given: would it be used, and why (not)",
+    )
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -349,4 +362,4 @@ def _bench(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from sim_stream import doctor
 
-    return doctor.run(as_json=args.json, weights=args.weights)
+    return doctor.run(as_json=args.json, weights=args.weights, engines=args.engines)

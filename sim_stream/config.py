@@ -299,6 +299,9 @@ STEP_ENGINES = ("auto", "torch", "static", "compiled", "onnxruntime")
 # How the static passes attend; models/attention.py says what `auto` takes.
 ATTENTIONS = ("auto", "sdpa", "flex", "flash", "plain")
 
+# What PyTorch can run encoder and video decoder as; the alternative is a folder of built engines.
+TORCH_ENGINES = ("eager", "compiled", "cuda-graph")
+
 # `auto`: bf16 on a GPU; on a CPU fp32, but the video decoder in bf16 where the CPU multiplies bf16.
 # fp8 and int4: the world model's matrices, all else in bf16.
 PRECISIONS = ("auto", "fp32", "bf16", "fp8", "int4")

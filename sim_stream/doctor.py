@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import sim_stream
-from sim_stream.config import get_preset
+from sim_stream.config import TORCH_ENGINES, get_preset
 from sim_stream.errors import SimStreamError
 
 PRESET = "pocket"
@@ -33,16 +33,19 @@ PACKAGES = (
     "onnxruntime",
     "tqdm",
 )
+WHY_EAGER = (
+    "the default; on a CPU nothing was measured to be clearly faster, see tests/perf/engines.py"
+)
 # Distribution, module, how to get it. None of them can be used without an NVIDIA GPU.
 ACCELERATORS = (
     ("triton", "triton", "pip install '.[cuda]' in the clone (comes with CUDA builds of torch)"),
     ("flash-attn", "flash_attn", "pip install --no-build-isolation '.[flash]' in the clone"),
-    ("tensorrt", "tensorrt", "pip install '.[tensorrt]' in the clone"),
-    ("torch-tensorrt", "torch_tensorrt", "pip install '.[tensorrt]' in the clone"),
+    ("tensorrt", "tensorrt", "pip install '.[engines,tensorrt]' in the clone"),
+    ("torch-tensorrt", "torch_tensorrt", "pip install '.[torch-tensorrt]' in the clone"),
 )
 
 
-def examine(weights: Path | None = None) -> dict[str, Any]:
+def examine(weights: Path | None = None, engines: str = "eager") -> dict[str, Any]:
     """The whole report, JSON-ready; ``ok`` is whether the pocket main job can run."""
     problems: list[str] = []
     versions = _versions(problems)
@@ -56,6 +59,7 @@ def examine(weights: Path | None = None) -> dict[str, Any]:
         "device": device,
         "accelerators": _accelerators(),
         "chosen": _chosen(device),
+        "engines": _engines(engines, weights, device, problems),
         "weights": _weights(weights, problems),
         "sample": _sample(problems),
         "encoder": _encoder(problems),
@@ -65,9 +69,9 @@ def examine(weights: Path | None = None) -> dict[str, Any]:
     return report
 
 
-def run(*, as_json: bool, weights: Path | None = None) -> int:
+def run(*, as_json: bool, weights: Path | None = None, engines: str = "eager") -> int:
     """Prints the report; 0 if the pocket main job can run, else 1."""
-    report = examine(weights)
+    report = examine(weights, engines)
     print(json.dumps(report, indent=2) if as_json else _as_text(report))
     return 0 if report["ok"] else 1
 
@@ -154,6 +158,55 @@ def _chosen(device: dict[str, Any]) -> dict[str, str | None]:
     }
 
 
+def _engines(
+    engines: str, weights: Path | None, device: dict[str, Any], problems: list[str]
+) -> dict[str, Any]:
+    """What ``--engines`` would run encoder and video decoder with, and why; loads nothing."""
+    found: dict[str, Any] = {"asked": engines, "used": None}
+    if device["auto"] is None:
+        return found
+    import torch
+
+    from sim_stream.models import checkpoints
+    from sim_stream.runtime.engine_loader import read_folder
+    from sim_stream.runtime.engine_manifest import Host
+
+    if engines in TORCH_ENGINES:
+        why = WHY_EAGER if engines == "eager" else "asked for"
+        return found | {"used": f"torch {engines}", "why": why}
+    try:
+        preset, where = get_preset(PRESET), torch.device(device["auto"])
+        loaded = checkpoints.load(checkpoints.weights_dir(PRESET, weights), preset)
+        host = Host.of(preset, loaded.vq_model, loaded.video_decoder, where)
+        manifests = read_folder(Path(engines), host)
+    except SimStreamError as error:
+        problems.append(f"engines: {error}")
+        return found | {"why": "refused"}
+    forms = {
+        form.name: {
+            "backend": f"{m.backend} {m.backend_version} ({m.provider})",
+            "precision": m.graph.precision,
+            "verified": bool(m.verification.get("passed")),
+        }
+        for form, m in manifests.items()
+    }
+    unverified = [name for name, form in forms.items() if not form["verified"]]
+    if unverified:
+        problems.append(
+            f"engines: {', '.join(unverified)} not verified; run: python -m engines verify "
+            f"{engines}"
+        )
+        return found | {"why": "not verified", "forms": forms}
+    used = ", ".join(
+        sorted({f"{form['backend']} in {form['precision']}" for form in forms.values()})
+    )
+    return (
+        found
+        | {"used": used, "why": "manifests match weights, device and versions"}
+        | {"forms": forms}
+    )
+
+
 def _weights(weights: Path | None, problems: list[str]) -> dict[str, Any]:
     """The pocket weights, loaded as ``serve`` loads them: hashes and shapes must match."""
     found: dict[str, Any] = {"preset": PRESET, "verified": False}
@@ -199,6 +252,8 @@ def _as_text(report: dict[str, Any]) -> str:
         f"device       {device.get('name', device['auto'])}"
         + (f" ({device['note']})" if "note" in device else ""),
         "would use    " + ", ".join(f"{key} {value}" for key, value in report["chosen"].items()),
+        f"engines      {report['engines']['used'] or report['engines']['asked']}"
+        + (f" ({report['engines']['why']})" if "why" in report["engines"] else ""),
         f"weights      {weights['preset']}: {weights.get('path', 'none')}"
         + (" (match their manifest)" if weights["verified"] else " (NOT USABLE)"),
         f"sample clip  {report['sample']['path']}"

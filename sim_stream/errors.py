@@ -5,6 +5,7 @@
     |  |- VideoError                    a video that cannot be read or used
     |  `- ProtocolError                 a message that breaks the wire protocol
     |- CheckpointError                  weights that do not match their manifest or configuration
+    |- EngineError                      an engine that is broken or made for something else
     |- Unavailable (RuntimeError)       something asked for is not there (device, package, port)
     |- SessionClosed (RuntimeError)     a call on a session that was closed
     `- RemoteError (RuntimeError)       the server answered with an error message
@@ -40,6 +41,10 @@ class ProtocolError(InvalidInput):
 
 class CheckpointError(SimStreamError):
     """Weights whose keys, shapes or hashes do not match; names every mismatch at once."""
+
+
+class EngineError(SimStreamError):
+    """An engine or graph that is corrupt, unverified, or not made for what it should run with."""
 
 
 class Unavailable(SimStreamError, RuntimeError):

@@ -28,6 +28,7 @@ class ModelOptions:
     decoding: str = "raster"
     step_engine: str = "auto"
     attention: str = "auto"
+    engines: str = "eager"
     lookahead: int | None = None
     threads: int = 1
     log_level: str = "warning"
@@ -44,7 +45,7 @@ class ModelOptions:
             *("--preset", self.preset, "--device", self.device, "--log-level", self.log_level),
             *("--precision", self.precision, "--step-engine", self.step_engine),
             *("--kv-precision", self.kv_precision, "--attention", self.attention),
-            *("--decoding", self.decoding, "--max-sessions", "1"),
+            *("--engines", self.engines, "--decoding", self.decoding, "--max-sessions", "1"),
         ]
         named = (
             ("weights", self.weights),

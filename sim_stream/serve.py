@@ -43,6 +43,7 @@ class ServeOptions:
     decoding: DecodingConfig | None = None
     step_engine: str = "auto"
     attention: str = "auto"
+    engines: str = "eager"
     lookahead: int | None = None
     max_sessions: int = 4
     threads: int = 1
@@ -90,6 +91,7 @@ def run(options: ServeOptions) -> int:
         step_engine=options.step_engine,
         attention=options.attention,
         max_sessions=options.max_sessions,
+        engines=options.engines,
     )
     if options.lookahead is not None:
         session = replace(runtime.preset.session, lookahead=options.lookahead)

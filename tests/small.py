@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from sim_stream.config import POCKET, Preset, SessionConfig, VideoDecoderConfig, VQConfig
+from sim_stream.config import OPENVIGA, POCKET, Preset, SessionConfig, VideoDecoderConfig, VQConfig
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
@@ -74,3 +74,17 @@ def random_runtime(preset: Preset = SMALL, seed: int = 0, **options: object) -> 
         random_video_decoder(preset, seed),
         **{"max_sessions": 64, **options},  # type: ignore[arg-type]
     )
+
+
+# The paper's networks at full width, cut to one step of downsampling and small frames: what its
+# engines are made of, at a size for a CPU.
+OPENVIGA_CUT = replace(
+    OPENVIGA,
+    name="openviga-cut",
+    prompt="",
+    actions_per_frame=2,  # so that no text is needed to start
+    vq=replace(OPENVIGA.vq, block_out_channels=(128, 256), image_size=32),
+    world_model=replace(SMALL.world_model, vision_vocab_size=OPENVIGA.vq.num_vq_embeddings + 256),
+    video_decoder=VideoDecoderConfig(temporal_levels=2),
+    session=SMALL.session,
+)

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from sim_stream.config import POCKET, Action, DecodingConfig, SamplingConfig
-from sim_stream.demo import SAMPLE
 from sim_stream.models import checkpoints
 from sim_stream.models.vq_model import from_pixels
 from sim_stream.runtime.runtime import Runtime
-from sim_stream.video import read_clip
+from sim_stream.video import SAMPLE, read_clip
 from train.evaluate import far_shift_px
 from train.losses import psnr_db
 

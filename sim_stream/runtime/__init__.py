@@ -7,4 +7,7 @@ frame.py     Frame and Pending: what leaves a session
 runtime.py   Runtime: a preset's models on one device, and the sessions it opens
 choices.py   device, precision and step engine, decided once
 timing.py    per-stage clocks, streams
+engine.py    Engine: pixels -> ids, ids of a window -> pixels; the forms there are
+engine_manifest.py, engine_loader.py      what a built engine is, and loading a folder of them
+torch_engine.py, onnx_engine.py, tensorrt_engine.py, torch_tensorrt_engine.py    what runs them
 """

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sim_stream.models.vq_model import to_pixels
 from sim_stream.runtime.timing import StageClock
 
 if TYPE_CHECKING:
@@ -56,8 +55,8 @@ class Pending:
     @torch.inference_mode()
     def render(self) -> Frame:
         with self._runtime.streams.video(), self._clock.stage("video_decode"):
-            x_1CHW = self._runtime.video_decoder(self._ids_TN[None], self._emit)
-            image = to_pixels(x_1CHW[0]).cpu().numpy()
+            frames_1HWC = self._runtime.engines.decode_frame(self._ids_TN[None], self._emit)
+            image = frames_1HWC[0].cpu().numpy()
         return Frame(
             image=image,
             step=self._step,

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import torch
 
-from sim_stream.config import DecodingConfig, Preset, SamplingConfig, get_preset
+from sim_stream.config import (
+    TORCH_ENGINES,
+    DecodingConfig,
+    Preset,
+    SamplingConfig,
+    get_preset,
+)
 from sim_stream.decoding.diagonal import Diagonal
 from sim_stream.decoding.jacobi import Jacobi
 from sim_stream.decoding.lanes import Lane, Lanes
@@ -35,8 +41,11 @@ from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
 from sim_stream.runtime.choices import Precision, pick_device, pick_precision, pick_step_engine
+from sim_stream.runtime.engine_loader import load_folder
+from sim_stream.runtime.engine_manifest import Host
 from sim_stream.runtime.session import Session
 from sim_stream.runtime.timing import Streams
+from sim_stream.runtime.torch_engine import torch_engines
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +72,12 @@ class Runtime:
         step_engine: str = "auto",
         attention: str = "auto",
         max_sessions: int = MAX_SESSIONS,
+        engines: str | Path = "eager",
     ) -> None:
-        """`max_sessions`: KV cache is allocated for as many. `inflated`: the video decoder was
-        never trained in time."""
+        """`max_sessions`: KV cache is allocated for as many. `engines`: how PyTorch runs encoder
+        and video decoder, or a folder of built engines. `inflated`: the video decoder was never
+        trained in time.
+        """
         if bool(preset.prompt) != bool(prompt_ids):
             raise InvalidInput("prompt_ids", prompt_ids, f"the ids of the prompt {preset.prompt!r}")
         self.preset, self.device, self.precision = preset, torch.device(device), precision
@@ -74,6 +86,10 @@ class Runtime:
         self.model_id, self.weights_sha256 = model_id, weights_sha256
         self.inflated = inflated
 
+        # Before the weights change: a folder's engines are held to those that were loaded.
+        mode = str(engines) if str(engines) in TORCH_ENGINES else None
+        host = None if mode else Host.of(preset, encoder, video_decoder, self.device)
+
         fold_upsampling(video_decoder)
         whole, video = precision.whole, precision.video
         for model, kind in ((encoder, whole), (world_model, whole), (video_decoder, video)):
@@ -81,6 +97,11 @@ class Runtime:
         channels_last(encoder)
         channels_last(video_decoder)
         self.encoder, self.video_decoder = encoder, video_decoder
+        self.engines = (
+            load_folder(Path(engines), host)
+            if host
+            else torch_engines(encoder, video_decoder, str(mode), self.device)
+        )
         self.world_model = world_model.fuse()
         if precision.quantized is not None:
             quantize(self.world_model, precision.quantized)
@@ -112,17 +133,21 @@ class Runtime:
         step_engine: str = "auto",
         attention: str = "auto",
         max_sessions: int = MAX_SESSIONS,
+        engines: str | Path = "eager",
     ) -> Runtime:
         """A preset with the weights of a folder (default: those shipped with the package).
 
         `parts` come from elsewhere. Models go straight to their device and type.
-        Raises InvalidInput (what was asked for), CheckpointError, Unavailable.
+        Raises InvalidInput (what was asked for), CheckpointError, EngineError,
+        Unavailable.
         """
         preset = get_preset(preset_name)
         where = pick_device(device)
         chosen = pick_precision(precision, kv_precision, where)
         whole, video = chosen.whole, chosen.video
-        dtypes = {"vq_model": whole, "world_model": whole, "video_decoder": video}
+        if str(engines) not in TORCH_ENGINES:  # a folder's are held to the weights as stored
+            whole = video = torch.float32
+        dtypes = {"vq_model": whole, "world_model": chosen.whole, "video_decoder": video}
         loaded = assembly.load(preset, weights, parts or Parts(), device=where, dtypes=dtypes)
         runtime = cls(
             preset,
@@ -138,11 +163,12 @@ class Runtime:
             step_engine=step_engine,
             attention=attention,
             max_sessions=max_sessions,
+            engines=engines,
         )
         log.info(
-            "preset %s (%s) on %s in %s, video decoder in %s, steps by %s, attention %s",
+            "preset %s (%s) on %s in %s, video decoder %s, steps by %s, attention %s, engines %s",
             *(preset.name, runtime.model_id, where, chosen.name, chosen.video),
-            *(runtime.step_engine, runtime.attention),
+            *(runtime.step_engine, runtime.attention, runtime.engines.description),
         )
         return runtime
 

@@ -30,7 +30,6 @@ from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.static_lanes import StaticLane
 from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput, SessionClosed
-from sim_stream.models.vq_model import from_pixels
 from sim_stream.runtime.context import Context
 from sim_stream.runtime.frame import Frame, Pending
 from sim_stream.runtime.timing import StageClock
@@ -132,8 +131,7 @@ class Session:
         clock = StageClock(self._runtime.device)
         with clock.stage("encode"):
             pixels = torch.from_numpy(np.array(frames_THWC)).to(self._runtime.device)
-            x_TCHW = from_pixels(pixels).to(self._runtime.precision.whole)
-            ids_TN = self._runtime.encoder.encode(x_TCHW)
+            ids_TN = self._runtime.engines.encode(pixels)
         self._drop_prediction()
         self._sampling, self._decoding = sampling, decoding
         self._start(seed)

@@ -23,10 +23,9 @@ from torch import Tensor
 from sim_stream.config import DecodingConfig
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.strategy import Task
-from sim_stream.demo import SAMPLE
 from sim_stream.models.vq_model import from_pixels
 from sim_stream.runtime.runtime import Runtime
-from sim_stream.video import read_clip
+from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
 
 

@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sim_stream.demo import SAMPLE
 from sim_stream.layout import FrameLayout
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.quantize import QUANTIZED, quantize
 from sim_stream.models.vq_model import from_pixels
 from sim_stream.models.world_model import WorldModel
 from sim_stream.runtime.runtime import Runtime
-from sim_stream.video import read_clip
+from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
 
 

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from sim_stream.demo import SAMPLE
 from sim_stream.server_process import ServerProcess
-from sim_stream.video import read_clip
+from sim_stream.video import SAMPLE, read_clip
 from sim_stream.wire.client import StreamClient
 from tests.perf.machine import describe
 

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sim_stream.demo import SAMPLE
 from sim_stream.runtime.runtime import Runtime
 from sim_stream.runtime.session import Session
-from sim_stream.video import read_clip
+from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
 
 

@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from sim_stream.config import get_preset
-from sim_stream.demo import SAMPLE
 from sim_stream.models import checkpoints
 from sim_stream.models.layers import channels_last, fold_upsampling
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import from_pixels
-from sim_stream.video import read_clip
+from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
 
 

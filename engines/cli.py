@@ -1,0 +1,243 @@
+"""Arguments and output of the verbs: people read lines, programs the last one, which is JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim_stream.config import PRESETS, get_preset
+from sim_stream.errors import SimStreamError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engines.export import ExportOptions, Source
+
+OK, MISSED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+LEAST_FRAMES = 4
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; 0, 1 where an engine missed a threshold, 2 for a mistake of the caller's."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s")
+    try:
+        run: Verb = args.run
+        return run(args)
+    except SimStreamError as error:
+        print(f"engines {args.verb}: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print(f"engines {args.verb}: interrupted; what is done stays", file=sys.stderr)
+        return INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m engines",
+        description="Encoder and video decoder as engines. The last line on stdout is JSON.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, run: Verb, text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.set_defaults(run=run)
+        verb.add_argument("--weights", type=Path, metavar="DIR", help="(default: the shipped ones)")
+        verb.add_argument("--threads", type=int, default=1, metavar="N", help="(default: 1)")
+        return verb
+
+    for name, run, text in (
+        ("export", _export, "models -> ONNX graphs in DIR/graphs"),
+        ("build", _build, "graphs -> engines; exports first what is missing"),
+    ):
+        _add_export_options(add(name, run, text), build=name == "build")
+    for name, run, text in (
+        ("verify", _verify, "engines against PyTorch in fp32; figures into their manifests"),
+        ("profile", _profile, "time, TFLOP/s and share of the frame, per engine and per layer"),
+    ):
+        verb = add(name, run, text)
+        verb.add_argument("dir", type=Path, metavar="DIR", help="made by `build`")
+        verb.add_argument(
+            "--video", type=Path, metavar="FILE", help="frames to replay (default: shipped clip)"
+        )
+        verb.add_argument(
+            "--frames", type=int, default=12, metavar="N", help="how many of them (default: 12)"
+        )
+        if name == "profile":
+            verb.add_argument("--batch", type=int, default=1, metavar="N", help="(default: 1)")
+            verb.add_argument("--rounds", type=int, default=20, metavar="N", help="(default: 20)")
+            verb.add_argument("--layers", type=int, default=10, metavar="N", help="(default: 10)")
+    return parser
+
+
+def _add_export_options(verb: argparse.ArgumentParser, *, build: bool) -> None:
+    presets = ", ".join(sorted(PRESETS))
+    verb.add_argument("--preset", default="pocket", help=f"{presets} (default: %(default)s)")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of engines")
+    verb.add_argument(
+        "--parts",
+        nargs="+",
+        default=["encoder", "video_decoder"],
+        metavar="PART",
+        help="encoder, video_decoder (default: both)",
+    )
+    verb.add_argument(
+        "--precision",
+        metavar="TYPE",
+        help="fp32, bf16 or fp16; types in the graph, norms stay in fp32 (default: "
+        + ("bf16 on a GPU, fp32 on a CPU)" if build else "fp32)"),
+    )
+    verb.add_argument("--max-batch", type=int, default=8, metavar="N", help="(default: 8)")
+    if not build:
+        return
+    verb.add_argument(
+        "--backend",
+        default="onnxruntime",
+        help="onnxruntime, tensorrt, torch-tensorrt (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--provider",
+        default="cpu",
+        help="of ONNX Runtime: cpu, cuda, tensorrt (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--workspace-mib", type=int, default=4096, metavar="N", help="TensorRT's (default: 4096)"
+    )
+    verb.add_argument(
+        "--optimization-level", type=int, default=3, metavar="0..5", help="TensorRT's (default: 3)"
+    )
+
+
+def _source(preset_name: str, weights: Path | None, threads: int) -> Source:
+    preset = get_preset(preset_name)  # a wrong name is said before torch takes seconds to load
+
+    import torch
+
+    from engines.export import Source
+    from sim_stream.models import checkpoints
+
+    torch.set_num_threads(threads)
+    loaded = checkpoints.load(checkpoints.weights_dir(preset_name, weights), preset)
+    return Source(preset=preset, encoder=loaded.vq_model, video_decoder=loaded.video_decoder)
+
+
+def _exporting(args: argparse.Namespace, precision: str) -> ExportOptions:
+    from engines.export import ExportOptions
+
+    return ExportOptions(
+        precision=args.precision or precision, parts=tuple(args.parts), max_batch=args.max_batch
+    )
+
+
+def _export(args: argparse.Namespace) -> int:
+    source = _source(args.preset, args.weights, args.threads)
+
+    from engines.build import GRAPHS
+    from engines.export import export
+    from sim_stream.config import to_dict
+
+    manifests = export(source, args.out / GRAPHS, _exporting(args, "fp32"))
+    for form, manifest in manifests.items():
+        print(f"{form.name:18} {manifest.precision}, opset {manifest.opset}, {manifest.files[0]}")
+    return _end({form.name: to_dict(manifest) for form, manifest in manifests.items()})
+
+
+def _build(args: argparse.Namespace) -> int:
+    get_preset(args.preset)
+
+    from engines.build import BuildOptions, build, check_backend
+    from sim_stream.config import to_dict
+
+    options = BuildOptions(
+        backend=args.backend,
+        provider=args.provider,
+        workspace_bytes=args.workspace_mib << 20,
+        optimization_level=args.optimization_level,
+    )
+    exporting = _exporting(args, "bf16" if options.needs_cuda else "fp32")
+    check_backend(options, exporting.precision)  # before weights take their time
+    manifests = build(
+        _source(args.preset, args.weights, args.threads), args.out, exporting, options
+    )
+    for form, manifest in manifests.items():
+        state = "verified" if manifest.verification.get("passed") else "to be verified"
+        print(
+            f"{form.name:18} {manifest.backend} {manifest.backend_version} on {manifest.device}, "
+            f"{manifest.graph.precision}, {state}"
+        )
+    return _end({form.name: to_dict(manifest) for form, manifest in manifests.items()})
+
+
+def _verify(args: argparse.Namespace) -> int:
+    source, device = _source_of_folder(args)
+
+    from engines.verify import verify
+
+    clip = args.video.name if args.video else "shipped clip"
+    manifests = verify(args.dir, source, _clip(args, source.preset.vq.image_size), device, clip)
+    for form, manifest in manifests.items():
+        figures = manifest.verification
+        worst = ", ".join(f"{k} {v}" for k, v in figures["alone"].items())
+        print(f"{form.name:18} {'passed' if figures['passed'] else 'MISSED'}  {worst}")
+    verified = {form.name: dict(m.verification) for form, m in manifests.items()}
+    _end(verified)
+    return OK if all(figures["passed"] for figures in verified.values()) else MISSED
+
+
+def _profile(args: argparse.Namespace) -> int:
+    source, device = _source_of_folder(args)
+
+    from engines.profile import profile, table
+
+    report = profile(
+        args.dir,
+        source,
+        _clip(args, source.preset.vq.image_size),
+        device,
+        batch=args.batch,
+        rounds=args.rounds,
+    )
+    print(table(report, args.layers))
+    return _end(report)
+
+
+def _source_of_folder(args: argparse.Namespace) -> tuple[Source, Any]:
+    """The models that a folder's engines were made of, and the device they were built for."""
+    import torch
+
+    from sim_stream.errors import EngineError
+    from sim_stream.runtime.engine import FORMS
+    from sim_stream.runtime.engine_manifest import engine_path, read_engine
+
+    there = [path for form in FORMS if (path := engine_path(args.dir, form)).is_file()]
+    if not there:
+        raise EngineError(f"{args.dir}: no engines; `python -m engines build` makes them")
+    manifest = read_engine(there[0])
+    device = torch.device("cuda" if manifest.compute_capability else "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EngineError(f"{there[0]}: built for {manifest.device}, and no CUDA device is here")
+    return _source(manifest.graph.preset, args.weights, args.threads), device
+
+
+def _clip(args: argparse.Namespace, size: int) -> Tensor:
+    """Frames to replay, (K H W C) uint8."""
+    import torch
+
+    from sim_stream.errors import InvalidInput
+    from sim_stream.video import SAMPLE, read_clip
+
+    if args.frames < LEAST_FRAMES:
+        raise InvalidInput("frames", args.frames, f"{LEAST_FRAMES} or more, so that windows differ")
+    return torch.from_numpy(read_clip(args.video or SAMPLE, frames=args.frames, size=size))
+
+
+def _end(report: dict[str, Any]) -> int:
+    print(json.dumps(report), flush=True)
+    return OK

@@ -1,0 +1,136 @@
+"""An engine that was not made for what it should run with is refused, and both sides are named."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.build import BuildOptions, build
+from engines.export import ExportOptions
+from sim_stream.errors import EngineError, InvalidInput
+from sim_stream.runtime import engine_manifest
+from sim_stream.runtime.engine import ENCODE, FORMS, STEADY
+from sim_stream.runtime.engine_loader import load_folder, read_folder
+from sim_stream.runtime.engine_manifest import Host, engine_path, read_engine, weights_sha256, write
+from sim_stream.runtime.runtime import Runtime
+from tests.engines.conftest import CPU, TINY, source_of
+from tests.small import random_runtime
+
+
+@pytest.fixture
+def folder(tiny_engines: Path, tmp_path: Path) -> Path:
+    """Engines that a test may break."""
+    return Path(shutil.copytree(tiny_engines, tmp_path / "engines"))
+
+
+def host(seed: int = 0) -> Host:
+    source = source_of(TINY, seed)
+    return Host.of(TINY, source.encoder, source.video_decoder, CPU)
+
+
+def test_a_manifest_reads_back_as_it_was_written(folder: Path) -> None:
+    manifest = read_engine(engine_path(folder, STEADY))
+    write(folder / "again.json", manifest)
+    assert read_engine(folder / "again.json") == manifest
+    assert manifest.backend == "onnxruntime"
+    assert manifest.verification["passed"]
+
+
+def test_engines_of_other_weights_are_refused(folder: Path) -> None:
+    ours = host().weights["encoder"]
+    with pytest.raises(EngineError) as error:
+        random_runtime(TINY, seed=1, engines=folder)
+    assert f"weights: the engine's is {ours}, here it is {host(1).weights['encoder']}" in str(
+        error.value
+    )
+
+
+def test_every_difference_is_named_at_once(folder: Path) -> None:
+    path = engine_path(folder, ENCODE)
+    changed = replace(
+        read_engine(path),
+        backend_version="0.1",
+        device="NVIDIA H100 80GB HBM3",
+        compute_capability=(9, 0),
+    )
+    write(path, changed)
+    with pytest.raises(EngineError) as error:
+        read_folder(folder, host())
+    message = str(error.value)
+    assert str(path) in message
+    assert "onnxruntime version: the engine's is 0.1, here it is 1." in message
+    assert "device: the engine's is NVIDIA H100 80GB HBM3, here it is cpu" in message
+    assert "compute capability: the engine's is (9, 0), here it is ()" in message
+
+
+def test_an_engine_of_a_missing_backend_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = engine_path(folder, ENCODE)
+    write(path, replace(read_engine(path), backend="tensorrt", backend_version="11.4.0.106"))
+    monkeypatch.setattr(engine_manifest, "installed_version", lambda _: None)
+    with pytest.raises(EngineError, match=r"11\.4\.0\.106, here it is not installed"):
+        read_folder(folder, host())
+
+
+def test_a_changed_file_is_refused_before_it_is_loaded(folder: Path) -> None:
+    path = folder / "graphs" / "video_decoder_3_1.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(EngineError, match="file's SHA-256"):
+        random_runtime(TINY, engines=folder)
+
+
+def test_a_corrupt_graph_with_a_matching_hash_is_still_an_error(folder: Path) -> None:
+    (folder / "graphs" / "encoder.onnx").write_bytes(b"not a graph")
+    path = engine_path(folder, ENCODE)
+    sha256 = engine_manifest.files_sha256([folder / "graphs" / "encoder.onnx"])
+    write(path, replace(read_engine(path), engine_sha256=sha256))
+    with pytest.raises(EngineError, match=r"encoder\.onnx: ONNX Runtime cannot load it"):
+        load_folder(folder, host())
+
+
+def test_a_missing_engine_is_refused(folder: Path) -> None:
+    engine_path(folder, FORMS[-1]).unlink()
+    with pytest.raises(EngineError, match=r"video_decoder_1_0\.engine\.json: no such file"):
+        load_folder(folder, host())
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": 1}', '{"format": 1, "graph": {}}'])
+def test_a_broken_manifest_is_refused_by_its_path(folder: Path, text: str) -> None:
+    engine_path(folder, STEADY).write_text(text)
+    with pytest.raises(EngineError, match=r"video_decoder_3_1\.engine\.json"):
+        load_folder(folder, host())
+
+
+def test_an_engine_without_verification_is_refused(tmp_path: Path, tiny_engines: Path) -> None:
+    folder = tmp_path / "engines"
+    shutil.copytree(tiny_engines / "graphs", folder / "graphs")
+    build(source_of(TINY), folder, ExportOptions(), BuildOptions())
+    with pytest.raises(EngineError, match="never verified; run: python -m engines verify"):
+        load_folder(folder, host())
+
+
+def test_what_is_neither_a_mode_nor_a_folder_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"fastest.*eager, compiled, cuda-graph or a folder"):
+        Runtime.load("pocket", device="cpu", engines="fastest")
+
+
+def test_the_weights_hash_is_of_values_not_of_types_or_of_the_image_decoder() -> None:
+    source = source_of(TINY)
+    before = weights_sha256(source.encoder)
+    with torch.no_grad():
+        source.encoder.decoder.conv_in.weight.add_(1.0)
+    assert weights_sha256(source.encoder) == before
+    assert weights_sha256(source.encoder.double()) == before
+    with torch.no_grad():
+        source.encoder.quantize.embedding.weight[0, 0] += 1e-3
+    assert weights_sha256(source.encoder) != before
+
+
+def test_manifests_are_json_for_people(folder: Path) -> None:
+    values = json.loads(engine_path(folder, STEADY).read_text())
+    assert values["verification"]["clip"] == "shipped clip"
+    assert values["files"] == ["graphs/video_decoder_3_1.onnx"]
