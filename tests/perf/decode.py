@@ -4,7 +4,7 @@
 decode the last frame of a full context of held-out frames; jacobi's and diagonal's tokens a pass
 depend on what is predicted. They run in turn, so that a drift of the machine's speed meets all.
 
-python -m tests.perf.decode [--rounds N] [--window W] [--k K] [--out FILE]
+python -m tests.perf.decode [--rounds N] [--window W] [--k K] [--also ENGINES] [--out FILE]
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--window", type=int, default=8, help="of jacobi")
     parser.add_argument("--k", type=int, default=1, help="of diagonal")
+    parser.add_argument("--also", default="static,compiled", help="other step engines")
     parser.add_argument("--out", type=Path, help="also write the report here")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -143,7 +144,13 @@ def main() -> None:
         "diagonal": DecodingConfig(strategy="diagonal", k=args.k),
     }
     runs = {name: bench.strategy(runtime.check_decoding(c)) for name, c in configs.items()}
+    for engine in filter(None, args.also.split(",")):
+        other = Bench(Runtime.load("pocket", device="cpu", step_engine=engine))
+        for name in ("raster", "jacobi"):
+            runs[f"{engine}_{name}"] = other.strategy(configs[name])
     runs["generate"] = bench.generate()
+    for run in runs.values():
+        run(0)  # compiles what compiles
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     passes: dict[str, list[int]] = {name: [] for name in runs}
     prefill: list[float] = []
@@ -171,7 +178,7 @@ def main() -> None:
         ratios = np.array(seconds["generate"]) / np.array(seconds[name])
         ratio = round(float(np.median(ratios)), 2)
         print(
-            f"{name:9} {1e3 * p50:7.1f} ms a frame  {1 / p50:6.2f} fps  {codes / p50:7.0f} tokens/s"
+            f"{name:16} {1e3 * p50:7.1f} ms a frame  {1 / p50:6.2f} fps  {codes / p50:7.0f} tokens/s"
             f"  {per_pass:5.2f} tokens a pass  {ratio:5.2f} x generate"
         )
         report[f"{name}_fps"] = round(1 / p50, 3)
