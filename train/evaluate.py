@@ -22,15 +22,14 @@ from tqdm import tqdm
 from sim_stream.config import Action
 from sim_stream.models.vq_model import from_pixels, to_pixels
 from sim_stream.runtime.runtime import Runtime
-from train.data import Split
+from train.data.ego import action_of
+from train.data.split import Split
 from train.losses import psnr_db
+from train.sequences import Draw, Sequences
+from train.world_model import WorldModelNet
 
 MOVING_MPS = 2.0
 DOWNSAMPLE = 4
-
-
-def action_of(row: np.ndarray) -> Action:
-    return Action(speed_mps=float(row[0]), yaw_rate_radps=float(row[1]))
 
 
 def coarse(frame_HWC: np.ndarray) -> np.ndarray:
@@ -78,11 +77,13 @@ def next_frame(
     for seed, start in enumerate(tqdm(picked, desc="next frame", unit="frame")):
         rows = slice(start, start + context)
         actions = [action_of(row) for row in split.actions[rows]]
-        session.reset(split.frames[rows], seed=seed, actions=actions)
+        session.reset(split.images(rows), seed=seed, actions=actions)
         predicted = session.step(action_of(split.actions[start + context])).image
-        truth = coarse(split.frames[start + context])
+        truth = coarse(split.images(slice(start + context, start + context + 1))[0])
         model.append(psnr8(coarse(predicted), truth))
-        copy.append(psnr8(coarse(split.frames[start + context - 1]), truth))
+        copy.append(
+            psnr8(coarse(split.images(slice(start + context - 1, start + context))[0]), truth)
+        )
     wins = np.mean(np.array(model) > np.array(copy))
     return {
         "predicted_psnr_db": float(np.mean(model)),
@@ -118,7 +119,7 @@ def true_shift_per_yaw(split: Split, count: int = 200) -> float:
     starts = starts[np.abs(split.actions[starts + 1, 1]) < 0.5]
     picked = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
     yaw = split.actions[picked + 1, 1] / 4.0
-    shift = [far_shift_px(split.frames[i], split.frames[i + 1]) for i in picked]
+    shift = [far_shift_px(*split.images(slice(i, i + 2))) for i in picked]
     return float((yaw * np.array(shift)).sum() / (yaw**2).sum())
 
 
@@ -135,7 +136,7 @@ def steering(
         speed = float(split.actions[start + 1, 0])
         for name, sign in (("left", 1), ("straight", 0), ("right", -1)):
             session.reset(
-                split.frames[start : start + 2],
+                split.images(slice(start, start + 2)),
                 seed=0,
                 actions=[action_of(row) for row in split.actions[start : start + 2]],
             )
@@ -155,17 +156,11 @@ def steering(
 
 def bits_per_code(runtime: Runtime, split: Split, count: int = 40) -> dict[str, float]:
     """Cross-entropy of the world model on held-out codes, against the unigram's."""
-    from train.world_model import Sequences, code_losses
-
-    sequences = Sequences(split, runtime.preset, runtime.preset.session.context_frames, 1, 0)
-    picked = np.linspace(0, len(sequences.starts) - 1, count).astype(int)
+    draw = Draw(frames=runtime.preset.session.context_frames, batch=1)
+    sequences = Sequences(split, runtime.preset, draw)
+    net = WorldModelNet(runtime.world_model, sequences.layout, checkpointing=False)
     with torch.inference_mode():
-        losses = torch.cat(
-            [
-                code_losses(runtime.world_model, runtime.layout, sequences.at(starts))
-                for starts in np.array_split(sequences.starts[picked], count // 4)
-            ]
-        )
+        losses = torch.cat([net(part) for part in sequences.evenly(count).split(4)])
     counts = np.bincount(sequences.ids.ravel(), minlength=runtime.layout.num_codes)
     p = counts[counts > 0] / counts.sum()
     return {

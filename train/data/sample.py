@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from train.data.plan import Sampling, Task, job_of, make_plan
 from train.data.split import FILES
-from train.data.work import Journal, check_room, run_all
+from train.data.work import Journal, check_room, run_all, write_text
 
 
 def allocate(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
@@ -76,6 +76,4 @@ def finish(out: Path, tasks: list[Task]) -> None:
     """Final names; drives.json comes last: its presence says that the folder is complete."""
     os.replace(out / f"{FILES.actions}.part", out / FILES.actions)
     drives = [vars(drive) for task in tasks for drive in task.drives()]
-    part = out / f"{FILES.drives}.part"
-    part.write_text(json.dumps(drives))
-    os.replace(part, out / FILES.drives)
+    write_text(out / FILES.drives, json.dumps(drives))

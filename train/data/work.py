@@ -52,9 +52,13 @@ _IGNORE_CTRL_C = (signal.SIGINT, signal.SIG_IGN)
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """One JSON object per line, under its final name only when it is whole."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    partial.write_text(text)
     os.replace(partial, path)
 
 
