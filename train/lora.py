@@ -64,7 +64,14 @@ def add_adapters(model: WorldModel, config: LoraConfig) -> WorldModel:
         parameter.requires_grad_(trained)
         if trained:
             parameter.data = parameter.data.float()
+    for embedding in (model.embed_tokens, model.vte):
+        embedding.register_forward_hook(as_float)
     return model
+
+
+def as_float(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    """Keeps the residual stream fp32, as norms with fp32 weights need it."""
+    return output.float()
 
 
 def frozen_keys(model: nn.Module) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The loop: exact resume after a kill, two processes, checkpoints, full disks, NaN, accumulation."""
+"""The loop: exact resume after a kill, two processes, full disks, NaN, accumulation."""
 
 from __future__ import annotations
 
@@ -101,18 +101,28 @@ def test_two_processes_killed_and_resumed_end_with_the_same_weights(
     ("kind", "flag"),
     [("world-model", ""), ("world-model", "--fsdp"), ("video-decoder", "")],
 )
-def test_two_processes_train_as_one_does(tmp_path: Path, kind: str, flag: str) -> None:
-    """One step of plain AdamW moves weights by the gradients' signs and sizes: equal gradients
-    give equal weights, up to the order of additions (fp32 rounding, 1e-5 of a step of 3e-3)."""
+def test_two_processes_gradients_equal_one_processes(tmp_path: Path, kind: str, flag: str) -> None:
+    """After one step the optimisers' first moments are the gradients times a constant."""
     prepare(tmp_path)
-    both = process(kind, str(tmp_path), "3", *([flag] if flag else []), processes=2)
+    flags = ["--fp32", *([flag] if flag else [])]
+    both = process(kind, str(tmp_path), "1", *flags, processes=2)
     assert both.returncode == 0, both.stderr
-    two = checkpoint.latest(tmp_path / "run")
+    two = checkpoint.latest(tmp_path / "run")["optimizers"]["model"]
     (tmp_path / "run").rename(tmp_path / "two")
-    train(kind, tmp_path, 3)
-    one = checkpoint.latest(tmp_path / "run")
-    for key, value in one["model"].items():
-        torch.testing.assert_close(two["model"][key], value, rtol=0, atol=2e-4, msg=key)
+    train(kind, tmp_path, 1, precision="fp32")
+    one = checkpoint.latest(tmp_path / "run")["optimizers"]["model"]
+    compared = 0
+    for optimizer in ("0", "1") if kind == "world-model" else (None,):
+        ours, theirs = (x[optimizer] if optimizer else x for x in (one, two))
+        for index, state in ours["state"].items():
+            for key in state.keys() & {"exp_avg", "momentum_buffer"}:
+                # fp32 sums in another order.
+                torch.testing.assert_close(
+                    theirs["state"][index][key], state[key], rtol=1e-3, atol=1e-6
+                )
+                assert state[key].any(), (optimizer, index)
+                compared += 1
+    assert compared > 20
 
 
 def gradients(kind: str, split: Split, accumulate: int) -> dict[str, torch.Tensor]:

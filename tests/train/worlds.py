@@ -1,6 +1,6 @@
 """A tiny split and the three stages at a size that trains in seconds; also run as a process.
 
-    python -m tests.train.worlds KIND FOLDER STEPS [die-at STEP] [--fsdp]
+    python -m tests.train.worlds KIND FOLDER STEPS [die-at STEP] [--fsdp] [--fp32]
 
 trains in FOLDER/run on the split in FOLDER/cache (made if missing), as a run that can be killed.
 """
@@ -126,7 +126,9 @@ def main() -> None:
     ranks = join("cpu")
     split = Split.open(folder / "cache", "train")
     parallel = "fsdp" if "--fsdp" in sys.argv else "ddp"
-    config = loop(folder / "run", steps, save_every=3, parallel=parallel, **options_of(kind))
+    precision = "fp32" if "--fp32" in sys.argv else "bf16"
+    options = {"parallel": parallel, "precision": precision, **options_of(kind)}
+    config = loop(folder / "run", steps, save_every=3, **options)
     stage = stage_of(kind, split, config.batch)
     after = stage.after_step
 
