@@ -61,6 +61,7 @@ def same(a: object, b: object, where: str = "") -> None:
         assert a == b, where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_and_resumed_it_ends_with_the_weights_of_an_uninterrupted_run(
     tmp_path: Path, kind: str
@@ -81,7 +82,8 @@ def test_killed_and_resumed_it_ends_with_the_weights_of_an_uninterrupted_run(
     assert trainer.step == 10
 
 
-@pytest.mark.parametrize(("kind", "flag"), [("tokenizer", ""), ("lora", ""), ("lora", "--fsdp")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "flag"), [("tokenizer", ""), ("lora", "--fsdp")])
 def test_two_processes_killed_and_resumed_end_with_the_same_weights(
     tmp_path: Path, kind: str, flag: str
 ) -> None:
@@ -97,6 +99,7 @@ def test_two_processes_killed_and_resumed_end_with_the_same_weights(
     same(checkpoint.latest(tmp_path / "run"), checkpoint.latest(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "flag"),
     [("world-model", ""), ("world-model", "--fsdp"), ("video-decoder", "")],
