@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sim_stream.config import get_preset
 from sim_stream.errors import SimStreamError
-from train import stages
+from train import evaluate_cli, stages
 from train.data import cli as data_cli
 
 
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True)
     data_cli.add_verbs(verbs)
     stages.add_verbs(verbs)
+    evaluate_cli.add_verb(verbs)
     text = "checkpoints -> weights folder"
     verb = verbs.add_parser("pack", help=text, description=text)
     verb.set_defaults(run=pack)

@@ -5,6 +5,7 @@
                      the last true frame is? On frames downsampled by 4 (the grain is noise), where
                      the car moves
     steering         one prompt, turning left and right: does the far scene move the right way?
+    rollouts         14 frames against the true drive; 40 frames: do they stay a drive?
 
 Legend: T frames, H height, W width.
 """
@@ -25,37 +26,31 @@ from sim_stream.runtime.runtime import Runtime
 from train.data.ego import action_of
 from train.data.split import Split
 from train.losses import psnr_db
+from train.measures import DOWNSAMPLE, coarse, psnr8
+from train.metrics.pixels import ssim
+from train.rollouts import long_rollouts, per_horizon
 from train.sequences import Draw, Sequences
 from train.world_model import WorldModelNet
 
 MOVING_MPS = 2.0
-DOWNSAMPLE = 4
-
-
-def coarse(frame_HWC: np.ndarray) -> np.ndarray:
-    """A frame averaged over 4x4 pixels, float64."""
-    h, w, _ = frame_HWC.shape
-    k = DOWNSAMPLE
-    return frame_HWC.reshape(h // k, k, w // k, k, 3).mean((1, 3))
-
-
-def psnr8(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10.0 * np.log10(255.0**2 / np.mean((a.astype(float) - b) ** 2)))
 
 
 @torch.inference_mode()
 def reconstruction(runtime: Runtime, split: Split, every: int = 8) -> dict[str, float]:
     """Mean PSNR in dB, image decoder on single frames and video decoder on middle frames."""
-    image, video = [], []
+    image, video, similar = [], [], []
     starts = split.windows(3)[::every]
     for start in tqdm(starts, desc="reconstruction", unit="clip"):
         x = split.pixels(slice(start, start + 3))
         ids = runtime.encoder.encode(x)
         image.append(rounded_psnr(runtime.encoder.decode(ids[1:2]), x[1:2]))
-        video.append(rounded_psnr(runtime.video_decoder(ids[None], 1), x[1:2]))
+        made = runtime.video_decoder(ids[None], 1)
+        video.append(rounded_psnr(made, x[1:2]))
+        similar.append(ssim(made, x[1:2]).item())
     return {
         "image_decoder_psnr_db": float(np.mean(image)),
         "video_decoder_psnr_db": float(np.mean(video)),
+        "video_decoder_ssim": float(np.mean(similar)),
         "frames": len(starts),
     }
 
@@ -161,12 +156,32 @@ def bits_per_code(runtime: Runtime, split: Split, count: int = 40) -> dict[str, 
     net = WorldModelNet(runtime.world_model, sequences.layout, checkpointing=False)
     with torch.inference_mode():
         losses = torch.cat([net(part) for part in sequences.evenly(count).split(4)])
-    counts = np.bincount(sequences.ids.ravel(), minlength=runtime.layout.num_codes)
-    p = counts[counts > 0] / counts.sum()
     return {
         "bits_per_code": float(losses[:, 1:].mean() / np.log(2)),
-        "unigram_bits_per_code": float(-(p * np.log2(p)).sum()),
-        "uniform_bits_per_code": float(np.log2(runtime.layout.num_codes)),
+        **baseline_bits(split, runtime.layout.num_codes),
+    }
+
+
+def baseline_bits(split: Split, num_codes: int) -> dict[str, float]:
+    """Bits a code of guesses that know no model; both know this split's own statistics.
+
+    unigram: how often each code occurs. copy-last-frame: the code at the same place of the frame
+    before with the share at which that is right, otherwise the unigram.
+    """
+    ids = np.asarray(split.ids())
+    counts = np.bincount(ids.ravel(), minlength=num_codes)
+    p = counts / counts.sum()
+    starts = split.windows(2)
+    before, now = ids[starts].ravel(), ids[starts + 1].ravel()
+    same = before == now
+    share = float(same.mean())
+    copied = share * same + (1.0 - share) * p[now]
+    used = p[p > 0]
+    return {
+        "unigram_bits_per_code": float(-(used * np.log2(used)).sum()),
+        "copy_last_frame_bits_per_code": float(-np.log2(copied).mean()),
+        "same_as_last_frame_share": share,
+        "uniform_bits_per_code": float(np.log2(num_codes)),
         "codes_in_use": int((counts > 0).sum()),
     }
 
@@ -178,4 +193,6 @@ def evaluate(runtime: Runtime, split: Split) -> dict[str, Any]:
         "world_model": bits_per_code(runtime, split),
         "next_frame": next_frame(runtime, split),
         "steering": steering(runtime, split),
+        "rollouts": per_horizon(runtime, split),
+        "long_rollouts": long_rollouts(runtime, split),
     }

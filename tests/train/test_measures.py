@@ -8,8 +8,9 @@ import torch
 
 from tests.small import random_vq, random_world_model
 from train.config import LoopConfig
-from train.evaluate import coarse, far_shift_px, psnr8
+from train.evaluate import far_shift_px
 from train.losses import psnr_db
+from train.measures import coarse, psnr8
 from train.optim import MuonAdamW, make_optimizer
 from train.world_model import init_from_codebook
 
