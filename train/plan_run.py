@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -32,7 +34,7 @@ from train.estimate import (
 from train.lora import add_adapters
 from train.tokenizer import TokenizerNet
 from train.video_decoder import FRAMES, VideoDecoderStage
-from train.world_model import WorldModelNet, WorldModelStage
+from train.world_model import WorldModelStage
 
 TEACHER_WIDTH, TEACHER_PARAMETERS = 384, 22_056_576  # DINOv2 ViT-S/14
 
@@ -44,24 +46,48 @@ def world_model_of(preset: Preset, config: WorldModelTraining) -> WorldModel:
     return add_adapters(model, config.lora) if config.lora else model
 
 
+def faked(model: WorldModel) -> WorldModel:
+    """A model on the meta device with fake tensors in its place; within a FakeTensorMode."""
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            empty = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
+            setattr(module, name, empty)
+    return model
+
+
+def attention_flops(preset: Preset, batch: int, length: int) -> float:
+    """Of one layer, which the counter does not see on fake tensors: causal, and 2.5 times as much
+    again in the backward pass of flash attention."""
+    return 3.5 * 2.0 * batch * length**2 * preset.world_model.hidden_size
+
+
 def trace_world_model(
     preset: Preset, config: WorldModelTraining, batch: int, prompt_length: int
 ) -> Trace:
     """Layers cost the same each: traced with one and two, extended to all."""
     layers = preset.world_model.num_layers
     traces = []
-    for n in (1, 2):
-        model = world_model_of(one_layer_each(preset, n), config).to(torch.bfloat16)
-        stage = WorldModelStage(model, preset, config, None, prompt_length=prompt_length)
-        net = WorldModelNet(model, stage.net.layout, checkpointing=False)
-        length = net.layout.context_length(config.frames)
-        ids = torch.zeros(batch, length, dtype=torch.long, device="meta")
+    built = [world_model_of(one_layer_each(preset, n), config) for n in (1, 2)]
+    # Fake tensors rather than meta ones: they have a device, so autocast works as in the run.
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16):
+        for n in (1, 2):
+            model = faked(built[n - 1])
+            stage = WorldModelStage(
+                model,
+                preset,
+                replace(config, checkpointing=False),
+                None,
+                prompt_length=prompt_length,
+            )
+            length = stage.net.layout.context_length(config.frames)
+            ids = torch.zeros(batch, length, dtype=torch.long)
 
-        def run(net: nn.Module = net, ids: Tensor = ids) -> Tensor:
-            return net(ids, ends=config.all_image_ids).mean()
+            def run(net: nn.Module = stage.net, ids: Tensor = ids) -> Tensor:
+                return net(ids, ends=config.all_image_ids).mean()
 
-        traces.append(trace(net, run, positions=length - 1))
+            traces.append(trace(stage.net, run, positions=length - 1))
     block = traces[1].plus(traces[0], -1.0)
+    block = replace(block, flops=block.flops + attention_flops(preset, batch, length))
     rest = traces[0].plus(block, -1.0)
     if not config.checkpointing:
         return rest.plus(block, layers)
@@ -175,7 +201,6 @@ def _frames_plan(
 
     with torch.device("meta"):
         model, d = build()
-    # Fake tensors rather than meta ones: they have a device, so autocast works as in the run.
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16):
         traced = trace_frames(*build(), preset, config.losses, micro, clips=clips)
     return model, d, traced

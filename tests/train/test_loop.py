@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from sim_stream.config import OPENVIGA
 from sim_stream.errors import CheckpointError, InvalidInput, Unavailable
 from tests.train.worlds import KINDS, loop, prepare, stage_of, train
 from train import checkpoint
-from train.config import LoopConfig
+from train.config import LoopConfig, get_recipe
 from train.data.split import Split
+from train.estimate import named_peak
 from train.loop import Diverged, Trainer
 from train.optim import learning_rate
 from train.parallel import Ranks, Share
+from train.plan_run import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -301,3 +304,24 @@ def test_a_dry_run_counts_the_papers_world_model_exactly() -> None:
 
 def test_one_rank_is_a_world_of_one() -> None:
     assert Ranks().leads and Share().rows(8) == slice(0, 8)
+
+
+def test_the_estimated_work_of_a_step_is_that_of_the_formula() -> None:
+    """Adapters on frozen weights, checkpointed: each linear layer works three times (forward,
+    again, backward to its input), 2 FLOP a weight and position; flash attention 4.5 times."""
+    preset, recipe = OPENVIGA, get_recipe("openviga", "world-model")
+    found = plan(
+        "world-model", preset, recipe, LoopConfig(out=Path(), **recipe.loop), ranks=4,
+        peak=("H100", 989e12),
+    )  # fmt: skip
+    c, positions = preset.world_model, 16 * 257
+    layer = 4 * c.hidden_size**2 + 3 * c.hidden_size * c.intermediate_size
+    linear = 3 * 2 * 6 * positions * 32 * layer
+    attention = 4.5 * 2 * 6 * positions**2 * c.hidden_size * 32
+    # Heads and adapters come on top.
+    assert 1.0 < 1e12 * found.step_tflop / (linear + attention) < 1.1
+
+
+def test_a_plan_on_no_known_gpu_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="estimate-for: got TPU"):
+        named_peak("TPU")
