@@ -145,19 +145,33 @@ def world_model(
     train = Sequences(Split.open(sources.cache, "train"), preset, draw, **about)  # type: ignore[arg-type]
     val = held_out(sources)
     runs = Sequences(val, preset, draw, **about).evenly(HELD_OUT_RUNS) if val else None  # type: ignore[arg-type]
-    model = WorldModel(preset.world_model)
-    if sources.init is not None:
-        checkpoints.load_strict(model, part_state(sources.init, "world_model"), str(sources.init))
-    elif config.lora is not None:
-        raise InvalidInput(
-            "init", "none", "a weights folder: adapters are added to trained weights"
-        )
-    else:
+    model = start_of(preset, config, sources, vq)
+    return WorldModelStage(model, preset, config, train, runs, tokenizer=tokenizer_hash)
+
+
+def start_of(
+    preset: Preset, config: WorldModelTraining, sources: Sources, vq: VQModel
+) -> WorldModel:
+    """The weights of `init` with fresh adapters, or a fresh small model."""
+    if sources.init is None:
+        if config.lora is not None:
+            raise InvalidInput("init", "none", "a weights folder: adapters go onto trained weights")
+        model = WorldModel(preset.world_model)
         model.init_weights()
         init_from_codebook(model, vq.quantize.embedding.weight)
-    if config.lora is not None:
-        add_adapters(model, config.lora)
-    return WorldModelStage(model, preset, config, train, runs, tokenizer=tokenizer_hash)
+        return model
+    with torch.device("meta"):
+        model = WorldModel(preset.world_model)
+    state = part_state(sources.init, "world_model")
+    if config.lora is None:
+        checkpoints.load_strict(model, state, str(sources.init))
+        return model
+    # Frozen weights are bf16 from the start: 7 billion of them in fp32 would be 27 GB a process.
+    try:
+        model.load_state_dict({k: v.bfloat16() for k, v in state.items()}, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{sources.init}: {error}") from error
+    return add_adapters(model, config.lora)
 
 
 def video_decoder(

@@ -216,7 +216,7 @@ RECIPES: Mapping[tuple[str, str], Recipe] = MappingProxyType(
                 "final_lr": 6e-5,
                 "warmup_steps": 50,
                 "weight_decay": 0.05,
-                "muon": "layers.",
+                "muon": "model.layers.",
                 "ema_decay": 0.998,
             },
         ),

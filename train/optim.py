@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sim_stream.errors import InvalidInput
 from train.config import LoopConfig
 
 
@@ -74,5 +75,7 @@ def make_optimizer(model: nn.Module, config: LoopConfig) -> Optimizer:
             [p for _, p in named], config.lr, config.betas, weight_decay=config.weight_decay
         )
     inner = [p for name, p in named if name.startswith(config.muon) and p.ndim == 2]
+    if not inner:
+        raise InvalidInput("muon", config.muon, f"the beginning of a name as {named[0][0]}")
     chosen = {id(p) for p in inner}
     return MuonAdamW(inner, [p for _, p in named if id(p) not in chosen], config)

@@ -37,23 +37,26 @@ def picture(t_s: float, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 def write_mov(
-    path: Path, times_s: list[float], *, rate: Fraction, rotation: int = 0, scale: float = 1.0
+    path: Path,
+    times_s: list[float],
+    *,
+    rate: Fraction,
+    rotation: int = 0,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> None:
+    """`size`: upright height and width."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mov") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
-        height, width = int(HEIGHT * scale), int(WIDTH * scale)
-        if rotation % 180:
-            height, width = width, height
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.height, stream.width = size[::-1] if rotation % 180 else size
+        stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 30_000)
         stream.codec_context.thread_count = 1
         if rotation:
             stream.set_display_rotation(rotation)
         for time_s in times_s:
-            image = np.rot90(picture(time_s, HEIGHT, WIDTH), -(rotation // 90))
-            image = np.ascontiguousarray(image[:height, :width])
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            image = np.rot90(picture(time_s, *size), -(rotation // 90))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts, frame.time_base = round(time_s * 30_000), Fraction(1, 30_000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -98,7 +101,7 @@ def build(root: Path, split: str = "train", seconds: float = 4.0) -> Path:
         write_mov(videos / f"{name}.mov", times, rate=plain)
     write_mov(videos / "odd-rate.mov", frame_times(ntsc, seconds), rate=ntsc)
     write_mov(videos / "rotated.mov", times, rate=plain, rotation=90)
-    write_mov(videos / "small.mov", times, rate=plain, scale=0.75)
+    write_mov(videos / "small.mov", times, rate=plain, size=(54, 72))
     hole = [t for t in times if not 1.5 <= t < 2.5]
     write_mov(videos / "gap.mov", hole, rate=plain)
     whole = (videos / "plain.mov").read_bytes()

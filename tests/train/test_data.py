@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sim_stream.config import Action
+from bridge.recording.bdd100k import DriveWriter
+from bridge.worlds import EgoState, Observation
+from sim_stream.config import POCKET, Action
 from sim_stream.errors import CheckpointError, InvalidInput, VideoError
 from sim_stream.layout import FrameLayout
+from sim_stream.models import checkpoints
+from sim_stream.models.video_decoder import VideoDecoder
+from sim_stream.models.vq_model import VQModel
+from sim_stream.models.world_model import WorldModel
 from tests.small import SMALL, random_vq
-from tests.train.bdd100k_like import SIZE, SPEED_MPS, YAW_RADPS, build, picture
+from tests.train.bdd100k_like import SIZE, SPEED_MPS, YAW_RADPS, build, picture, write_mov
+from train.cli import main
 from train.data import tokenize as tokenizing
 from train.data.ego import action_ids, actions_at, track_of
 from train.data.ids import IdsHeader, create_ids, open_ids, tokenizer_sha256
@@ -299,3 +307,46 @@ def test_courses_are_interpolated_across_north() -> None:
     actions = actions_at(track, np.array([0.5, 0.75]), fps=4)
     # Clockwise, through north: a right turn, negative.
     assert actions[:, 1].tolist() == pytest.approx([-np.radians(20.0)] * 2, rel=0.05)
+
+
+def test_drives_of_the_recorder_are_read_by_the_same_reader(tmp_path: Path) -> None:
+    root, speed, yaw = tmp_path / "drives", 6.0, -0.2
+    with DriveWriter(root, "train", "recorded-000001", seed=1, fps=4) as writer:
+        for i in range(12):
+            ego = EgoState(
+                x_m=0.0, y_m=0.0, speed_mps=speed, heading_rad=1.0 + yaw * i / 4, yaw_rate_radps=yaw
+            )
+            frame = picture(i / 4)
+            writer.add(Observation(frame=frame, sim_time_us=250_000 * i, ego=ego, done=False))
+        writer.commit()
+    found = scan(root, tmp_path, "train", kind="videos", rules=RULES, workers=0)
+    assert (found["usable"], found["with_ego"]) == (1, 1)
+    sample(Path(found["manifest"]), tmp_path / "cache" / "train", AT_4_FPS, workers=0)
+    split = Split.open(tmp_path / "cache", "train")
+    assert len(split) == 12
+    np.testing.assert_allclose(split.actions[1:], [[speed, yaw]] * 11, rtol=1e-3)
+
+
+def test_the_verbs_go_from_files_to_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a user types them, at the real size of 256 pixels, with untrained weights."""
+    root = tmp_path / "set"
+    times = [i / 10 for i in range(6)]
+    big = root / "videos" / "train" / "big.mov"
+    write_mov(big, times, rate=Fraction(10), size=(520, 1040))
+    common = ["--splits", "train", "--workers", "0"]
+    lists, cache = str(tmp_path / "lists"), str(tmp_path / "cache")
+    assert main(["data", "scan", "--root", str(root), "--out", lists, *common]) == 0
+    assert "1 of 1 files usable" in capsys.readouterr().out
+    assert main(["data", "sample", "--manifests", lists, "--out", cache, *common]) == 0
+    weights = tmp_path / "weights"
+    models = {
+        "vq_model": VQModel(POCKET.vq),
+        "world_model": WorldModel(POCKET.world_model),
+        "video_decoder": VideoDecoder(POCKET.vq, POCKET.video_decoder),
+    }
+    checkpoints.save(weights, POCKET, models, {"model_id": "untrained"})
+    done = main(["data", "tokenize", "--cache", cache, "--init", str(weights), *common])
+    assert done == 0
+    assert Split.open(Path(cache), "train").ids().shape == (3, 256)
+    assert main(["data", "sample", "--manifests", str(root), "--out", cache, *common]) == 2
+    assert "made by `python -m train data scan`" in capsys.readouterr().err

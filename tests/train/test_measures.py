@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small import random_vq, random_world_model
-from train.config import LoopConfig
+from sim_stream.layout import FrameLayout
+from tests.small import SMALL, random_vq, random_world_model
+from train.config import LoopConfig, get_recipe
 from train.evaluate import far_shift_px
 from train.losses import psnr_db
 from train.measures import coarse, psnr8
 from train.optim import MuonAdamW, make_optimizer
-from train.world_model import init_from_codebook
+from train.world_model import WorldModelNet, init_from_codebook
 
 
 def test_psnr_of_a_known_error() -> None:
@@ -36,6 +37,16 @@ def test_coarse_frames_are_means_of_four_by_four() -> None:
     frame = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     assert coarse(frame).shape == (2, 2, 3)
     assert coarse(frame)[0, 1, 2] == frame[:4, 4:, 2].mean()
+
+
+def test_pockets_recipe_names_the_matrices_inside_its_world_model() -> None:
+    layout = FrameLayout.of(SMALL, prompt_length=0)
+    net = WorldModelNet(random_world_model(), layout, checkpointing=False)
+    loop = LoopConfig(out=Path(), **get_recipe("pocket", "world-model").loop)
+    optimizer = make_optimizer(net, loop)
+    assert isinstance(optimizer, MuonAdamW)
+    inner = sum(len(group["params"]) for group in optimizer.parts[0].param_groups)
+    assert inner == 7 * SMALL.world_model.num_layers
 
 
 def test_muon_gets_the_inner_matrices_and_adamw_the_rest() -> None:
