@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -81,7 +82,7 @@ def load_vq(preset: Preset, sources: Sources) -> VQModel:
             f"no tokenizer: {run or '--runs'} has no checkpoint and no --init is given"
         )
     rounded(model)
-    return model.eval()  # type: ignore[return-value]
+    return model.eval()
 
 
 def perceptual(losses: LossConfig, sources: Sources, device: torch.device) -> Features | None:
@@ -102,8 +103,8 @@ def held_out(sources: Sources) -> Split | None:
     return Split.open(sources.cache, sources.validation) if there else None
 
 
-def spread(length: int, count: int) -> list[int]:
-    return torch.linspace(0, length - 1, min(count, length)).long().tolist()
+def spread(length: int, count: int) -> np.ndarray:
+    return np.linspace(0, length - 1, min(count, length)).astype(int)
 
 
 def tokenizer(
@@ -120,7 +121,8 @@ def tokenizer(
     elif not config.plain_share:
         raise InvalidInput("init", "none", f"a weights folder: the {preset.name} recipe tunes one")
     val = held_out(sources)
-    frames = val.pixels(spread(len(val), HELD_OUT_FRAMES)) if val else None  # type: ignore[arg-type]
+    rows = spread(len(val), HELD_OUT_FRAMES) if val else None
+    frames = val.pixels(rows) if val and rows is not None else None
     batches = FrameBatches(train, loop.batch, loop.seed, config.mirror)
     return TokenizerStage(
         model, config, batches, features=features, teacher=guide, validation=frames

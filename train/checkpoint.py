@@ -69,7 +69,7 @@ def save(state: dict[str, Any], file: Any) -> None:
             file.flush()
 
     try:
-        torch.save({"format": FORMAT, **state}, Watched())
+        torch.save({"format": FORMAT, **state}, Watched())  # type: ignore[arg-type]
     except RuntimeError as error:
         # The archive writer hides the cause; its own complaint comes while it unwinds.
         if Watched.failure is None:

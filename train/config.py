@@ -66,7 +66,7 @@ class LoraConfig:
     """Adapters on every linear and embedding layer and both heads; alpha is not in the paper."""
 
     rank: int = 64
-    alpha: float = 64.0
+    alpha: int = 64
     dropout: float = 0.0
 
 

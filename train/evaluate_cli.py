@@ -58,17 +58,17 @@ def openviga(args: argparse.Namespace) -> None:
     from sim_stream.models.checkpoints import weights_dir
     from train import tables
     from train.external import networks_folder
+    from train.metrics.suite import NAMES
     from train.parallel import join
     from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
 
-    options = {"metrics": tuple(args.metrics)} if args.metrics else {}
     protocol = Protocol(
         videos=args.videos,
         prompt=args.prompt_frames,
         predicted=args.frames,
         top_k=tuple(args.k),
         networks=networks_folder(args.networks),
-        **options,
+        metrics=tuple(args.metrics or NAMES),
     )
     split, out = Split.open(args.cache, args.split), args.out or Path("report")
     images = Split.open(args.images, args.split) if args.images else None

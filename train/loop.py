@@ -229,7 +229,8 @@ class Trainer:
         self.stage.set_progress(self.progress())
         for part in self.parts.values():
             part.optimizer.zero_grad(set_to_none=True)
-        playing, figures = False, {}
+        playing = False
+        figures: dict[str, Any] = {}
         for micro in range(c.accumulate):
             figures, plays = self.accumulate(micro)
             playing = playing or plays

@@ -7,9 +7,9 @@ are bf16, what is trained is fp32. Folders are in PEFT's own format.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -27,7 +27,7 @@ NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
 ADAPTER = "default"
 
 
-def peft_config(config: LoraConfig) -> object:
+def peft_config(config: LoraConfig) -> Any:
     """PEFT's own configuration of these adapters. Raises Unavailable without PEFT."""
     try:
         import peft
@@ -54,7 +54,7 @@ def add_adapters(model: WorldModel, config: LoraConfig) -> WorldModel:
     import peft
 
     wanted = peft_config(config)
-    wanted.modules_to_save = None  # type: ignore[attr-defined]
+    wanted.modules_to_save = None
     model.to(torch.bfloat16)
     on_meta = next(model.parameters()).is_meta
     with torch.device("meta" if on_meta else "cpu"):
@@ -91,7 +91,7 @@ def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_adapters(model: WorldModel, config: LoraConfig, folder: Path) -> None:
     """`adapter_config.json` and `adapter_model.safetensors`, as PEFT loads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    peft_config(config).save_pretrained(str(folder))  # type: ignore[attr-defined]
+    peft_config(config).save_pretrained(str(folder))
     save_file(adapter_state(model.state_dict()), folder / "adapter_model.safetensors")
 
 
@@ -100,16 +100,15 @@ def merged_state(model: WorldModel) -> dict[str, Tensor]:
     """The plain world model's state with every adapter added to its weight, in fp32."""
     from peft.tuners.lora import LoraLayer
 
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    layers: dict[str, Any] = {
+        name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)
+    }
     state = {
         name.replace(".base_layer", ""): value.float()
         for name, value in model.state_dict().items()
         if "lora_" not in name
     }
     for name, layer in layers.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            state[f"{name}.weight"] = (
-                state[f"{name}.weight"] + layer.get_delta_weight(ADAPTER).float()
-            )
+        delta: Tensor = layer.get_delta_weight(ADAPTER)
+        state[f"{name}.weight"] = state[f"{name}.weight"] + delta.float()
     return state

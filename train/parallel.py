@@ -103,7 +103,8 @@ def wrap(
     if parallel == "fsdp":
         for block in blocks:
             fully_shard(block)
-        return fully_shard(model)
+        fully_shard(model)
+        return model
     places = [ranks.device.index] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(model, places, find_unused_parameters=unused)
 

@@ -193,7 +193,7 @@ def _frames_plan(
     def build() -> tuple[nn.Module, nn.Module | None]:
         game = PatchDiscriminator(config.discriminator, temporal=clips)
         d = game if config.losses.gan else None
-        if clips:
+        if isinstance(config, VideoDecoderTraining):
             video = VideoDecoder(preset.vq, preset.video_decoder)
             return VideoDecoderStage(video, config, None).decoder, d
         width = TEACHER_WIDTH if config.losses.ssl else None

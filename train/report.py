@@ -95,7 +95,7 @@ def open_events(config: LoopConfig) -> Any:
 def add_clip(events: Any, name: str, images_THWC: np.ndarray, step: int) -> None:
     """A moving picture. TensorBoard shows a GIF as an image; its own add_video needs moviepy."""
     from PIL import Image
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
     first, *rest = [Image.fromarray(image) for image in images_THWC]
     data = io.BytesIO()

@@ -24,10 +24,10 @@ MODEL_TYPES = {"dinov2": "dinov2", "dino": "vit"}
 class Teacher(nn.Module):
     """Frozen; pixels (B 3 H W) in [-1, 1] -> tokens (B N D)."""
 
-    def __init__(self, model: nn.Module, patch: int, grid: int) -> None:
+    def __init__(self, model: nn.Module, patch: int, width: int, grid: int) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.size, self.width = patch * grid, int(model.config.hidden_size)
+        self.size, self.width = patch * grid, width
         self.codes = grid * grid
 
     def train(self, mode: bool = True) -> Teacher:
@@ -65,6 +65,7 @@ def load_teacher(kind: str, folder: Path | None, grid: int) -> Teacher:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type != MODEL_TYPES[kind]:
         raise InvalidInput("teacher", f"{folder} ({config.model_type})", MODEL_TYPES[kind])
+    model: nn.Module
     try:
         if kind == "dinov2":
             model = Dinov2Model.from_pretrained(folder, local_files_only=True)
@@ -72,4 +73,4 @@ def load_teacher(kind: str, folder: Path | None, grid: int) -> Teacher:
             model = ViTModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read: {error}") from error
-    return Teacher(model, config.patch_size, grid)
+    return Teacher(model, config.patch_size, config.hidden_size, grid)

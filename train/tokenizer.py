@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sim_stream.config import VQConfig, to_dict
+from sim_stream.models.layers import channels_last
 from sim_stream.models.vq_model import VQModel, from_pixels
 from train.config import TokenizerTraining
 from train.data.split import Split
@@ -123,7 +124,8 @@ class TokenizerStage:
         """`validation`: held-out frames (n 3 H W); `batches` None serves a dry run."""
         self.config, self.losses, self.batches = config, config.losses, batches
         net = TokenizerNet(vq, teacher.width if teacher else None)
-        self.net: TokenizerNet = net.to(memory_format=torch.channels_last)  # type: ignore[assignment]
+        channels_last(net)
+        self.net = net
         self.model: nn.Module = self.net
         self.features, self.teacher, self.validation = features, teacher, validation
         self.game = None

@@ -35,7 +35,7 @@ class WorldModelNet(nn.Module):
         self.frozen_keys = frozen_keys(self)
         if checkpointing:
             for block in model.layers:
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def forward(self, ids_BS: Tensor, *, ends: bool = False) -> Tensor:
         """Cross-entropy in nats of every code (B T N), with `ends` of ends of frames too (N + 1).

@@ -19,7 +19,7 @@ from train.estimate import count
 from train.lora import add_adapters, is_norm, merged_state, save_adapters
 from train.world_model import WorldModelNet
 
-RANK_4 = LoraConfig(rank=4, alpha=8.0)
+RANK_4 = LoraConfig(rank=4, alpha=8)
 
 
 def adapted(seed: int = 1) -> WorldModel:

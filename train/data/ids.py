@@ -16,6 +16,7 @@ import json
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -80,11 +81,11 @@ def read_header(path: Path) -> IdsHeader:
     return header
 
 
-def map_ids(path: Path, mode: str = "r") -> np.ndarray:
+def map_ids(path: Path, mode: Literal["r", "r+"] = "r") -> np.memmap:
     """The ids (N codes_per_frame) as a memory map."""
     header = read_header(path)
     shape = (header.frames, header.codes_per_frame)
-    return np.memmap(path, "<u2", mode, OFFSET, shape)  # type: ignore[call-overload]
+    return np.memmap(path, "<u2", mode, OFFSET, shape)
 
 
 def open_ids(path: Path, frames: int, tokenizer: str | None = None) -> np.ndarray:

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 from sim_stream.errors import InvalidInput, Unavailable
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def run_all(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
