@@ -17,9 +17,9 @@ from train.data.split import Split
 from train.measures import coarse, psnr8
 
 PROMPT, HORIZON, LONG = 2, 14, 40
-# A frame is frozen below this share of the true frames' change, collapsed below this share of
-# their detail, and noise above this multiple of it.
-FROZEN, COLLAPSED, NOISE = 0.2, 0.5, 2.0
+# A rollout is frozen below this share of the true frames' change and flickers above this multiple
+# of it; it collapsed below this share of their detail and is noise above this multiple of it.
+FROZEN, FLICKERS, COLLAPSED, NOISE = 0.2, 2.0, 0.5, 2.0
 MOVING_MPS = 2.0
 
 
@@ -100,9 +100,10 @@ def change(frames_THWC: np.ndarray) -> np.ndarray:
 def life(made_THWC: np.ndarray, true_detail: float, true_change: float) -> dict[str, bool]:
     """What became of a rollout's last eight frames, against the true drives' means."""
     tail = made_THWC[-8:]
-    shown = float(detail(tail).mean())
+    shown, moved = float(detail(tail).mean()), float(change(tail).mean())
     return {
-        "frozen": float(change(tail).mean()) < FROZEN * true_change,
+        "frozen": moved < FROZEN * true_change,
+        "flickering": moved > FLICKERS * true_change,
         "collapsed": shown < COLLAPSED * true_detail,
         "noise": shown > NOISE * true_detail,
     }
@@ -111,7 +112,7 @@ def life(made_THWC: np.ndarray, true_detail: float, true_change: float) -> dict[
 def long_rollouts(
     runtime: Runtime, split: Split, prompts: int = 12, steps: int = LONG
 ) -> dict[str, Any]:
-    """Shares of long rollouts that end frozen, collapsed or as noise; what is left is a drive."""
+    """Shares of long rollouts that end frozen, flickering, collapsed or as noise; the rest are drives."""
     starts = moving_starts(split, PROMPT + HORIZON, prompts)
     true = [split.images(slice(s, s + PROMPT + HORIZON)) for s in starts]
     true_detail = float(np.mean([detail(x).mean() for x in true]))

@@ -159,6 +159,8 @@ def test_a_frozen_a_collapsed_and_a_noisy_end_are_told_from_a_drive() -> None:
     assert life(grey, true_detail, true_change)["collapsed"]
     chaos = rng.integers(0, 2, (16, 16, 16, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8) * 255
     assert life(chaos, true_detail, true_change)["noise"]
+    restless = drive[[0, 15] * 8]
+    assert life(restless, true_detail, true_change)["flickering"]
 
 
 def test_rollouts_give_a_curve_and_shares(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,5 +172,5 @@ def test_rollouts_give_a_curve_and_shares(split: Split, monkeypatch: pytest.Monk
     # Longer than the drive: the last action is kept.
     found = long_rollouts(runtime, split, prompts=2, steps=9)
     assert len(found["detail_by_frame"]) == 9
-    ends = [found[f"{name}_share"] for name in ("frozen", "collapsed", "noise")]
+    ends = [found[f"{name}_share"] for name in ("frozen", "flickering", "collapsed", "noise")]
     assert found["alive_share"] == pytest.approx(1.0 - max(ends)) or sum(ends) > 1.0
