@@ -112,7 +112,7 @@ def life(made_THWC: np.ndarray, true_detail: float, true_change: float) -> dict[
 def long_rollouts(
     runtime: Runtime, split: Split, prompts: int = 12, steps: int = LONG
 ) -> dict[str, Any]:
-    """Shares of long rollouts that end frozen, flickering, collapsed or as noise; the rest are drives."""
+    """Shares that end frozen, flickering, collapsed or as noise; the rest stayed drives."""
     starts = moving_starts(split, PROMPT + HORIZON, prompts)
     true = [split.images(slice(s, s + PROMPT + HORIZON)) for s in starts]
     true_detail = float(np.mean([detail(x).mean() for x in true]))
