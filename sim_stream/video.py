@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -34,7 +36,9 @@ __all__ = [
     "SIZE",
     "Image",
     "Mp4Writer",
+    "VideoFacts",
     "halve",
+    "inspect_video",
     "iter_frames",
     "mark_prompt",
     "preprocess",
@@ -98,6 +102,48 @@ def iter_frames(
         samples = _sample(decoder, path, start, 1 / Fraction(fps))
         for timestamp, frame in samples:
             yield float(timestamp), preprocess(frame, size, path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+    """What decoding every frame of an undamaged video found. Width and height are upright."""
+
+    frames: int
+    end_s: Fraction  # time of the last frame
+    half_interval_s: Fraction
+    longest_gap_s: float
+    width: int
+    height: int
+    rotation: int
+
+    def samples(self, fps: float) -> int:
+        """How many frames ``iter_frames(path, fps)`` yields."""
+        return int((self.end_s + self.half_interval_s) * Fraction(fps)) + 1
+
+
+def inspect_video(path: str | os.PathLike[str]) -> VideoFacts:
+    """Decodes every frame. Raises VideoError where the file cannot be read or is damaged."""
+    times: list[Fraction] = []
+    with _open(Path(path)) as container:
+        decoder = _Decoder(container)
+        for time, frame in decoder:
+            times.append(time)
+            width, height, rotation = frame.width, frame.height, frame.rotation
+        damage = decoder.damage or decoder.missing_tail(times[-1] if times else Fraction(0))
+    if damage or not times:
+        raise VideoError("video", f"{path} (damaged: {damage or 'no frame'})", "an undamaged video")
+    if rotation % 180:
+        width, height = height, width
+    gaps = [b - a for a, b in pairwise(times)]
+    return VideoFacts(
+        frames=len(times),
+        end_s=times[-1],
+        half_interval_s=decoder.half_interval,
+        longest_gap_s=float(max(gaps, default=0)),
+        width=width,
+        height=height,
+        rotation=rotation,
+    )
 
 
 def preprocess(frame: VideoFrame, size: int, path: str | os.PathLike[str] = "frame") -> Image:

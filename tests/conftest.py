@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real driving footage, which is extra: SIM_STREAM_REAL_DATA names it."""
     folder = os.environ.get("SIM_STREAM_REAL_DATA")

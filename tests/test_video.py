@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from sim_stream.errors import InvalidInput, VideoError
-from sim_stream.video import Mp4Writer, halve, iter_frames, mark_prompt, read_clip, write_png
+from sim_stream.video import (
+    Mp4Writer,
+    halve,
+    inspect_video,
+    iter_frames,
+    mark_prompt,
+    read_clip,
+    write_png,
+)
 
 WriteVideo = Callable[..., Path]
 
@@ -304,3 +312,23 @@ def test_prompt_mark_is_a_border_around_the_untouched_middle() -> None:
     assert np.array_equal(marked[6:-6, 6:-6], image[6:-6, 6:-6])
     assert (marked[:6] == (255, 176, 0)).all() and (marked[:, -6:] == (255, 176, 0)).all()
     assert (image == 50).all()
+
+
+@pytest.mark.parametrize("fps", [0.2, 1.0, 4.0, 7.0, 30.0])
+@pytest.mark.parametrize("times_ms", [None, [0, 40, 70, 900, 1000, 1015, 2300]])
+def test_inspection_knows_how_many_samples_a_video_gives(
+    write_video: WriteVideo, times_ms: list[int] | None, fps: float
+) -> None:
+    path = write_video(ramp(7), rate=12, times_ms=times_ms, rotation=90)
+    facts = inspect_video(path)
+    assert (facts.frames, facts.rotation % 180) == (7, 90)
+    assert facts.samples(fps) == len(list(iter_frames(path, fps)))
+    if times_ms:
+        assert facts.longest_gap_s == pytest.approx(1.285)
+
+
+def test_inspection_refuses_what_cannot_be_decoded_to_its_end(write_video: WriteVideo) -> None:
+    path = write_video(ramp(30), rate=10)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(VideoError, match=r"damaged|cut short"):
+        inspect_video(path)

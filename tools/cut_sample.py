@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from sim_stream.video_writer import Mp4Writer
-from train.data import actions_at
+from train.data.ego import actions_at, read_track
 
 FPS = 4
 
@@ -35,9 +35,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("sim_stream/assets/sample.mp4"))
     args = parser.parse_args()
     images = read(args.drives / "videos" / args.split / f"{args.id}.mov", args.first, args.frames)
-    info = json.loads((args.drives / "info/100k" / args.split / f"{args.id}.json").read_text())
+    track, _ = read_track(args.drives / "info" / "100k" / args.split / f"{args.id}.json")
     times_s = np.arange(args.first + args.frames) / FPS
-    actions = actions_at(info, times_s, FPS)[args.first :]
+    actions = np.nan_to_num(actions_at(track, times_s, FPS)[args.first :])
     with Mp4Writer(args.out, fps=FPS, size=images[0].shape[:2]) as writer:
         for image in images:
             writer.write(image)

@@ -1,15 +1,17 @@
-"""Training of the three models, run from a clone: ``python -m train VERB --help``.
+"""Training of the three models, run from a clone: ``python -m train VERB --help``; README.md tells
+how.
 
-    data.py           recorded drives (BDD100K's layout) -> memory-mapped frames, actions, ids
-    loop.py           one training loop: schedule, EMA, checkpoints that resume, progress, JSON log
-    losses.py         reconstruction losses (eq. 2-4 without the networks a user must bring)
-    discriminator.py  patch discriminator and hinge losses (eq. 6-7)
-    tokenizer.py      stage 1: VQModel on single frames
-    world_model.py    stage 2: next-token prediction on ids with actions
-    video_decoder.py  stage 3: three-frame decoder from the inflated image decoder
-    evaluate.py       held-out figures: reconstruction, next frame against copying, steering
-    pack.py           checkpoints -> the preset's weights folder with its manifest
-
-A first version, enough to train the `pocket` preset from drives recorded by ``python -m bridge
-record``. The paper's full stages (64-patch GAN, distillation, LoRA, many GPUs) are not here yet.
+    config.py         recipes of the stages: the paper's, pocket's, the ablations
+    data/             BDD100K's layout -> memory-mapped frames, actions, ids
+    losses.py, discriminator.py     eq. 2-8
+    convnets.py, teacher.py         networks of the perceptual loss and of the distillation
+    external.py       network files that the user supplies, hash-checked
+    tokenizer.py, world_model.py, video_decoder.py   the three stages
+    sequences.py, lora.py           what the world model is trained on; its adapters (PEFT)
+    loop.py           one loop for every stage; with optim, parallel, checkpoint, report
+    estimate.py, plan_run.py        what a run will cost
+    build.py, stages.py, pack.py    from a command line to a run, and to a weights folder
+    metrics/          PSNR, SSIM, MS-SSIM, LPIPS, FID, CMMD, FVD
+    evaluate.py, rollouts.py        figures of a preset on held-out drives
+    protocol.py, paper.py, tables.py   the paper's evaluation beside its tables
 """

@@ -1,42 +1,62 @@
-"""A patch discriminator and the hinge losses (OpenViCA eq. 6-7), over still frames.
+"""Patch discriminators over images and over clips of three frames, and the hinge losses (eq. 6-7).
 
-First version, sized for the pocket decoder; the paper's 64-patch and 3D discriminators belong to
-the full training. The generator's weight is set from gradients at the decoder's last layer, as in
-taming-transformers: a small share of the reconstruction's own pull, whatever the losses' scales.
+The paper adapts Esser et al.'s: five instead of three convolutions of stride 2 and two 3x3 ones of
+stride 1 give 8 x 8 patches at 256 pixels, each seeing 222 pixels (facts/models.md part 6). Over
+clips every kernel is (3, k, k) with temporal stride and padding 1: 3 x 8 x 8 scores.
 
-Legend: N frames, C channels, H height, W width.
+Legend: N images, T frames, C channels, H height, W width.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.config import DiscriminatorConfig
+
+MAX_WIDTH = 8  # times the first layer's
+
 
 class PatchDiscriminator(nn.Module):
-    """Pixels (N 3 H W) -> a score for every patch (N 1 H/8 W/8)."""
+    """Pixels (N 3 H W) -> patch scores (N 1 h w); temporal: (N 3 T H W) -> (N 1 T h w)."""
 
-    def __init__(self, width: int = 32, groups: int = 8) -> None:
+    def __init__(self, config: DiscriminatorConfig, *, temporal: bool = False) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for c in (width, 2 * width):
-            layers += [nn.Conv2d(c, 2 * c, 4, 2, 1), nn.GroupNorm(groups, 2 * c)]
-            layers += [nn.LeakyReLU(0.2)]
-        layers.append(nn.Conv2d(4 * width, 1, 3, 1, 1))
+        self.config, self.temporal = config, temporal
+
+        def conv(c_in: int, c_out: int, kernel: int, stride: int, *, bias: bool) -> nn.Module:
+            if not temporal:
+                return nn.Conv2d(c_in, c_out, kernel, stride, 1, bias=bias)
+            size, step = (3, kernel, kernel), (1, stride, stride)
+            return nn.Conv3d(c_in, c_out, size, step, 1, bias=bias)
+
+        def block(c_in: int, c_out: int, kernel: int, stride: int) -> list[nn.Module]:
+            norm = nn.GroupNorm(min(config.norm_groups, c_out), c_out)
+            return [conv(c_in, c_out, kernel, stride, bias=False), norm, nn.LeakyReLU(0.2)]
+
+        widths = [config.width * min(1 << i, MAX_WIDTH) for i in range(config.downs + 1)]
+        layers = [conv(3, widths[0], 4, 2, bias=True), nn.LeakyReLU(0.2)]
+        for c_in, c_out in pairwise(widths[:-1]):
+            layers += block(c_in, c_out, 4, 2)
+        layers += block(widths[-2], widths[-1], config.tail_kernel, 1)
+        layers.append(conv(widths[-1], 1, config.tail_kernel, 1, bias=True))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return self.layers(x_NCHW)
-
-
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge: real patches above 1, fake ones below -1."""
-    return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
 
 
 def generator_loss(fake: Tensor) -> Tensor:
+    """Eq. 6: -D of generated images, the mean over patches."""
     return -fake.mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Eq. 7, hinge: real patches above 1, generated ones below -1."""
+    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
 
 
 def balanced_weight(rec: Tensor, gan: Tensor, last: Tensor, share: float) -> Tensor:
@@ -44,3 +64,44 @@ def balanced_weight(rec: Tensor, gan: Tensor, last: Tensor, share: float) -> Ten
     (g_rec,) = torch.autograd.grad(rec, last, retain_graph=True)
     (g_gan,) = torch.autograd.grad(gan, last, retain_graph=True)
     return (share * g_rec.norm() / (g_gan.norm() + 1e-6)).clamp(max=1e3).detach()
+
+
+class Adversary:
+    """The discriminator's side of a stage: when it plays, what it last saw, its optimiser."""
+
+    def __init__(self, config: DiscriminatorConfig, weight: float, *, temporal: bool) -> None:
+        self.config, self.weight = config, weight
+        self.model = PatchDiscriminator(config, temporal=temporal)
+        self.progress = 0.0
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def optimizer(self) -> torch.optim.AdamW | None:
+        """Its own, where it has a rate of its own; None: the loop's."""
+        if self.config.lr is None:
+            return None
+        return torch.optim.AdamW(self.model.parameters(), self.config.lr, self.config.betas)
+
+    def generator_term(
+        self, x: Tensor, y: Tensor, rec: Tensor, last: Tensor, figures: dict[str, object]
+    ) -> Tensor | None:
+        """The weighted eq. 6 of reconstructions `y` of `x`; None before its start."""
+        if self.progress >= self.config.discriminator_from:
+            self._seen = (x.detach(), y.detach())
+        if self.progress < self.config.generator_from:
+            return None
+        self.model.requires_grad_(False)
+        loss = generator_loss(self.model(y).float())
+        self.model.requires_grad_(True)
+        weight: Tensor | float = self.weight
+        if self.config.balance:
+            weight = balanced_weight(rec, loss, last, self.config.balance)
+        figures |= {"g_loss": loss.detach(), "g_weight": weight}
+        return weight * loss
+
+    def loss(self, net: nn.Module) -> Tensor | None:
+        """Eq. 7 on what `generator_term` saw; None before its start."""
+        if self._seen is None:
+            return None
+        (real, fake), self._seen = self._seen, None
+        scores = net(torch.cat([real, fake]))
+        return discriminator_loss(*scores.float().chunk(2))

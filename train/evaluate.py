@@ -5,6 +5,7 @@
                      the last true frame is? On frames downsampled by 4 (the grain is noise), where
                      the car moves
     steering         one prompt, turning left and right: does the far scene move the right way?
+    rollouts         14 frames against the true drive; 40 frames: do they stay a drive?
 
 Legend: T frames, H height, W width.
 """
@@ -22,41 +23,34 @@ from tqdm import tqdm
 from sim_stream.config import Action
 from sim_stream.models.vq_model import from_pixels, to_pixels
 from sim_stream.runtime.runtime import Runtime
-from train.data import Split
+from train.data.ego import action_of
+from train.data.split import Split
 from train.losses import psnr_db
+from train.measures import DOWNSAMPLE, coarse, psnr8
+from train.metrics.pixels import ssim
+from train.rollouts import long_rollouts, per_horizon
+from train.sequences import Draw, Sequences
+from train.world_model import WorldModelNet
 
 MOVING_MPS = 2.0
-DOWNSAMPLE = 4
-
-
-def action_of(row: np.ndarray) -> Action:
-    return Action(speed_mps=float(row[0]), yaw_rate_radps=float(row[1]))
-
-
-def coarse(frame_HWC: np.ndarray) -> np.ndarray:
-    """A frame averaged over 4x4 pixels, float64."""
-    h, w, _ = frame_HWC.shape
-    k = DOWNSAMPLE
-    return frame_HWC.reshape(h // k, k, w // k, k, 3).mean((1, 3))
-
-
-def psnr8(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10.0 * np.log10(255.0**2 / np.mean((a.astype(float) - b) ** 2)))
 
 
 @torch.inference_mode()
 def reconstruction(runtime: Runtime, split: Split, every: int = 8) -> dict[str, float]:
     """Mean PSNR in dB, image decoder on single frames and video decoder on middle frames."""
-    image, video = [], []
+    image, video, similar = [], [], []
     starts = split.windows(3)[::every]
     for start in tqdm(starts, desc="reconstruction", unit="clip"):
         x = split.pixels(slice(start, start + 3))
         ids = runtime.encoder.encode(x)
         image.append(rounded_psnr(runtime.encoder.decode(ids[1:2]), x[1:2]))
-        video.append(rounded_psnr(runtime.video_decoder(ids[None], 1), x[1:2]))
+        made = runtime.video_decoder(ids[None], 1)
+        video.append(rounded_psnr(made, x[1:2]))
+        similar.append(ssim(made, x[1:2]).item())
     return {
         "image_decoder_psnr_db": float(np.mean(image)),
         "video_decoder_psnr_db": float(np.mean(video)),
+        "video_decoder_ssim": float(np.mean(similar)),
         "frames": len(starts),
     }
 
@@ -78,11 +72,13 @@ def next_frame(
     for seed, start in enumerate(tqdm(picked, desc="next frame", unit="frame")):
         rows = slice(start, start + context)
         actions = [action_of(row) for row in split.actions[rows]]
-        session.reset(split.frames[rows], seed=seed, actions=actions)
+        session.reset(split.images(rows), seed=seed, actions=actions)
         predicted = session.step(action_of(split.actions[start + context])).image
-        truth = coarse(split.frames[start + context])
+        truth = coarse(split.images(slice(start + context, start + context + 1))[0])
         model.append(psnr8(coarse(predicted), truth))
-        copy.append(psnr8(coarse(split.frames[start + context - 1]), truth))
+        copy.append(
+            psnr8(coarse(split.images(slice(start + context - 1, start + context))[0]), truth)
+        )
     wins = np.mean(np.array(model) > np.array(copy))
     return {
         "predicted_psnr_db": float(np.mean(model)),
@@ -118,7 +114,7 @@ def true_shift_per_yaw(split: Split, count: int = 200) -> float:
     starts = starts[np.abs(split.actions[starts + 1, 1]) < 0.5]
     picked = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
     yaw = split.actions[picked + 1, 1] / 4.0
-    shift = [far_shift_px(split.frames[i], split.frames[i + 1]) for i in picked]
+    shift = [far_shift_px(*split.images(slice(i, i + 2))) for i in picked]
     return float((yaw * np.array(shift)).sum() / (yaw**2).sum())
 
 
@@ -135,7 +131,7 @@ def steering(
         speed = float(split.actions[start + 1, 0])
         for name, sign in (("left", 1), ("straight", 0), ("right", -1)):
             session.reset(
-                split.frames[start : start + 2],
+                split.images(slice(start, start + 2)),
                 seed=0,
                 actions=[action_of(row) for row in split.actions[start : start + 2]],
             )
@@ -155,23 +151,37 @@ def steering(
 
 def bits_per_code(runtime: Runtime, split: Split, count: int = 40) -> dict[str, float]:
     """Cross-entropy of the world model on held-out codes, against the unigram's."""
-    from train.world_model import Sequences, code_losses
-
-    sequences = Sequences(split, runtime.preset, runtime.preset.session.context_frames, 1, 0)
-    picked = np.linspace(0, len(sequences.starts) - 1, count).astype(int)
+    draw = Draw(frames=runtime.preset.session.context_frames, batch=1)
+    sequences = Sequences(split, runtime.preset, draw)
+    net = WorldModelNet(runtime.world_model, sequences.layout, checkpointing=False)
     with torch.inference_mode():
-        losses = torch.cat(
-            [
-                code_losses(runtime.world_model, runtime.layout, sequences.at(starts))
-                for starts in np.array_split(sequences.starts[picked], count // 4)
-            ]
-        )
-    counts = np.bincount(sequences.ids.ravel(), minlength=runtime.layout.num_codes)
-    p = counts[counts > 0] / counts.sum()
+        losses = torch.cat([net(part) for part in sequences.evenly(count).split(4)])
     return {
         "bits_per_code": float(losses[:, 1:].mean() / np.log(2)),
-        "unigram_bits_per_code": float(-(p * np.log2(p)).sum()),
-        "uniform_bits_per_code": float(np.log2(runtime.layout.num_codes)),
+        **baseline_bits(split, runtime.layout.num_codes),
+    }
+
+
+def baseline_bits(split: Split, num_codes: int) -> dict[str, float]:
+    """Bits a code of guesses that know no model; both know this split's own statistics.
+
+    unigram: how often each code occurs. copy-last-frame: the code at the same place of the frame
+    before with the share at which that is right, otherwise the unigram.
+    """
+    ids = np.asarray(split.ids())
+    counts = np.bincount(ids.ravel(), minlength=num_codes)
+    p = counts / counts.sum()
+    starts = split.windows(2)
+    before, now = ids[starts].ravel(), ids[starts + 1].ravel()
+    same = before == now
+    share = float(same.mean())
+    copied = share * same + (1.0 - share) * p[now]
+    used = p[p > 0]
+    return {
+        "unigram_bits_per_code": float(-(used * np.log2(used)).sum()),
+        "copy_last_frame_bits_per_code": float(-np.log2(copied).mean()),
+        "same_as_last_frame_share": share,
+        "uniform_bits_per_code": float(np.log2(num_codes)),
         "codes_in_use": int((counts > 0).sum()),
     }
 
@@ -183,4 +193,6 @@ def evaluate(runtime: Runtime, split: Split) -> dict[str, Any]:
         "world_model": bits_per_code(runtime, split),
         "next_frame": next_frame(runtime, split),
         "steering": steering(runtime, split),
+        "rollouts": per_horizon(runtime, split),
+        "long_rollouts": long_rollouts(runtime, split),
     }

@@ -1,263 +1,347 @@
-"""One training loop for every stage: time or step budget, cosine schedule, EMA, resume.
+"""One training loop for every stage: schedule, accumulation, EMA, checkpoints, exact resume.
 
-A stage gives a model, a `batch(step)` function and a `loss(batch)` function; the loop knows nothing
-of what is trained. Batches are drawn from (seed, step), so a resumed run sees the same data.
+A stage gives models, batches and losses (`Stage`); the loop knows nothing of what is trained. All
+chance in a step follows from (seed, step, rank), so a run that goes on from a checkpoint ends with
+the weights of one that was never interrupted, as long as its budget is counted in steps.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from sim_stream.errors import CheckpointError
+from sim_stream.errors import SimStreamError, Unavailable
+from train import checkpoint
+from train.config import LoopConfig
+from train.optim import MuonAdamW, Optimizer, learning_rate, make_optimizer
+from train.parallel import (
+    Ranks,
+    Share,
+    check_batch,
+    like,
+    load_optimizer,
+    map_tensors,
+    mean_over_ranks,
+    synchronised,
+    whole,
+    wrap,
+)
+from train.report import Report
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """`minutes` stretches the schedule over wall time; the budget that ends first ends."""
-
-    out: Path
-    steps: int
-    minutes: float = 1e9
-    lr: float = 4e-4
-    warmup_steps: int = 100
-    final_lr_ratio: float = 0.02
-    weight_decay: float = 0.01
-    muon: str | None = None
-    ema_decay: float = 0.998
-    clip_norm: float = 1.0
-    log_every: int = 25
-    save_every: int = 250
-    seed: int = 0
+Figures = dict[str, float]
 
 
-class Ema:
-    """Exponential moving average of weights, with the usual early-step correction."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.shadow = {k: v.detach().clone() for k, v in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for key, value in model.state_dict().items():
-            self.shadow[key].lerp_(value, 1.0 - decay)
+class Diverged(SimStreamError):
+    """The loss or its gradient is not finite; the batch was saved."""
 
 
-def save_atomic(state: dict[str, Any], path: Path) -> None:
-    """Write beside, then rename: a cut-off save never leaves a broken file under `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+@dataclass
+class Part:
+    """One model with its optimiser: the stage's own, or its discriminator."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduled: bool = True
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+class Stage(Protocol):
+    """What the loop asks of a stage. `model` is trained; `adversary`, if any, plays against it."""
 
+    model: nn.Module
+    adversary: nn.Module | None
+    adversary_optimizer: torch.optim.AdamW | None
+    unused: bool  # whether a forward may leave parameters out
+    replaced: set[str]  # tensors set anew in this step, which an average takes over as they are
 
-def join_ranks() -> tuple[int, int]:
-    """(rank, ranks) of this process; under torchrun joins the others (gloo)."""
-    if "RANK" not in os.environ:
-        return 0, 1
-    dist.init_process_group("gloo")
-    return dist.get_rank(), dist.get_world_size()
+    def blocks(self) -> list[nn.Module]:
+        """Submodules that are sharded each on its own (FSDP2)."""
 
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with this run, as JSON values."""
 
-def average(tensors: list[Tensor]) -> None:
-    """In place, over all ranks, in one message."""
-    if not dist.is_initialized():
-        return
-    flat = torch.cat([t.flatten() for t in tensors])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+    def batch(self, step: int, share: Share) -> tuple[Tensor, ...]:
+        """That share of the step's global batch, on the device."""
 
+    def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
+        """Loss and figures; `net` is `model`, wrapped."""
 
-class MuonAdamW:
-    """Muon for the matrices inside the model, AdamW for the rest, driven as one optimizer.
+    def adversary_loss(self, net: nn.Module) -> Tensor | None:
+        """The discriminator's loss on what `loss` just made; None while it is not in play."""
 
-    Muon's step is scaled to AdamW's usual size (Liu et al., arXiv 2502.16982), so that both follow
-    one learning rate.
-    """
+    def set_progress(self, progress: float) -> None:
+        """The used share of the budget, before every step."""
 
-    def __init__(self, inner: list[nn.Parameter], rest: list[nn.Parameter], c: LoopConfig) -> None:
-        self.parts = (
-            torch.optim.Muon(
-                inner, c.lr, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.AdamW(rest, c.lr, (0.9, 0.95), weight_decay=c.weight_decay),
-        )
+    def after_step(self, step: int) -> None: ...
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return [group for part in self.parts for group in part.param_groups]
+    def validate(self) -> Figures: ...
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self.parts:
-            part.zero_grad(set_to_none)
+    def pictures(self) -> dict[str, Tensor]:
+        """Pictures (N 3 H W) and clips (T 3 H W, names ending in `_clip`) in [-1, 1]."""
 
-    def step(self) -> None:
-        for part in self.parts:
-            part.step()
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def state_dict(self) -> dict[str, Any]:
-        return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for i, part in enumerate(self.parts):
-            part.load_state_dict(state[str(i)])
-
-
-def make_optimizer(model: nn.Module, config: LoopConfig) -> MuonAdamW | torch.optim.AdamW:
-    """AdamW; with `config.muon` a parameter-name prefix, Muon for the matrices under it."""
-    if config.muon is None:
-        return torch.optim.AdamW(
-            model.parameters(), config.lr, (0.9, 0.95), weight_decay=config.weight_decay
-        )
-    named = list(model.named_parameters())
-    inner = [p for name, p in named if name.startswith(config.muon) and p.ndim == 2]
-    chosen = {id(p) for p in inner}
-    return MuonAdamW(inner, [p for _, p in named if id(p) not in chosen], config)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Trainer:
-    """Runs a stage. State on disk: `last.pt` (everything) and `log.jsonl` (one line per log).
+    """Runs a stage. On disk: `step-*.pt`, `log.jsonl`, TensorBoard events, `stopped-*.pt`."""
 
-    Ranks differ only in their batches: gradients and clock are averaged, rank 0 saves and logs.
-    """
-
-    def __init__(
-        self, model: nn.Module, config: LoopConfig, companions: Mapping[str, Any] | None = None
-    ) -> None:
-        """`companions`: what else has a state_dict that a resumed run needs."""
-        self.model, self.config = model, config
-        self.companions = dict(companions or {})
-        self.optimizer = make_optimizer(model, config)
-        self.ema = Ema(model, config.ema_decay)
+    def __init__(self, stage: Stage, config: LoopConfig, ranks: Ranks | None = None) -> None:
+        self.stage, self.config, self.ranks = stage, config, ranks or Ranks()
+        check_batch(config, self.ranks)
+        model = stage.model.to(self.ranks.device)
+        blocks = stage.blocks()
+        self.net = wrap(model, self.ranks, config.parallel, blocks, unused=stage.unused)
+        self.parts = {"model": Part(model, make_optimizer(model, config))}
+        self.adversary_net: nn.Module | None = None
+        if stage.adversary is not None:
+            stage.adversary.to(self.ranks.device)
+            self.adversary_net = wrap(stage.adversary, self.ranks, "ddp", [])
+            own = stage.adversary_optimizer
+            optimizer = own or make_optimizer(stage.adversary, config)
+            self.parts["adversary"] = Part(stage.adversary, optimizer, scheduled=own is None)
+        self.ema = self.trained_tensors() if config.ema_decay is not None else None
         self.step, self.spent_s = 0, 0.0
-        self.leads = not dist.is_initialized() or dist.get_rank() == 0
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.config.out / "last.pt"
+    # -- state ---------------------------------------------------------------------------------
+
+    def kept_keys(self) -> list[str]:
+        """Names of the model's tensors that a checkpoint holds: frozen base weights stay out."""
+        model = self.parts["model"].model
+        frozen = getattr(model, "frozen_keys", frozenset[str]())
+        return [key for key in model.state_dict() if key not in frozen]
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        state = self.parts["model"].model.state_dict()
+        return {key: state[key].detach().clone() for key in self.kept_keys()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, as full tensors on the CPU. All ranks must call."""
+        model = self.parts["model"].model.state_dict()
+        kept = {key: whole(model[key]) for key in self.kept_keys()}
+        state: dict[str, Any] = {
+            "identity": self.stage.identity(),
+            "step": self.step,
+            "spent_s": self.spent_s,
+            "model": kept,
+            "ema": None if self.ema is None else map_tensors(self.ema, whole),
+            "stage": map_tensors(self.stage.state_dict(), whole),
+            "optimizers": {
+                name: map_tensors(part.optimizer.state_dict(), whole)
+                for name, part in self.parts.items()
+            },
+        }
+        if "adversary" in self.parts:
+            state["adversary"] = map_tensors(self.parts["adversary"].model.state_dict(), whole)
+        return state
 
     def resume(self) -> bool:
-        if not self.checkpoint.is_file():
+        """Goes on from the newest checkpoint, if there is one. Raises CheckpointError."""
+        found = checkpoint.find(self.config.out)
+        if not found:
             return False
-        state = load_checkpoint(self.checkpoint)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.shadow = state["ema"]
-        for name, companion in self.companions.items():
-            companion.load_state_dict(state["companions"][name])
+        state = checkpoint.load(found[-1])
+        checkpoint.check_identity(state, self.stage.identity(), found[-1])
+        model = self.parts["model"].model
+        own = model.state_dict()
+        model.load_state_dict(
+            {**own, **{key: like(value, own[key]) for key, value in state["model"].items()}}
+        )
+        if self.ema is not None and state["ema"] is not None:
+            self.ema = {key: like(value, own[key]) for key, value in state["ema"].items()}
+        if "adversary" in self.parts:
+            self.parts["adversary"].model.load_state_dict(state["adversary"])
+        for name, part in self.parts.items():
+            self.load_optimizer(part.optimizer, state["optimizers"][name])
+        self.stage.load_state_dict(state["stage"])
         self.step, self.spent_s = state["step"], state["spent_s"]
         return True
 
-    def save(self) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.shadow,
-            "optimizer": self.optimizer.state_dict(),
-            "companions": {k: v.state_dict() for k, v in self.companions.items()},
-            "step": self.step,
-            "spent_s": self.spent_s,
-        }
-        save_atomic(state, self.checkpoint)
+    @staticmethod
+    def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        if isinstance(optimizer, MuonAdamW):
+            for index, part in enumerate(optimizer.parts):
+                load_optimizer(part, state[str(index)])
+        else:
+            load_optimizer(optimizer, state)
+
+    def save(self, report: Report) -> OSError | None:
+        """Writes a checkpoint; a disk that does not take it is reported, and training goes on."""
+        state = self.state()
+        if not self.ranks.leads:
+            return None
+        try:
+            checkpoint.write(self.config.out, self.step, state, self.config.keep)
+        except OSError as error:
+            last = [path.name for path in checkpoint.find(self.config.out)[-1:]]
+            report.warn(
+                f"step {self.step}: checkpoint not written: {error}; the last one is "
+                f"{last[0] if last else 'none'}; training goes on"
+            )
+            return error
+        return None
+
+    # -- schedule ------------------------------------------------------------------------------
 
     def progress(self) -> float:
         """Share of the budget that is used, by steps or by time, whichever is further."""
-        return max(self.step / self.config.steps, self.spent_s / (60.0 * self.config.minutes))
+        by_steps = self.step / self.config.steps
+        if self.config.minutes is None:
+            return by_steps
+        return max(by_steps, self.spent_s / (60.0 * self.config.minutes))
 
-    def learning_rate(self) -> float:
-        c = self.config
-        warm = min(1.0, (self.step + 1) / c.warmup_steps)
-        cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.progress())))
-        return c.lr * warm * (c.final_lr_ratio + (1.0 - c.final_lr_ratio) * cosine)
+    def set_rates(self) -> float:
+        rate = learning_rate(self.config, self.step, self.progress())
+        for part in self.parts.values():
+            if part.scheduled:
+                for group in part.optimizer.param_groups:
+                    group["lr"] = rate
+        return rate
 
-    def run(
-        self,
-        loss: Callable[[int], tuple[Tensor, dict[str, float]]],
-        after_step: Callable[[int], None] = lambda step: None,
-        validate: Callable[[], dict[str, float]] | None = None,
-    ) -> None:
-        """`loss(step)` draws the batch of that step and gives the loss and figures to log."""
+    # -- steps ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Trains to the end of the budget. Raises Diverged, Unavailable."""
         c = self.config
-        bar = tqdm(
-            total=100,
-            disable=not self.leads,
-            mininterval=5.0,
-            bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
+        failed: OSError | None = None
+        with Report(c, self.ranks.leads, self.step, self.progress()) as report:
+            while self.progress() < 1.0:
+                rate, figures = self.set_rates(), self.one_step()
+                report.advance(self.step, self.progress())
+                if self.step % c.log_every == 0:
+                    report.log(self.step, self.spent_s, {"lr": rate, **self.averaged(figures)})
+                if self.step % c.save_every == 0 or self.progress() >= 1.0:
+                    failed = self.save(report)
+                    self.validate(report)
+        if failed is not None:
+            raise Unavailable(f"the last checkpoint could not be written to {c.out}: {failed}")
+
+    def one_step(self) -> dict[str, Any]:
+        start = time.perf_counter()
+        c = self.config
+        torch.manual_seed(hash((c.seed, self.step, self.ranks.rank)) % (1 << 62))
+        self.stage.set_progress(self.progress())
+        for part in self.parts.values():
+            part.optimizer.zero_grad(set_to_none=True)
+        playing = False
+        figures: dict[str, Any] = {}
+        for micro in range(c.accumulate):
+            figures, plays = self.accumulate(micro)
+            playing = playing or plays
+        self.update("model", figures)
+        if playing:
+            self.update("adversary", figures)
+        self.step += 1
+        self.update_ema()
+        self.stage.after_step(self.step)
+        spent = self.spent_s + time.perf_counter() - start
+        (self.spent_s,) = mean_over_ranks([spent], self.ranks.device)
+        return figures
+
+    def accumulate(self, micro: int) -> tuple[dict[str, Any], bool]:
+        """Gradients of one micro-batch, the adversary's after the model's."""
+        c, stage = self.config, self.stage
+        share = Share(
+            rank=self.ranks.rank, world=self.ranks.world, micro=micro, accumulate=c.accumulate
         )
-        while self.progress() < 1.0:
-            start = time.perf_counter()
-            lr = self.learning_rate()
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            value, figures = loss(self.step)
-            if not torch.isfinite(value):
-                raise CheckpointError(f"step {self.step}: loss is {value.item()}; {figures}")
-            self.optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            self.synchronise(start)
-            nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
-            self.optimizer.step()
-            self.step += 1
-            self.ema.update(self.model, self.step)
-            after_step(self.step)
-            bar.update(100 * min(1.0, self.progress()) - bar.n)
-            if self.step % c.log_every == 0:
-                self.log({"lr": lr, "loss": value.item(), **figures}, bar)
-            if self.step % c.save_every == 0:
-                self.save_and_validate(validate, bar)
-        self.save_and_validate(validate, bar)
-        bar.close()
+        last = micro == c.accumulate - 1
+        batch = stage.batch(self.step, share)
+        with synchronised(self.net, last):
+            with self.autocast():
+                value, figures = stage.loss(self.net, batch)
+            self.check_finite(value, batch, figures)
+            (value / c.accumulate).backward()
+        figures["loss"] = value.detach()
+        if self.adversary_net is None:
+            return figures, False
+        with synchronised(self.adversary_net, last):
+            with self.autocast():
+                played = stage.adversary_loss(self.adversary_net)
+            if played is None:
+                return figures, False
+            (played / c.accumulate).backward()
+        figures["d_loss"] = played.detach()
+        return figures, True
 
-    def synchronise(self, start: float) -> None:
-        """Averages gradients and the time spent, so that all ranks agree where they are."""
-        spent = torch.tensor([self.spent_s + time.perf_counter() - start])
-        average([p.grad for p in self.model.parameters() if p.grad is not None] + [spent])
-        self.spent_s = spent.item()
+    def autocast(self) -> torch.autocast:
+        on = self.config.precision == "bf16"
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=on)
 
-    def save_and_validate(self, validate: Callable[[], dict[str, float]] | None, bar: Any) -> None:
-        if not self.leads:
+    def check_finite(
+        self, value: Tensor, batch: tuple[Tensor, ...], figures: Mapping[str, Any]
+    ) -> None:
+        """Stops all ranks where one has a loss that is not finite; that one saves its batch."""
+        finite = bool(torch.isfinite(value))
+        (share,) = mean_over_ranks([float(finite)], self.ranks.device)
+        if share == 1.0:
             return
-        self.save()
-        if validate is not None:
-            self.log({f"val_{k}": v for k, v in self.with_ema(validate).items()}, bar)
+        path = self.config.out / f"stopped-step{self.step}-rank{self.ranks.rank}.pt"
+        if not finite:
+            state = {"step": self.step, "batch": map_tensors(list(batch), whole)}
+            torch.save({**state, "figures": map_tensors(dict(figures), whole)}, path)
+        where = f"the batch is in {path}" if not finite else "on another rank"
+        raise Diverged(
+            f"step {self.step}: loss is {value.item()} ({where}); the last checkpoint "
+            "stays, go on from it with a lower learning rate or another seed"
+        )
 
-    def with_ema(self, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Figures of the averaged weights; the trained ones are put back."""
-        trained = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(self.ema.shadow)
-        self.model.eval()
+    def update(self, name: str, figures: dict[str, Any]) -> None:
+        part, c = self.parts[name], self.config
+        if c.clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(part.model.parameters(), c.clip_norm)
+            figures["grad_norm" if name == "model" else "d_grad_norm"] = whole(norm)
+        part.optimizer.step()
+
+    @torch.no_grad()
+    def update_ema(self) -> None:
+        """Exponential moving average, with the usual early-step correction."""
+        if self.ema is None or self.config.ema_decay is None:
+            return
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        state = self.parts["model"].model.state_dict()
+        for key, value in self.ema.items():
+            value.lerp_(state[key], 1.0 if key in self.stage.replaced else 1.0 - decay)
+        self.stage.replaced.clear()
+
+    # -- reports -------------------------------------------------------------------------------
+
+    def averaged(self, figures: Mapping[str, Any]) -> Figures:
+        names = sorted(figures)
+        values = mean_over_ranks([float(figures[n]) for n in names], self.ranks.device)
+        return dict(zip(names, values, strict=True))
+
+    def validate(self, report: Report) -> None:
+        """Held-out figures and pictures of the averaged weights (without EMA: the trained ones).
+
+        All ranks compute them, so that a sharded model can.
+        """
+        with self.averaged_weights(), torch.no_grad():
+            figures = {f"val_{key}": value for key, value in self.stage.validate().items()}
+            pictures = self.stage.pictures() if self.config.tensorboard else {}
+        report.log(self.step, self.spent_s, figures)
+        report.pictures(self.step, pictures)
+
+    @contextmanager
+    def averaged_weights(self) -> Any:
+        model = self.parts["model"].model
+        model.eval()
+        trained = self.trained_tensors() if self.ema is not None else {}
         try:
-            with torch.no_grad():
-                return measure()
+            if self.ema is not None:
+                self.put(self.ema)
+            yield
         finally:
-            self.model.load_state_dict(trained)
-            self.model.train()
+            self.put(trained)
+            model.train()
 
-    def log(self, figures: dict[str, float], bar: Any) -> None:
-        if not self.leads:
-            return
-        bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()})
-        line = {"step": self.step, "minutes": round(self.spent_s / 60, 2), **figures}
-        with (self.config.out / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    @torch.no_grad()
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        state = self.parts["model"].model.state_dict()
+        for key, value in tensors.items():
+            state[key].copy_(value)

@@ -1,28 +1,21 @@
-"""Reconstruction losses on pixels in [-1, 1].
+"""Losses on pixels in [-1, 1] and on latents: eq. 2, 3 and 4, each a mean over its elements.
 
-J_rec of OpenViCA (eq. 2-3, weights of Sec. IV) without its perceptual network, whose weights a user
-must bring; an edge term stands in its place so that lane markings and outlines stay sharp.
+Networks that a loss needs come from outside: the perceptual loss takes any feature extractor.
 
-Legend: B batch, C channels, H height, W width.
+Legend: B batch, C channels, H height, W width, D latent channels.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from train.config import LossConfig
 
-class RecWeights(NamedTuple):
-    """Paper: L1 0.2, L2 2.0. `edge` is ours."""
-
-    l1: float = 0.2
-    l2: float = 2.0
-    edge: float = 0.5
-
-
-PAPER = RecWeights()
+Features = Callable[[Tensor], list[Tensor]]
 
 
 def edges(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,16 +24,51 @@ def edges(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def edge_loss(y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """Mean absolute difference of first differences, both directions."""
+    """Mean absolute difference of first differences, both directions (ours)."""
     pairs = zip(edges(y_BCHW), edges(x_BCHW), strict=True)
     return torch.stack([(a - b).abs().mean() for a, b in pairs]).mean()
 
 
-def reconstruction_loss(y_BCHW: Tensor, x_BCHW: Tensor, weights: RecWeights = PAPER) -> Tensor:
-    """Weighted L1 + L2 + edge loss of a reconstruction `y` of `x`."""
-    difference = y_BCHW - x_BCHW
-    loss = weights.l1 * difference.abs().mean() + weights.l2 * difference.square().mean()
-    return loss + weights.edge * edge_loss(y_BCHW, x_BCHW)
+def perceptual_loss(features: Features, y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
+    """Eq. 3: squared differences of a loss network's activations, summed over its layers.
+
+    Each layer's term is a mean over its elements, as in Johnson et al.
+    """
+    with torch.no_grad():
+        wanted = features(x_BCHW)
+    pairs = zip(features(y_BCHW), wanted, strict=True)
+    return torch.stack([F.mse_loss(a.float(), b.float()) for a, b in pairs]).sum()
+
+
+def reconstruction_terms(
+    y_BCHW: Tensor, x_BCHW: Tensor, config: LossConfig, features: Features | None
+) -> dict[str, Tensor]:
+    """The weighted terms of eq. 2; a term of weight 0 is not computed."""
+    terms = {}
+    if config.l1:
+        terms["l1"] = config.l1 * F.l1_loss(y_BCHW, x_BCHW)
+    if config.l2:
+        terms["l2"] = config.l2 * F.mse_loss(y_BCHW, x_BCHW)
+    if config.edge:
+        terms["edge"] = config.edge * edge_loss(y_BCHW, x_BCHW)
+    if config.perceptual:
+        assert features is not None, "a perceptual loss needs its network"
+        terms["perceptual"] = config.perceptual * perceptual_loss(features, y_BCHW, x_BCHW)
+    return terms
+
+
+def codebook_loss(q_BDGG: Tensor, z_BDGG: Tensor, beta: float) -> Tensor:
+    """Eq. 4: |sg(z) - q|^2 + beta |z - sg(q)|^2, q the code vectors nearest to the latents z."""
+    embedding = F.mse_loss(q_BDGG, z_BDGG.detach())
+    commitment = F.mse_loss(z_BDGG, q_BDGG.detach())
+    return embedding + beta * commitment
+
+
+def distillation_loss(projected_BND: Tensor, teacher_BND: Tensor, eps: float = 1e-8) -> Tensor:
+    """Eq. 5: one minus the cosine between projected code vectors and the teacher's tokens."""
+    dot = (projected_BND * teacher_BND).sum(-1)
+    norms = projected_BND.norm(dim=-1) * teacher_BND.norm(dim=-1)
+    return (1.0 - dot / norms.clamp(min=eps)).mean()
 
 
 def psnr_db(y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:

@@ -1,45 +1,61 @@
-"""Stage 1: the VQModel, tokenizer and image decoder together, on single frames (eq. 1-4).
+"""Stage 1: the VQModel, tokenizer and image decoder together, on single frames (eq. 1-7).
 
-Three phases of one run: a short plain auto-encoder (no quantisation) finds good latents, k-means on
-them places the codebook, then eq. 4 trains all of it; codes that no frame uses are re-seeded from
-the batch. Without phase one most codes of a small model stay dead.
+The `pocket` recipe, which starts from nothing, has three phases: a short plain auto-encoder (no
+quantisation) finds good latents, k-means on them places the codebook, then eq. 4 trains all of it;
+codes that no frame uses are re-seeded from the batch. Without phase one most codes of a small model
+stay dead. The paper's recipe starts from trained weights and has the last phase only.
+
+Legend: B batch, C channels, H height, W width, D latent channels, G latent grid, N codes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from sim_stream.config import VQConfig
-from sim_stream.models.vq_model import VQModel
-from train.data import Split
-from train.loop import LoopConfig, Trainer, average
-from train.losses import psnr_db, reconstruction_loss
+from sim_stream.config import VQConfig, to_dict
+from sim_stream.models.layers import channels_last
+from sim_stream.models.vq_model import VQModel, from_pixels
+from train.config import TokenizerTraining
+from train.data.split import Split
+from train.discriminator import Adversary
+from train.losses import (
+    Features,
+    codebook_loss,
+    distillation_loss,
+    psnr_db,
+    reconstruction_terms,
+)
+from train.parallel import WHOLE, Share, sum_over_ranks
+from train.teacher import Teacher
 
-PLAIN_SHARE = 0.15  # of the budget: auto-encoder without quantisation
-RESEED_EVERY, RESEED_UNTIL = 50, 0.7
+RESEED_UNTIL = 0.7  # of the budget
+KMEANS_BATCHES, RESEED_BATCHES = 24, 2
 
 
+@dataclass(frozen=True)
 class FrameBatches:
-    """Random frames of a split, drawn from (seed, step, rank)."""
+    """Random frames of a split; the global batch follows from (seed, step) alone."""
 
-    def __init__(self, split: Split, batch: int, seed: int, rank: int = 0) -> None:
-        self.split, self.batch, self.seed, self.rank = split, batch, seed, rank
+    split: Split
+    batch: int
+    seed: int
+    mirror: bool = True
 
-    def __call__(self, step: int) -> Tensor:
-        return self.draw(np.random.default_rng((self.seed, step, self.rank)))
-
-    def common(self, step: int) -> Tensor:
-        """A batch that is the same on every rank."""
-        return self.draw(np.random.default_rng((self.seed, step, 1 << 20)))
-
-    def draw(self, rng: np.random.Generator) -> Tensor:
-        rows = np.sort(rng.integers(0, len(self.split.frames), self.batch))
-        x = self.split.pixels(rows)
-        if rng.random() < 0.5:
-            x = x.flip(-1)
+    def __call__(self, step: int, share: Share = WHOLE) -> Tensor:
+        rng = np.random.default_rng((self.seed, step))
+        rows = rng.integers(0, len(self.split), self.batch)
+        flips = rng.random(self.batch) < (0.5 if self.mirror else 0.0)
+        mine = share.rows(self.batch)
+        images = self.split.images(rows[mine])
+        images[flips[mine]] = images[flips[mine], :, ::-1]
+        x = from_pixels(torch.from_numpy(images))
         return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -55,88 +71,195 @@ def kmeans(points_ND: Tensor, k: int, iterations: int = 12) -> Tensor:
         centres = sums / counts.clamp(min=1)[:, None]
         empty = (counts == 0).nonzero()[:, 0]
         spare = torch.randint(len(points_ND), (len(empty),), generator=generator)
-        centres[empty] = points_ND[spare]
+        centres[empty] = points_ND[spare.to(points_ND.device)]
     return centres
 
 
+class Output(NamedTuple):
+    x_BCHW: Tensor
+    codebook: Tensor  # eq. 4, or what keeps latents in scale before there is a codebook
+    ids_BN: Tensor | None
+    projected_BND: Tensor | None  # FC(384) of the code vectors, for eq. 5
+
+
+class TokenizerNet(nn.Module):
+    """The VQModel and the adapter FC(384), as one module to call and to wrap."""
+
+    def __init__(self, vq: VQModel, teacher_width: int | None) -> None:
+        super().__init__()
+        self.vq = vq
+        d = vq.config.latent_channels
+        self.adapter = nn.Linear(d, teacher_width) if teacher_width else None
+
+    def forward(self, x_BCHW: Tensor, beta: float, quantised: bool = True) -> Output:
+        vq = self.vq
+        z = vq.latents(x_BCHW).float()
+        if not quantised:
+            # Keeps latents at a scale where the commitment term later means something.
+            return Output(vq.decoder(vq.post_quant_conv(z)), 1e-3 * z.square().mean(), None, None)
+        ids = vq.ids_of(z.detach())
+        q = vq.lookup(ids)
+        loss = codebook_loss(q, z, beta)
+        # Gradients of all other losses are copied from q to z (paper, below eq. 4).
+        through = z + (q - z).detach()
+        projected = None
+        if self.adapter is not None:
+            projected = self.adapter(through.flatten(2).transpose(1, 2)).float()
+        return Output(vq.decoder(vq.post_quant_conv(through)), loss, ids, projected)
+
+
 class TokenizerStage:
-    """Holds the phase of the run and the codes' use counts."""
+    """Eq. 1 with every term switchable; holds the phase of the run and the codes' use counts."""
 
-    def __init__(self, config: VQConfig, batches: FrameBatches, loop: LoopConfig) -> None:
-        model = VQModel(config).to(memory_format=torch.channels_last)
-        self.model: VQModel = model  # type: ignore[assignment]
-        self.batches = batches
-        self.trainer = Trainer(self.model, loop)
-        self.use = torch.zeros(config.num_vq_embeddings)
-        self.quantised = False
+    def __init__(
+        self,
+        vq: VQModel,
+        config: TokenizerTraining,
+        batches: FrameBatches | None,
+        *,
+        features: Features | None = None,
+        teacher: Teacher | None = None,
+        validation: Tensor | None = None,
+    ) -> None:
+        """`validation`: held-out frames (n 3 H W); `batches` None serves a dry run."""
+        self.config, self.losses, self.batches = config, config.losses, batches
+        net = TokenizerNet(vq, teacher.width if teacher else None)
+        channels_last(net)
+        self.net = net
+        self.model: nn.Module = self.net
+        self.features, self.teacher, self.validation = features, teacher, validation
+        self.game = None
+        if self.losses.gan:
+            self.game = Adversary(config.discriminator, self.losses.gan, temporal=False)
+        self.adversary = self.game.model if self.game else None
+        self.adversary_optimizer = self.game.optimizer() if self.game else None
+        self.unused = config.plain_share > 0  # the codebook, as long as nothing is quantised
+        self.replaced: set[str] = set()
+        self.use = torch.zeros(vq.config.num_vq_embeddings)
+        self.quantised, self.progress = config.plain_share == 0, 0.0
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        x = self.batches(step)
-        if not self.quantised and self.trainer.progress() >= PLAIN_SHARE:
+    @property
+    def vq(self) -> VQModel:
+        return self.net.vq
+
+    def blocks(self) -> list[nn.Module]:
+        return [*self.vq.encoder.down_blocks, *self.vq.decoder.up_blocks]
+
+    def identity(self) -> dict[str, Any]:
+        vq: VQConfig = self.vq.config
+        adapter = self.net.adapter.out_features if self.net.adapter else None
+        return {"stage": "tokenizer", "vq": _plain(to_dict(vq)), "adapter": adapter}
+
+    @property
+    def device(self) -> torch.device:
+        return self.vq.quantize.embedding.weight.device
+
+    def batch(self, step: int, share: Share) -> tuple[Tensor, ...]:
+        assert self.batches is not None
+        if not self.quantised and self.progress >= self.config.plain_share:
             self.place_codebook(step)
-        with torch.autocast("cpu", torch.bfloat16):
-            y, codebook_loss = self.quantised_pass(x) if self.quantised else self.plain_pass(x)
-        rec = reconstruction_loss(y.float(), x)
-        figures = {"psnr": psnr_db(y.detach().float(), x).mean().item()}
-        if self.quantised:
-            figures["codes"] = float((self.use > 0).sum())
-        return rec + codebook_loss, figures
+        return (self.batches(step, share).to(self.device),)
 
-    def plain_pass(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.model.latents(x)
-        # Keeps latents at a scale where the commitment term later means something.
-        return self.model.decoder(self.model.post_quant_conv(z)), 1e-3 * z.float().square().mean()
+    def set_progress(self, progress: float) -> None:
+        self.progress = progress
+        if self.game:
+            self.game.progress = progress
 
-    def quantised_pass(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.model(x)
-        counts = torch.bincount(out.ids_BN.flatten(), minlength=len(self.use)).float()
-        average([counts])
-        self.use.mul_(0.99).add_(counts)
-        return out.x_BCHW, out.codebook_loss
+    def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
+        (x,) = batch
+        out: Output = net(x, self.losses.beta, self.quantised)
+        y = out.x_BCHW.float()
+        terms = reconstruction_terms(y, x, self.losses, self.features)
+        rec = torch.stack([*terms.values()]).sum()
+        terms["codebook"] = self.losses.codebook * out.codebook
+        if out.projected_BND is not None and self.teacher is not None:
+            distance = distillation_loss(out.projected_BND, self.teacher(x))
+            terms["ssl"] = self.losses.ssl * distance
+        figures: dict[str, Any] = {k: v.detach() for k, v in terms.items()}
+        figures["psnr"] = psnr_db(y.detach(), x).mean()
+        if self.game:
+            last = self.vq.decoder.conv_out.weight
+            term = self.game.generator_term(x, y, rec, last, figures)
+            if term is not None:
+                terms["gan"] = term
+        if out.ids_BN is not None:
+            self.count(out.ids_BN)
+            figures["codes"] = (self.use > 0).sum()
+        return torch.stack([*terms.values()]).sum(), figures
+
+    def adversary_loss(self, net: nn.Module) -> Tensor | None:
+        return self.game.loss(net) if self.game else None
+
+    # -- codebook ------------------------------------------------------------------------------
+
+    def count(self, ids_BN: Tensor) -> None:
+        counts = torch.bincount(ids_BN.flatten(), minlength=len(self.use)).float()
+        self.use.mul_(0.99).add_(sum_over_ranks(counts).cpu())
 
     @torch.no_grad()
     def sample_latents(self, step: int, batches: int) -> Tensor:
-        latents = [self.model.latents(self.batches.common(step + i)) for i in range(batches)]
+        """Latents (n D) of whole batches, the same on every rank."""
+        assert self.batches is not None
+        latents = [self.vq.latents(self.batches(step + i).to(self.device)) for i in range(batches)]
         return torch.cat([z.permute(0, 2, 3, 1).flatten(0, 2) for z in latents]).float()
 
+    @torch.no_grad()
     def place_codebook(self, step: int) -> None:
-        codebook = self.model.quantize.embedding.weight
-        with torch.no_grad():
-            codebook.copy_(kmeans(self.sample_latents(step, 24), len(codebook)))
-        self.trainer.ema.shadow["quantize.embedding.weight"].copy_(codebook.detach())
+        codebook = self.vq.quantize.embedding.weight
+        codebook.copy_(kmeans(self.sample_latents(step, KMEANS_BATCHES), len(codebook)))
         self.use.fill_(1.0)
         self.quantised = True
+        self.replaced.add("vq.quantize.embedding.weight")
 
+    @torch.no_grad()
     def after_step(self, step: int) -> None:
-        if not self.quantised or step % RESEED_EVERY or self.trainer.progress() > RESEED_UNTIL:
+        every = self.config.reseed_every
+        if not every or not self.quantised or step % every or self.progress > RESEED_UNTIL:
             return
         dead = (self.use < 0.05).nonzero()[:, 0]
         if len(dead):
-            pool = self.sample_latents(step, 2)
+            pool = self.sample_latents(step, RESEED_BATCHES)
             generator = torch.Generator().manual_seed(step)
-            picked = pool[torch.randint(len(pool), (len(dead),), generator=generator)]
-            with torch.no_grad():
-                self.model.quantize.embedding.weight[dead] = picked
+            picked = torch.randint(len(pool), (len(dead),), generator=generator)
+            rows = dead.to(self.device)
+            self.vq.quantize.embedding.weight[rows] = pool[picked.to(self.device)]
             self.use[dead] = 1.0
 
-    def resume(self) -> None:
-        if self.trainer.resume():
-            self.quantised = self.trainer.progress() >= PLAIN_SHARE
-            self.use.fill_(1.0)
+    def state_dict(self) -> dict[str, Any]:
+        return {"use": self.use, "quantised": self.quantised}
 
-    def run(self, validation: Split, frames: int = 64) -> None:
-        rows = np.linspace(0, len(validation.frames) - 1, frames).astype(int)
-        x = validation.pixels(rows)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.use, self.quantised = state["use"], state["quantised"]
 
-        def validate() -> dict[str, float]:
-            if not self.quantised:
-                return {}
-            ids = torch.cat([self.model.encode(part) for part in x.split(8)])
-            y = torch.cat([self.model.decode(part) for part in ids.split(8)])
-            return {
-                "psnr": psnr_db(y, x).mean().item(),
-                "l1": F.l1_loss(y, x).item(),
-                "codes": float(len(ids.unique())),
-            }
+    # -- validation ----------------------------------------------------------------------------
 
-        self.trainer.run(self.loss, self.after_step, validate)
+    def reconstructions(self, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(ids, reconstructions, frames) of held-out frames, on the CPU."""
+        assert self.validation is not None
+        x = self.validation[:count]
+        ids = torch.cat([self.vq.encode(part.to(self.device)) for part in x.split(8)])
+        y = torch.cat([self.vq.decode(part).float().cpu() for part in ids.split(8)])
+        return ids, y, x
+
+    def validate(self) -> dict[str, float]:
+        if not self.quantised or self.validation is None:
+            return {}
+        ids, y, x = self.reconstructions()
+        return {
+            "psnr": psnr_db(y, x).mean().item(),
+            "l1": F.l1_loss(y, x).item(),
+            "codes": float(len(ids.unique())),
+        }
+
+    def pictures(self) -> dict[str, Tensor]:
+        if not self.quantised or self.validation is None:
+            return {}
+        _, y, x = self.reconstructions(4)
+        return {"frame_and_reconstruction": torch.cat([x, y], -1)}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

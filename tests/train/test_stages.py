@@ -1,48 +1,33 @@
-"""The three stages run, learn, resume, and pack into a folder that the runtime loads."""
+"""The three stages run, learn, and pack into a folder that the runtime loads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sim_stream.errors import CheckpointError
 from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import inflate
 from sim_stream.models.vq_model import VQModel
 from tests.small import SMALL, random_vq, random_world_model
-from train.data import Drive, Split
-from train.loop import LoopConfig, load_checkpoint
-from train.pack import pack
-from train.tokenizer import FrameBatches, TokenizerStage, kmeans
-from train.video_decoder import Clips, VideoDecoderStage
-from train.world_model import Sequences, WorldModelStage, code_losses, tokenize
-
-CODEBOOK = random_vq().quantize.embedding.weight
+from tests.train.worlds import KINDS, make_split, prepare, stage_of, train
+from train.build import Sources, load_vq, trained_models
+from train.config import WorldModelTraining
+from train.data.ids import tokenizer_sha256
+from train.data.split import Split
+from train.data.tokenize import tokenize
+from train.pack import how_made
+from train.parallel import Share
+from train.sequences import Draw, Sequences
+from train.tokenizer import FrameBatches, kmeans
+from train.world_model import WorldModelNet
 
 
 @pytest.fixture
 def split(tmp_path: Path) -> Split:
-    """Two drives of a bright square that wanders over a dark road."""
-    folder = tmp_path / "cache" / "train"
-    folder.mkdir(parents=True)
-    frames = np.full((12, 32, 32, 3), 40, np.uint8)
-    for i, frame in enumerate(frames):
-        frame[8:16, 2 * i : 2 * i + 8] = (200, 120, 60)
-    actions = np.stack([np.full(12, 8.0), np.linspace(-0.3, 0.3, 12)], 1).astype(np.float32)
-    np.save(folder / "frames.npy", frames)
-    np.save(folder / "actions.npy", actions)
-    drives = [Drive(id="a", start=0, length=7), Drive(id="b", start=7, length=5)]
-    (folder / "drives.json").write_text(json.dumps([vars(d) for d in drives]))
-    return Split.open(tmp_path / "cache", "train")
-
-
-def loop(out: Path, steps: int, **options: object) -> LoopConfig:
-    out.mkdir(parents=True, exist_ok=True)
-    values = {"lr": 3e-3, "warmup_steps": 2, "log_every": 5, "save_every": 1000, **options}
-    return LoopConfig(out=out, steps=steps, **values)  # type: ignore[arg-type]
+    return prepare(tmp_path)
 
 
 def logged(out: Path, key: str) -> list[float]:
@@ -50,96 +35,80 @@ def logged(out: Path, key: str) -> list[float]:
     return [row[key] for row in rows if key in row]
 
 
-def run_tokenizer(split: Split, out: Path, steps: int) -> TokenizerStage:
-    torch.manual_seed(0)
-    stage = TokenizerStage(SMALL.vq, FrameBatches(split, 4, 0), loop(out, steps))
-    stage.run(split, frames=4)
-    return stage
-
-
-def run_world_model(split: Split, out: Path, steps: int, **options: object) -> WorldModelStage:
-    torch.manual_seed(0)
-    sequences = Sequences(split, SMALL, 4, 2, 0)
-    stage = WorldModelStage(SMALL, sequences, loop(out, steps, **options), CODEBOOK)
-    stage.trainer.resume()
-    stage.run(sequences, runs=2)
-    return stage
-
-
-def test_all_stages_train_and_pack_into_weights_that_load(split: Split, tmp_path: Path) -> None:
+def test_all_stages_train_and_pack_into_weights_that_load(tmp_path: Path) -> None:
+    split = make_split(tmp_path / "cache" / "train")
     runs = tmp_path / "runs"
-    stage = run_tokenizer(split, runs / "tokenizer", 60)
+    train("tokenizer", tmp_path, 60)
+    runs.mkdir()
+    (tmp_path / "run").rename(runs / "tokenizer")
     psnr = logged(runs / "tokenizer", "psnr")
     assert psnr[-1] > psnr[0] + 3.0  # dB; it learns
-    tokenize(split, stage.model)
-    ids = np.load(split.folder / "ids.npy")
-    assert ids.shape == (12, 64)
-    assert ids.dtype == np.uint16
+    sources = Sources(cache=tmp_path / "cache", runs=runs)
+    vq = load_vq(SMALL, sources)
+    tokenize(split, vq)
 
-    run_world_model(split, runs / "world-model", 40)
+    train("world-model", tmp_path, 40)
+    (tmp_path / "run").rename(runs / "world-model")
     losses = logged(runs / "world-model", "loss")
     assert losses[-1] < 0.8 * losses[0]
 
-    video = VideoDecoderStage(
-        stage.model, SMALL.video_decoder, Clips(split, 2, 0), loop(runs / "video-decoder", 5)
-    )
-    codebook = video.model.quantize.embedding.weight.clone()
-    video.run(Clips(split, 1, 0), clips=2)
-    assert torch.equal(video.model.quantize.embedding.weight, codebook)
+    trainer = train("video-decoder", tmp_path, 5)
+    (tmp_path / "run").rename(runs / "video-decoder")
+    assert trainer.step == 5
 
-    manifest = pack(SMALL, runs, tmp_path / "weights", {"model_id": "tiny"})
+    models = trained_models(SMALL, sources, WorldModelTraining(frames=4))
+    about = {"model_id": "tiny", "stages": how_made(runs)}
+    manifest = checkpoints.save(tmp_path / "weights", SMALL, models, about)
     assert manifest["stages"]["tokenizer"]["steps"] == 60
     loaded = checkpoints.load(tmp_path / "weights", SMALL)
-    averaged = load_checkpoint(runs / "tokenizer" / "last.pt")["ema"]["encoder.conv_in.weight"]
-    assert torch.equal(loaded.vq_model.encoder.conv_in.weight, averaged.half().float())
-
-
-@pytest.mark.parametrize("muon", [None, "layers."])
-def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
-    split: Split, tmp_path: Path, muon: str | None
-) -> None:
-    tokenize(split, random_vq())
-    whole = run_world_model(split, tmp_path / "whole", 12, muon=muon)
-    torch.manual_seed(0)
-    parts = WorldModelStage(
-        SMALL, Sequences(split, SMALL, 4, 2, 0), loop(tmp_path / "parts", 12, muon=muon), CODEBOOK
+    # The ids that the world model learnt are exactly the packed tokenizer's.
+    assert tokenizer_sha256(loaded.vq_model) == tokenizer_sha256(vq)
+    assert torch.equal(
+        loaded.vq_model.encode(split.pixels(slice(0, 4))),
+        torch.from_numpy(split.ids()[:4].astype("int64")),
     )
 
-    def cut(step: int) -> None:
-        if step == 7:
-            parts.trainer.save()
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        parts.trainer.run(parts.loss, after_step=cut)
-    resumed = run_world_model(split, tmp_path / "parts", 12, muon=muon)
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[key], value), key
-    assert resumed.trainer.step == 12
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_by_name(split: Split, tmp_path: Path) -> None:
-    tokenize(split, random_vq())
-    stage = WorldModelStage(
-        SMALL, Sequences(split, SMALL, 4, 2, 0), loop(tmp_path / "out", 5), CODEBOOK
-    )
-    with torch.no_grad():
-        stage.model.norm.weight.fill_(torch.nan)
-    with pytest.raises(CheckpointError, match="step 0: loss is nan"):
-        stage.trainer.run(stage.loss)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_share_of_a_batch_is_the_same_part_of_the_whole(split: Split, kind: str) -> None:
+    stage = stage_of(kind, split)
+    whole = stage.batch(3, Share())
+    parts = [
+        stage.batch(3, Share(rank=r, world=2, micro=m, accumulate=2))
+        for m in range(2)
+        for r in range(2)
+    ]
+    for i, tensor in enumerate(whole):
+        assert torch.equal(torch.cat([part[i] for part in parts]), tensor)
+    assert not torch.equal(stage.batch(4, Share())[0], whole[0])
 
 
 @torch.no_grad()
 def test_code_losses_score_each_code_by_all_ids_before_it(split: Split) -> None:
-    tokenize(split, random_vq())
-    sequences, model = Sequences(split, SMALL, 3, 1, 0), random_world_model()
-    ids = sequences.at(sequences.starts[:1])
-    losses = code_losses(model, sequences.layout, ids)
-    layout = sequences.layout
-    assert losses.shape == (1, 3, layout.codes_per_frame)
-    for t, position in ((0, 0), (1, 0), (1, 17), (2, 63)):
+    sequences, model = Sequences(split, SMALL, Draw(frames=3, batch=1)), random_world_model()
+    ids, layout = sequences.evenly(1), sequences.layout
+    losses = WorldModelNet(model, layout, checkpointing=False)(ids, ends=True)
+    assert losses.shape == (1, 3, layout.codes_per_frame + 1)
+    for t, position in ((0, 0), (1, 0), (1, 17), (2, 63), (2, 64)):
         at = layout.code_start(t) + position
-        logits = model.vision_logits(model(ids[:, :at])[:, -1], layout.num_codes)
+        logits = model.vision_head(model(ids[:, :at])[:, -1])[..., : layout.num_codes + 1]
+        expected = F.cross_entropy(logits, ids[:, at])
+        torch.testing.assert_close(losses[0, t, position], expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_text_prompt_stands_before_the_first_code_and_gets_no_loss(split: Split) -> None:
+    preset = replace(SMALL, prompt="a text", actions_per_frame=0)
+    draw = Draw(frames=2, batch=1)
+    sequences = Sequences(split, preset, draw, prompt_ids=(3, 1, 2))
+    ids, layout, model = sequences.evenly(1), sequences.layout, random_world_model(preset)
+    losses = WorldModelNet(model, layout, checkpointing=False)(ids, ends=True)
+    assert losses.shape == (1, 2, layout.codes_per_frame + 1)
+    vision = torch.arange(ids.shape[1])[None] >= 3
+    for t, position in ((0, 0), (0, 64), (1, 0)):
+        at = layout.code_start(t) + position
+        hidden = model(ids[:, :at], vision[:, :at])[:, -1]
+        logits = model.vision_head(hidden)[..., : layout.num_codes + 1]
         expected = F.cross_entropy(logits, ids[:, at])
         torch.testing.assert_close(losses[0, t, position], expected, atol=1e-5, rtol=1e-5)
 
@@ -149,12 +118,25 @@ def test_runs_never_cross_from_one_drive_into_the_next(split: Split) -> None:
     assert split.windows(6).tolist() == [0, 1]
 
 
-def test_batches_depend_on_seed_step_and_rank_alone(split: Split) -> None:
-    batches = [FrameBatches(split, 4, 0, rank) for rank in (0, 0, 1)]
-    assert torch.equal(batches[0](3), batches[1](3))
-    assert not torch.equal(batches[0](3), batches[0](4))
-    assert not torch.equal(batches[0](3), batches[2](3))
-    assert torch.equal(batches[0].common(3), batches[2].common(3))
+def test_mirrored_drives_turn_the_other_way(split: Split) -> None:
+    tokenize(split, random_vq(), mirrored=True)
+    sequences = Sequences(split, SMALL, Draw(frames=4, batch=1))
+    assert len(sequences.starts) == 2 * len(split.windows(4))
+    there, mirrored = sequences.at(sequences.starts[[0, 6]])
+    bins, half = SMALL.action_bins, (SMALL.action_bins.yaw_bins - 1) // 2
+    first_yaw = sequences.layout.num_codes + 2 + bins.speed_bins + 1
+    assert (there[1] - first_yaw - half) == -(mirrored[1] - first_yaw - half) != 0
+    assert not torch.equal(there[2:66], mirrored[2:66])
+
+
+def test_frames_are_mirrored_about_half_the_time(split: Split) -> None:
+    plain = FrameBatches(split, 64, 0, mirror=False)(1)
+    both = FrameBatches(split, 64, 0)(1)
+    flipped = [not torch.equal(a, b) for a, b in zip(plain, both, strict=True)]
+    assert all(
+        torch.equal(a.flip(-1), b) for a, b, f in zip(plain, both, flipped, strict=True) if f
+    )
+    assert 20 < sum(flipped) < 44
 
 
 def test_kmeans_finds_well_separated_centres() -> None:

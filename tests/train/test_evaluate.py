@@ -1,0 +1,176 @@
+"""Protocols: the paper's, and rollouts of a preset on held-out drives."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sim_stream.config import SessionConfig
+from sim_stream.models import checkpoints
+from sim_stream.models.vq_model import to_pixels
+from sim_stream.runtime.runtime import Runtime
+from tests.small import SMALL, random_runtime, random_video_decoder, random_vq, random_world_model
+from tests.train.worlds import prepare
+from train import tables
+from train.data.split import Split
+from train.evaluate import baseline_bits, bits_per_code
+from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
+from train.rollouts import change, detail, life, long_rollouts, moving_starts, per_horizon, rollout
+
+CPU = torch.device("cpu")
+PROTOCOL = Protocol(videos=2, predicted=3, top_k=(1, 8), metrics=("PSNR", "SSIM", "FID"))
+LENGTH = PROTOCOL.prompt + PROTOCOL.predicted
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    return prepare(tmp_path)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    models = {
+        "vq_model": random_vq(),
+        "world_model": random_world_model(),
+        "video_decoder": random_video_decoder(),
+    }
+    checkpoints.save(folder, SMALL, models, {"model_id": "random"})
+    return folder
+
+
+@pytest.fixture
+def models(weights: Path) -> Models:
+    return Models.load(SMALL, weights, CPU, PROTOCOL)
+
+
+def test_predicted_clips_are_what_a_session_streams(
+    models: Models, weights: Path, split: Split
+) -> None:
+    start = clips_of(split, PROTOCOL)[0]
+    rows = slice(start, start + LENGTH)
+    like_preset = replace(PROTOCOL, temperature=SMALL.sampling.temperature)
+    top_k = SMALL.sampling.top_k
+    ids = models.predict(split.images(rows), split.actions[rows], top_k, like_preset, seed=3)
+    loaded = checkpoints.load(weights, SMALL)
+    session_config = SessionConfig(context_frames=LENGTH, anchor_frames=1)
+    runtime = Runtime(
+        replace(SMALL, session=session_config),
+        loaded.vq_model, loaded.world_model, loaded.video_decoder,
+    )  # fmt: skip
+    streamed = rollout(runtime, split, start, PROTOCOL.predicted, seed=3)
+    prompt = models.encode(split.images(slice(start, start + PROTOCOL.prompt)))
+    whole = torch.cat([prompt, torch.from_numpy(ids.astype(np.int64))])
+    shown = to_pixels(models.decode_video(whole, PROTOCOL.prompt)).numpy()
+    # Folded upsampling adds in another order: at most one grey level.
+    assert np.abs(shown.astype(int) - streamed).max() <= 1
+
+
+def test_the_papers_tables_stand_beside_what_was_measured(
+    models: Models, split: Split, tmp_path: Path
+) -> None:
+    out = tmp_path / "report"
+    found = evaluate(models, split, PROTOCOL, out, images=split)
+    names = {"TOK+DEC", "TOK+VDEC", *(f"TOK+WM+{d} k={k}" for d in ("DEC", "VDEC") for k in (1, 8))}
+    assert found["systems"].keys() == names
+    for figures in found["systems"].values():
+        assert len(figures["per_horizon"]["PSNR"]) == PROTOCOL.predicted
+        assert "FID" not in figures
+    assert found["reconstruction"]["images"] == len(split)
+    text = tables.text(found)
+    for words in ("Table II", "Table VI", "12.22", "132.16", "not computed: FID", "2 videos"):
+        assert words in text
+    assert "the paper's are of 500" in text
+    ids = {
+        k: predicted_ids(models, split, clips_of(split, PROTOCOL), k, PROTOCOL, out)
+        for k in PROTOCOL.top_k
+    }
+    page = tables.page(found, models, split, PROTOCOL, ids)
+    assert page.count("<img") == 2 * (1 + 1 + 2)
+    json.dumps(found)
+
+
+def test_an_interrupted_evaluation_predicts_only_what_is_missing(
+    models: Models, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = clips_of(split, PROTOCOL)
+    whole = np.array(predicted_ids(models, split, starts, 8, PROTOCOL, tmp_path / "a"))
+    predict, calls = models.predict, []
+
+    def interrupted(*args: object) -> np.ndarray:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return predict(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(models, "predict", interrupted)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        predicted_ids(models, split, starts, 8, PROTOCOL, tmp_path / "b")
+    again = predicted_ids(models, split, starts, 8, PROTOCOL, tmp_path / "b")
+    np.testing.assert_array_equal(again, whole)
+    assert len(calls) == 3
+
+
+def test_top_1_knows_no_chance(models: Models, split: Split) -> None:
+    rows = slice(0, LENGTH)
+    a, b = (
+        models.predict(split.images(rows), split.actions[rows], 1, PROTOCOL, seed=s) for s in (0, 9)
+    )
+    np.testing.assert_array_equal(a, b)
+
+
+def test_baselines_of_a_known_sequence(split: Split) -> None:
+    """Of a split whose every frame is the same: copying is right each time, the unigram not."""
+    path = split.folder / "ids.bin"
+    ids = np.array(split.ids())
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(np.tile(np.arange(64, dtype="<u2") % 4, (len(ids), 1)).tobytes())
+    found = baseline_bits(split, 32)
+    assert found["unigram_bits_per_code"] == pytest.approx(2.0)
+    assert found["uniform_bits_per_code"] == 5.0
+    assert found["copy_last_frame_bits_per_code"] == pytest.approx(0.0)
+    assert found["same_as_last_frame_share"] == 1.0
+
+
+def test_bits_of_a_model_without_knowledge_are_uniform(split: Split) -> None:
+    runtime = random_runtime()
+    with torch.no_grad():
+        runtime.world_model.vision_head.weight.zero_()
+    found = bits_per_code(runtime, split, count=4)
+    assert found["bits_per_code"] == pytest.approx(5.0, abs=1e-4)
+
+
+def test_a_frozen_a_collapsed_and_a_noisy_end_are_told_from_a_drive() -> None:
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 256, (8, 24, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    drive = np.stack([scene[:, 4 * t : 4 * t + 64] for t in range(16)])
+    true_detail, true_change = float(detail(drive).mean()), float(change(drive).mean())
+    assert not any(life(drive, true_detail, true_change).values())
+    frozen = np.concatenate([drive[:8], drive[8:9].repeat(8, 0)])
+    assert life(frozen, true_detail, true_change)["frozen"]
+    grey = np.concatenate([drive[:8], np.full_like(drive[:8], 128)])
+    assert life(grey, true_detail, true_change)["collapsed"]
+    chaos = rng.integers(0, 2, (16, 16, 16, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8) * 255
+    assert life(chaos, true_detail, true_change)["noise"]
+    restless = drive[[0, 15] * 8]
+    assert life(restless, true_detail, true_change)["flickering"]
+
+
+def test_rollouts_give_a_curve_and_shares(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.rollouts.HORIZON", 3)
+    runtime = random_runtime()
+    assert moving_starts(split, 5, 2) == [0, 7]
+    curve = per_horizon(runtime, split, prompts=2)
+    assert len(curve["predicted_psnr_db"]) == len(curve["last_frame_coarse_psnr_db"]) == 3
+    # Longer than the drive: the last action is kept.
+    found = long_rollouts(runtime, split, prompts=2, steps=9)
+    assert len(found["detail_by_frame"]) == 9
+    ends = [found[f"{name}_share"] for name in ("frozen", "flickering", "collapsed", "noise")]
+    assert found["alive_share"] == pytest.approx(1.0 - max(ends)) or sum(ends) > 1.0

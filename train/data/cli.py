@@ -1,0 +1,138 @@
+"""`python -m train data scan|sample|tokenize`: arguments only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sim_stream.config import get_preset
+from train.data.manifest import ScanRules, manifest_path, scan
+from train.data.plan import Sampling
+from train.data.sample import sample
+from train.data.split import Split
+
+EPILOG = """\
+A data set in BDD100K's layout (drives of `python -m bridge record` have it too), from files to ids:
+
+  python -m train data scan     --root bdd100k --out lists
+  python -m train data sample   --manifests lists --out cache --fps 4
+  python -m train data tokenize --cache cache --runs runs
+
+The paper's sets, without storing terabytes of pixels:
+
+  images  sample --fps 0.2 --out images                      tokenizer training, 106 GB
+  clips   sample --fps 4 --keep 3 --every 20 --out clips     video decoder, 330 GB
+  ids     tokenize --manifests lists --out ids --fps 4       world model, 5.7 GB
+  val-500 sample --splits val --limit 500 --fps 4 --out val500
+"""
+
+
+def run_scan(args: argparse.Namespace) -> None:
+    rules = ScanRules(size=args.size, max_gap_s=args.max_gap_s)
+    for split in args.splits:
+        found = scan(
+            args.root, args.out, split, kind=args.kind, rules=rules, workers=args.workers
+        )
+        print(json.dumps(found) if args.json else lines_of(split, found))
+
+
+def lines_of(split: str, found: dict[str, Any]) -> str:
+    rejected = "".join(f"\n  rejected {k}: {why}" for k, why in found["rejected"].items())
+    return (
+        f"{split}: {found['usable']} of {found['files']} files usable, {found['hours']} h, "
+        f"{found['with_ego']} with ego motion; {found['manifest']}{rejected}"
+    )
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    return Sampling(fps=args.fps, size=args.size, keep=args.keep, every=args.every)
+
+
+def run_sample(args: argparse.Namespace) -> None:
+    for split in args.splits:
+        manifest = manifest_path(args.manifests, split, args.kind)
+        frames = sample(
+            manifest, args.out / split, sampling_of(args), workers=args.workers, limit=args.limit
+        )
+        print(f"{args.out / split}: {frames} frames")
+
+
+def run_tokenize(args: argparse.Namespace) -> None:
+    from sim_stream.errors import InvalidInput
+    from train.build import Sources, load_vq
+    from train.data.tokenize import tokenize, tokenize_videos
+    from train.parallel import join
+
+    if bool(args.cache) == bool(args.manifests):
+        raise InvalidInput("cache", args.cache, "either --cache or --manifests with --out")
+    folder = args.cache or args.out
+    if folder is None:
+        raise InvalidInput("out", "none", "a folder for the ids")
+    sources = Sources(cache=folder, init=args.init, runs=args.runs)
+    model = load_vq(get_preset(args.preset), sources).to(join(args.device).device)
+    for split in args.splits:
+        if args.manifests:
+            manifest = manifest_path(args.manifests, split, args.kind)
+            options = {"workers": args.workers, "batch": args.batch, "limit": args.limit}
+            frames = tokenize_videos(
+                manifest, args.out / split, model, sampling_of(args), **options
+            )
+            print(f"{args.out / split}: {frames} frames")
+            continue
+        opened = Split.open(args.cache, split)
+        print(tokenize(opened, model, batch=args.batch))
+        if args.mirror and split == "train":
+            print(tokenize(opened, model, mirrored=True, batch=args.batch))
+
+
+def add_verbs(top: Any) -> None:
+    """The verb `data` with its three verbs."""
+    data = top.add_parser(
+        "data", help="data sets -> frames, actions, ids", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = data.add_subparsers(dest="data_verb", required=True)
+
+    def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+        verb.set_defaults(run=run)
+        verb.add_argument("--splits", nargs="+", default=["train", "val"], metavar="SPLIT")
+        verb.add_argument("--kind", default="videos", choices=("videos", "images"))
+        verb.add_argument("--size", type=int, default=256, help="pixels of the crop")
+        verb.add_argument(
+            "--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none"
+        )
+        return verb
+
+    verb = add("scan", run_scan, "decode every file once and list what it holds")
+    verb.add_argument("--root", type=Path, required=True, help="the data set (bdd100k)")
+    verb.add_argument("--out", type=Path, required=True, help="folder for the manifests")
+    verb.add_argument("--max-gap-s", type=float, default=0.5, help="longest gap between frames")
+    verb.add_argument("--json", action="store_true")
+
+    verb = add("sample", run_sample, "manifests -> memory-mapped frames and actions")
+    verb.add_argument("--manifests", type=Path, required=True, help="folder made by `scan`")
+    verb.add_argument("--out", type=Path, required=True, help="cache folder")
+    add_sampling(verb)
+
+    verb = add("tokenize", run_tokenize, "ids of sampled frames, or of videos directly")
+    verb.add_argument("--cache", type=Path, help="folder made by `sample`")
+    verb.add_argument("--manifests", type=Path, help="folder made by `scan`: no pixels are kept")
+    verb.add_argument("--out", type=Path, help="folder for ids made from videos")
+    verb.add_argument("--runs", type=Path, help="folder with a trained tokenizer")
+    verb.add_argument("--init", type=Path, help="weights folder, where no run has a tokenizer")
+    verb.add_argument("--preset", default="pocket")
+    verb.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    verb.add_argument("--batch", type=int, default=16)
+    verb.add_argument("--mirror", action="store_true", help="also train's mirror image")
+    add_sampling(verb)
+
+
+def add_sampling(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--fps", type=float, default=4.0, help="by timestamp")
+    verb.add_argument("--keep", type=int, default=0, help="keep only so many samples ..")
+    verb.add_argument("--every", type=int, default=0, help=".. of so many (clips)")
+    verb.add_argument("--limit", type=int, help="at most so many files, evenly spread")

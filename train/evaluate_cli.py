@@ -1,0 +1,115 @@
+"""`python -m train evaluate`: arguments only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from sim_stream.config import get_preset
+from train.data.split import Split
+from train.data.work import write_text
+
+EPILOG = """\
+--protocol heldout   figures of a preset on drives that training never saw (default)
+--protocol openviga  the paper's: T = 2, N = 14, 500 videos, Tables II-VI; report in --out
+
+Networks of FID, CMMD, FVD and LPIPS are files that you supply (--networks FOLDER); a metric whose
+file is missing is not computed and said so:
+"""
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.protocol == "heldout":
+        heldout(args)
+    else:
+        openviga(args)
+
+
+def heldout(args: argparse.Namespace) -> None:
+    from sim_stream.runtime.runtime import Runtime
+    from train.evaluate import evaluate
+    from train.pack import add_figures
+
+    split = Split.open(args.cache, args.split)
+    ids_for(split, args)
+    runtime = Runtime.load(args.preset, weights=args.weights, device=args.device)
+    figures = evaluate(runtime, split)
+    if args.write:
+        add_figures(args.weights, figures)
+    if args.out:
+        write_text(args.out / "heldout.json", json.dumps(figures, indent=1) + "\n")
+    print(json.dumps(figures))
+
+
+def ids_for(split: Split, args: argparse.Namespace) -> None:
+    """Held-out ids must be those of the weights that are measured."""
+    from sim_stream.models.checkpoints import weights_dir
+    from train.build import Sources, load_vq
+    from train.data.ids import tokenizer_sha256
+
+    weights = weights_dir(args.preset, args.weights)
+    vq = load_vq(get_preset(args.preset), Sources(cache=args.cache, init=weights))
+    split.ids(tokenizer_sha256(vq))
+
+
+def openviga(args: argparse.Namespace) -> None:
+    from sim_stream.models.checkpoints import weights_dir
+    from train import tables
+    from train.external import networks_folder
+    from train.metrics.suite import NAMES
+    from train.parallel import join
+    from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
+
+    protocol = Protocol(
+        videos=args.videos,
+        prompt=args.prompt_frames,
+        predicted=args.frames,
+        top_k=tuple(args.k),
+        networks=networks_folder(args.networks),
+        metrics=tuple(args.metrics or NAMES),
+    )
+    split, out = Split.open(args.cache, args.split), args.out or Path("report")
+    images = Split.open(args.images, args.split) if args.images else None
+    weights = weights_dir(args.preset, args.weights)
+    models = Models.load(get_preset(args.preset), weights, join(args.device).device, protocol)
+    found = evaluate(models, split, protocol, out, images)
+    starts = clips_of(split, protocol)
+    ids = {k: predicted_ids(models, split, starts, k, protocol, out) for k in protocol.top_k}
+    write_text(out / "report.json", json.dumps(found, indent=1) + "\n")
+    write_text(out / "report.txt", tables.text(found) + "\n")
+    write_text(out / "report.html", tables.page(found, models, split, protocol, ids))
+    shown = tables.text(found) + f"\n\n{out}/report.html has frames to look at"
+    print(json.dumps(found) if args.json else shown)
+
+
+def add_verb(top: Any) -> None:
+    from train.external import FILES
+    from train.metrics.suite import NAMES
+    from train.protocol import TOP_K
+
+    files = "".join(f"  {f.name}  {f.purpose} ({f.origin})\n" for f in FILES.values())
+    verb: argparse.ArgumentParser = top.add_parser(
+        "evaluate",
+        help="figures of a weights folder",
+        epilog=EPILOG + files,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.set_defaults(run=run)
+    verb.add_argument("--protocol", default="heldout", choices=("heldout", "openviga"))
+    verb.add_argument("--preset", default="pocket")
+    verb.add_argument("--cache", type=Path, required=True, help="folder of `data sample`")
+    verb.add_argument("--split", default="val")
+    verb.add_argument("--weights", type=Path, help="weights folder (default: the preset's own)")
+    verb.add_argument("--out", type=Path, help="folder for the report")
+    verb.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    verb.add_argument("--write", action="store_true", help="heldout: also into the manifest")
+    verb.add_argument("--networks", type=Path, help="folder of the networks' files")
+    verb.add_argument("--images", type=Path, help="openviga: cache of validation images")
+    verb.add_argument("--videos", type=int, default=500)
+    verb.add_argument("--prompt-frames", type=int, default=2, help="T")
+    verb.add_argument("--frames", type=int, default=14, help="N")
+    verb.add_argument("--k", type=int, nargs="+", default=list(TOP_K), help="top-k values")
+    verb.add_argument("--metrics", nargs="+", metavar="NAME", help=", ".join(NAMES))
+    verb.add_argument("--json", action="store_true", help="openviga: JSON instead of tables")

@@ -1,0 +1,134 @@
+"""Rollouts of a preset's weights: how far the prediction follows the true drive, and how long it
+stays a drive.
+
+Legend: T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from sim_stream.runtime.runtime import Runtime
+from train.data.ego import action_of
+from train.data.split import Split
+from train.measures import coarse, psnr8
+
+PROMPT, HORIZON, LONG = 2, 14, 40
+# A rollout is frozen below this share of the true frames' change and flickers above this multiple
+# of it; it collapsed below this share of their detail and is noise above this multiple of it.
+FROZEN, FLICKERS, COLLAPSED, NOISE = 0.2, 2.0, 0.5, 2.0
+MOVING_MPS = 2.0
+
+
+def rollout(runtime: Runtime, split: Split, start: int, steps: int, seed: int) -> np.ndarray:
+    """Predicted frames (steps H W 3) under the drive's own actions, from its first two frames.
+
+    Where the drive is over, its last action is kept.
+    """
+    prompt = slice(start, start + PROMPT)
+    session = runtime.open_session()
+    with session:
+        session.reset(
+            split.images(prompt),
+            seed=seed,
+            actions=[action_of(row) for row in split.actions[prompt]],
+        )
+        frames = []
+        for step in range(steps):
+            row = min(start + PROMPT + step, start_of_next(split, start) - 1)
+            frame = session.step(action_of(split.actions[row]))
+            frames.append(frame)
+        flushed = session.flush()
+    shown = [f.image for f in [*frames, *([flushed] if flushed else [])] if f.frame_id >= 1]
+    return np.stack(shown[:steps])
+
+
+def start_of_next(split: Split, start: int) -> int:
+    """The row after the drive that `start` lies in."""
+    drive = next(d for d in split.drives if d.start <= start < d.start + d.length)
+    return drive.start + drive.length
+
+
+def moving_starts(split: Split, length: int, count: int) -> list[int]:
+    """Rows from which on a car drives through `length` frames, evenly spread."""
+    starts = split.windows(length)
+    moving = [s for s in starts if split.actions[s : s + length, 0].min() >= MOVING_MPS]
+    usable = moving or starts.tolist()
+    picked = np.linspace(0, len(usable) - 1, min(count, len(usable))).astype(int)
+    return [int(usable[i]) for i in picked]
+
+
+def per_horizon(runtime: Runtime, split: Split, prompts: int = 24) -> dict[str, Any]:
+    """PSNR in dB to the true drive, frame by frame, against repeating the last prompt frame.
+
+    Also on frames averaged by 4: full frames punish grain that nobody could predict.
+    """
+    kinds = ("predicted", "last_frame", "predicted_coarse", "last_frame_coarse")
+    values: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
+    starts = moving_starts(split, PROMPT + HORIZON, prompts)
+    for seed, start in enumerate(tqdm(starts, desc="14 frames", unit="rollout")):
+        made = rollout(runtime, split, start, HORIZON, seed)
+        true = split.images(slice(start + PROMPT, start + PROMPT + HORIZON))
+        last = split.images(slice(start + PROMPT - 1, start + PROMPT))[0]
+        for kind in kinds:
+            see = coarse if kind.endswith("coarse") else np.asarray
+            guesses = made if kind.startswith("predicted") else [last] * HORIZON
+            values[kind].append(
+                [psnr8(see(a), see(b).astype(float)) for a, b in zip(guesses, true, strict=True)]
+            )
+    means = {f"{kind}_psnr_db": np.mean(v, 0).tolist() for kind, v in values.items()}
+    return {"prompts": len(starts), **means}
+
+
+def detail(frames_THWC: np.ndarray) -> np.ndarray:
+    """Mean absolute gradient of each coarse frame, (T,): what a frame shows."""
+    small = np.stack([coarse(f) for f in frames_THWC])
+    return np.abs(np.diff(small, axis=1)).mean((1, 2, 3)) + np.abs(np.diff(small, axis=2)).mean(
+        (1, 2, 3)
+    )
+
+
+def change(frames_THWC: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of neighbouring coarse frames, (T - 1,)."""
+    small = np.stack([coarse(f) for f in frames_THWC])
+    return np.abs(np.diff(small, axis=0)).mean((1, 2, 3))
+
+
+def life(made_THWC: np.ndarray, true_detail: float, true_change: float) -> dict[str, bool]:
+    """What became of a rollout's last eight frames, against the true drives' means."""
+    tail = made_THWC[-8:]
+    shown, moved = float(detail(tail).mean()), float(change(tail).mean())
+    return {
+        "frozen": moved < FROZEN * true_change,
+        "flickering": moved > FLICKERS * true_change,
+        "collapsed": shown < COLLAPSED * true_detail,
+        "noise": shown > NOISE * true_detail,
+    }
+
+
+def long_rollouts(
+    runtime: Runtime, split: Split, prompts: int = 12, steps: int = LONG
+) -> dict[str, Any]:
+    """Shares that end frozen, flickering, collapsed or as noise; the rest stayed drives."""
+    starts = moving_starts(split, PROMPT + HORIZON, prompts)
+    true = [split.images(slice(s, s + PROMPT + HORIZON)) for s in starts]
+    true_detail = float(np.mean([detail(x).mean() for x in true]))
+    true_change = float(np.mean([change(x).mean() for x in true]))
+    ends, details, changes = [], [], []
+    for seed, start in enumerate(tqdm(starts, desc=f"{steps} frames", unit="rollout")):
+        made = rollout(runtime, split, start, steps, seed)
+        ends.append(life(made, true_detail, true_change))
+        details.append(detail(made) / true_detail)
+        changes.append(change(made) / true_change)
+    shares = {f"{name}_share": float(np.mean([e[name] for e in ends])) for name in ends[0]}
+    return {
+        "prompts": len(starts),
+        "frames": steps,
+        **shares,
+        "alive_share": float(np.mean([not any(e.values()) for e in ends])),
+        "detail_by_frame": np.mean(details, 0).round(3).tolist(),
+        "change_by_frame": np.mean(changes, 0).round(3).tolist(),
+    }

@@ -1,0 +1,95 @@
+"""Runs of consecutive frames as id sequences: what the world model is trained on.
+
+Legend: B batch, T frames, S positions, N codes of a frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim_stream.config import Preset
+from sim_stream.errors import InvalidInput
+from sim_stream.layout import FrameLayout
+from train.data.ego import action_ids
+from train.data.split import Split
+from train.parallel import WHOLE, Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How sequences are drawn: `frames` each, `batch` a step; `unknown`: share without actions."""
+
+    frames: int
+    batch: int
+    seed: int = 0
+    unknown: float = 0.0
+
+
+class Sequences:
+    """[prompt text] ( [action ids] codes, end of frame )*; the batch follows from (seed, step).
+
+    Where a split has mirrored ids, its drives count twice: as they were, and mirrored with their
+    yaw rates negated. Ids stay memory-mapped.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        preset: Preset,
+        draw: Draw,
+        *,
+        prompt_ids: tuple[int, ...] = (),
+        tokenizer: str | None = None,
+    ) -> None:
+        """`tokenizer`: the SHA-256 that the ids must be bound to."""
+        if bool(preset.prompt) != bool(prompt_ids):
+            wanted = f"the text ids of {preset.prompt!r}" if preset.prompt else "none"
+            raise InvalidInput("prompt_ids", list(prompt_ids), wanted)
+        self.draw, self.prompt = draw, np.array(prompt_ids, np.int64)
+        self.layout = FrameLayout.of(preset, prompt_length=len(prompt_ids))
+        self.ids = split.ids(tokenizer)
+        self.mirrored = split.mirrored_ids(tokenizer)
+        self.leads = action_ids(self.layout, split.actions)
+        self.unknown = np.array(self.layout.action_ids(None), np.int64)
+        self.starts = split.windows(draw.frames)
+        if self.mirrored is not None:
+            mirror = np.array([1.0, -1.0], np.float32)
+            leads = action_ids(self.layout, split.actions * mirror)
+            self.leads = np.concatenate([self.leads, leads])
+            self.starts = np.concatenate([self.starts, self.starts + len(self.ids)])
+
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """int64 codes (.. N); rows from the split's length on are mirrored ones."""
+        n = len(self.ids)
+        found = self.ids[rows % n].astype(np.int64)
+        if self.mirrored is not None and (rows >= n).any():
+            found[rows >= n] = self.mirrored[rows[rows >= n] - n]
+        return found
+
+    def at(self, starts: np.ndarray, *, known: np.ndarray | None = None) -> Tensor:
+        """(B S) int64 of the runs that begin there; `known` (B) bool: with their actions."""
+        rows = starts[:, None] + np.arange(self.draw.frames)
+        leads = self.leads[rows]
+        if known is not None:
+            leads = np.where(known[:, None, None], leads, self.unknown)
+        ends = np.full((*rows.shape, 1), self.layout.end_of_frame)
+        frames = np.concatenate([leads, self.codes(rows), ends], -1).reshape(len(rows), -1)
+        prompt = np.broadcast_to(self.prompt, (len(rows), len(self.prompt)))
+        return torch.from_numpy(np.concatenate([prompt, frames], 1))
+
+    def __call__(self, step: int, share: Share = WHOLE) -> Tensor:
+        draw = self.draw
+        rng = np.random.default_rng((draw.seed, step))
+        starts = rng.choice(self.starts, draw.batch)
+        known = rng.random(draw.batch) >= draw.unknown
+        mine = share.rows(draw.batch)
+        return self.at(starts[mine], known=known[mine])
+
+    def evenly(self, count: int) -> Tensor:
+        """(count S) runs spread over the whole split."""
+        picked = np.linspace(0, len(self.starts) - 1, count).astype(int)
+        return self.at(self.starts[picked])
