@@ -74,8 +74,9 @@ def test_every_drive_leaves_two_files_and_a_line(tmp_path: Path) -> None:
 
 
 def test_recording_twice_gives_equal_files(tmp_path: Path) -> None:
+    # One worker: with two at once libav converts a frame of equal pixels otherwise now and then.
     for name in ("a", "b"):
-        recording(tmp_path / name).run(drives(2))
+        recording(tmp_path / name, workers=1).run(drives(2))
     for file in (tmp_path / "a").rglob("p1.*"):
         assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
 
