@@ -199,6 +199,7 @@ def _sweep(options: BenchOptions) -> list[WindowTime]:
         kv_precision=options.kv_precision,
         step_engine=options.step_engine,
         attention=options.attention,
+        engines=options.engines,
         max_sessions=1,
     )
     total = len(windows(runtime.layout.codes_per_frame))

@@ -33,6 +33,7 @@ def random_runtime(
     step_engine: str = "auto",
     attention: str = "auto",
     max_sessions: int = MAX_SESSIONS,
+    engines: str = "eager",
 ) -> Runtime:
     """As `Runtime.load`, but for the weights. Raises InvalidInput, Unavailable."""
     preset = get_preset(preset_name)
@@ -56,6 +57,7 @@ def random_runtime(
         step_engine=step_engine,
         attention=attention,
         max_sessions=max_sessions,
+        engines=engines,
     )
 
 
