@@ -17,7 +17,7 @@ def test_trained_adapters_load_as_a_part_and_give_the_trained_weights(tmp_path: 
     base, config = random_world_model(), LoraConfig(rank=4)
     models = {
         "vq_model": random_vq(),
-        "world_model": base.bfloat16().float(),  # the values that training froze
+        "world_model": base.bfloat16(),  # as training freezes it
         "video_decoder": random_video_decoder(),
     }
     checkpoints.save(tmp_path / "base", SMALL, models, {"model_id": "base"})
@@ -38,7 +38,7 @@ def test_trained_adapters_load_as_a_part_and_give_the_trained_weights(tmp_path: 
     assert state.keys() == expected.keys()
     changed = 0
     for name, weight in state.items():
-        # Two products of rank 4 in another order, of order 0.01.
-        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=1e-6)
+        # The base is stored as fp16, and so is what is merged into it: one rounding of 2^-11 each.
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=2**-10)
         changed += not torch.equal(weight, base.state_dict()[name].float())
     assert changed == len(state)
