@@ -16,6 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 AHEAD = 2
 WARM_UP_PASSES = 3
+MOST_FORMS = 256
 
 StaticPass = Callable[[WorldModel, StaticState, Attend, Tensor, Tensor, int, int], None]
 
@@ -73,9 +75,7 @@ class StaticLanes:
         """`lead`: ids that lead to a frame, `codes` and `vocabulary` of a frame."""
         self.state = StaticState(pool, lead, codes, vocabulary)
         self._model, self._attend = model, attend
-        self._pass: StaticPass = static_pass
-        if compiled:
-            self._pass = torch.compile(static_pass, fullgraph=True, dynamic=False)
+        self._pass: StaticPass = compiled_pass() if compiled else static_pass
         self._watch = Watch(self.state.front_R)
         self.active: list[StaticLane] = []
         self._forms: dict[tuple[int, int, int], Form] = {}
@@ -202,6 +202,18 @@ class Watch:
         for lane in lanes:
             if not lane.done:
                 lane.fronts.append(int(fronts[lane.row]))
+
+
+def compiled_pass() -> StaticPass:
+    """The pass through `torch.compile`, as one graph for each form."""
+    compiled = torch.compile(static_pass, fullgraph=True, dynamic=False)
+
+    def run(*arguments: Any) -> None:
+        # Forms share their code: beyond 8 of them dynamo would give up.
+        with torch._dynamo.config.patch(recompile_limit=MOST_FORMS):
+            compiled(*arguments)
+
+    return run
 
 
 def capture(run: Callable[[], None]) -> Callable[[], None]:

@@ -20,6 +20,7 @@ from sim_stream.config import WorldModelConfig
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.models.attention import Attend
 
+SLOTS_MULTIPLE = 16
 Layers = list[tuple[Tensor, Tensor]]  # keys and values of every layer
 
 
@@ -111,8 +112,9 @@ class KVCache:
 class KVPool:
     """Caches of equal capacity as rows of the same tensors; `take` lends a row.
 
-    `layers`: keys and values, (R H T K) each. T is `capacity` and `spare` slots, which passes may
-    write and no query of worth ever sees.
+    `layers`: keys and values, (R H T K) each. T is `capacity` and at least `spare` slots, which
+    passes may write and no query of worth ever sees; a multiple of 16, so that a mask of that many
+    columns fits every kernel as it is.
     """
 
     def __init__(
@@ -128,7 +130,8 @@ class KVPool:
         if rows < 1:
             raise InvalidInput("rows", rows, "1 or more")
         self.capacity = capacity
-        self.layers = allocate(config, rows, capacity + spare, device, dtype)
+        slots = -(-(capacity + spare) // SLOTS_MULTIPLE) * SLOTS_MULTIPLE
+        self.layers = allocate(config, rows, slots, device, dtype)
         self._lent: list[KVCache | None] = [None] * rows
         self._lock = threading.Lock()
 

@@ -106,10 +106,13 @@ class Runtime:
         if precision.quantized is not None:
             quantize(self.world_model, precision.quantized)
         self.step_engine = pick_step_engine(step_engine, self.world_model)
+        # A window of the static passes may reach beyond the context's last code.
+        static = self.step_engine in ("static", "compiled")
         self.pool = KVPool(
             preset.world_model,
             self.layout.context_length(preset.session.context_frames),
             max_sessions,
+            spare=self.layout.codes_per_frame if static else 1,
             device=self.device,
             dtype=precision.cache,
         )

@@ -52,11 +52,9 @@ def twin(strategy: Strategy, row: int = 0, **options: Any) -> list[int]:
     return decode(strategy, task(cache, row, **options), TorchPasses(weights, CODES)).ids_N.tolist()
 
 
-def lanes(weights: WorldModel, rows: int = 1, compiled: bool = False) -> StaticLanes:
-    pool = KVPool(SMALL.world_model, 100, rows)
-    return StaticLanes(
-        weights, pool, sdpa, lead=LEAD, codes=LENGTH, vocabulary=CODES, compiled=compiled
-    )
+def lanes(weights: WorldModel, rows: int = 1) -> StaticLanes:
+    pool = KVPool(SMALL.world_model, 100, rows, spare=LENGTH)
+    return StaticLanes(weights, pool, sdpa, lead=LEAD, codes=LENGTH, vocabulary=CODES)
 
 
 def started(decoder: StaticLanes, row: int = 0) -> KVCache:
