@@ -65,6 +65,9 @@ def decode_request(header: bytes | memoryview) -> Request:
 def decode_reply(header: bytes | memoryview) -> Reply:
     """A reply, fully checked but for its arrays. Raises ProtocolError."""
     try:
-        return _REPLY.decode(header)
+        reply: Reply = _REPLY.decode(header)
     except DECODE_ERRORS as error:
         raise ProtocolError("header", error, f"a reply of protocol {VERSION}") from error
+    if reply.v != VERSION:
+        raise ProtocolError("v", reply.v, str(VERSION))
+    return reply

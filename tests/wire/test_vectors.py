@@ -1,0 +1,107 @@
+"""The committed bytes are what this code writes, reads and refuses (tests/wire/vectors)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from sim_stream.errors import ProtocolError
+from sim_stream.wire import codec
+from sim_stream.wire.framing import HEADER_BYTES, FramingLimits, check_sizes, pack, unpack
+from sim_stream.wire.messages import ErrorCode, Request
+from sim_stream.wire.server import StreamServer
+from tests.wire.conftest import RawClient
+from tests.wire.toy import PRESET, ToyRuntime
+from tests.wire.vectors import refused, valid
+from tests.wire.vectors.generate import JSON, MSGPACK, to_json, vectors
+
+LIMITS = FramingLimits(message_bytes=HEADER_BYTES + 2**20)
+
+
+def named(found):
+    return [pytest.param(vector, id=vector.name) for vector in found]
+
+
+def receive(decode, parts):
+    """As the server and the client read a message."""
+    check_sizes(parts, LIMITS)
+    message = decode(parts[0])
+    return message, unpack(message.arrays, parts[1:])
+
+
+def check(vector, message, arrays):
+    assert valid.fields(message) == vector.message
+    assert [array.tobytes() for array in arrays.values()] == vector.parts[1:]
+    if vector.canonical:
+        assert [bytes(part) for part in pack(message, arrays)] == vector.parts
+
+
+def test_committed_files_are_what_the_code_generates():
+    assert JSON.read_text(encoding="utf-8") == to_json(vectors())
+    assert MSGPACK.read_bytes() == msgspec.msgpack.encode(vectors())
+
+
+def test_every_type_and_every_code_has_a_vector():
+    def tags(union):
+        return {kind.__struct_config__.tag for kind in union.__args__}
+
+    assert {vector.message["t"] for vector in valid.requests()} == tags(Request)
+    assert {vector.message["t"] for vector in valid.replies()} == tags(codec.Reply)
+    assert {v.message.get("code") for v in valid.replies()} >= {code.value for code in ErrorCode}
+
+
+@pytest.mark.parametrize("vector", named(valid.requests()))
+def test_request_is_read_and_written(vector):
+    check(vector, *receive(codec.decode_request, vector.parts))
+
+
+@pytest.mark.parametrize("vector", named(valid.replies()))
+def test_reply_is_read_and_written(vector):
+    check(vector, *receive(codec.decode_reply, vector.parts))
+
+
+@pytest.mark.parametrize("vector", named(refused.replies()))
+def test_broken_reply_is_refused(vector):
+    with pytest.raises(ProtocolError):
+        receive(codec.decode_reply, vector.parts)
+
+
+@pytest.fixture(scope="module")
+def small_server():
+    """What the refused requests are meant for: 16x16 frames, no session open."""
+    preset = replace(PRESET, vq=replace(PRESET.vq, image_size=valid.SIZE))
+    with StreamServer(ToyRuntime(preset=preset), bind="tcp://127.0.0.1:0") as server:
+        raw = RawClient(server.endpoint)
+        yield raw
+        raw.close()
+
+
+def test_hello_is_answered_as_in_the_vectors(small_server):
+    reply = small_server.ask({"t": "hello"})
+    expected = valid.fields(valid.hello_ok(rid=small_server.rid))
+    assert len(reply.pop("parts")) == 0
+    assert reply | {"server_epoch": ""} == expected | {
+        "server_epoch": "",
+        "frame_shape": list(expected["frame_shape"]),
+    }
+
+
+@pytest.mark.parametrize("vector", named(refused.requests()))
+def test_refused_request_gets_its_code(small_server, vector):
+    reply = small_server.ask(vector.parts[0], *vector.parts[1:])
+    assert (reply["t"], reply["code"]) == ("error", vector.code)
+
+
+@pytest.mark.parametrize("vector", named(v for v in valid.requests() if v.message["t"] == "open"))
+def test_open_of_the_vectors_starts_a_session_or_names_the_text(small_server, vector):
+    reply = small_server.ask(vector.parts[0], *vector.parts[1:])
+    if vector.message["text"]:
+        assert reply["code"] == "BAD_MESSAGE" and "text" in reply["message"]
+        return
+    assert reply["t"] == "opened"
+    image = np.frombuffer(reply["parts"][0], np.uint8)
+    assert image.size == valid.SIZE**2 * 3
+    small_server.ask({"t": "close", "sid": reply["sid"]})
