@@ -73,8 +73,7 @@ class Connection:
         self._raise_farewell()
         if not self._socket.poll(round(self.timeout_s * 1e3), zmq.POLLOUT):
             raise ConnectionLost(self.endpoint, self.timeout_s)
-        rid = self._next_rid
-        self._next_rid += 1
+        rid = self._take_rid()
         self._transmit(msgspec.structs.replace(message, rid=rid), arrays)
         self._expected.add(rid)
         return rid
@@ -83,7 +82,8 @@ class Connection:
         """Sends a request if that can be done at once, and ignores its reply."""
         if not self._socket.poll(0, zmq.POLLOUT):
             return False
-        self._transmit(message, _NO_ARRAYS)
+        # A rid of its own: 0 would make its refusal look like the server's farewell.
+        self._transmit(msgspec.structs.replace(message, rid=self._take_rid()), _NO_ARRAYS)
         return True
 
     def wait(self, rid: int) -> Received:
@@ -124,6 +124,10 @@ class Connection:
     def expects(self, rid: int) -> bool:
         """Whether a reply to this request has come or can still come."""
         return rid in self._expected
+
+    def _take_rid(self) -> int:
+        self._next_rid += 1
+        return self._next_rid - 1
 
     def _connect(self) -> zmq.Socket[bytes]:
         # Not IMMEDIATE: with it libzmq drops what was received but not yet read as soon as the

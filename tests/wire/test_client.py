@@ -170,6 +170,19 @@ def test_error_of_one_session_reaches_that_session(client):
     two.close()
 
 
+def test_refused_farewell_of_an_abandoned_session_leaves_the_others_alone(client, runtime):
+    go = threading.Event()
+    abandoned, other = client.open(FRAMES), client.open(FRAMES)
+    sid = abandoned.sid
+    runtime.hooks.close = lambda session, step: go.wait(TIMEOUT_S)
+    rid = client._connection.send(Close(sid=sid))  # under way, so that another close is refused
+    assert abandoned.abandon()
+    assert other.status().sessions == 2  # the refusal of the second close has come before this
+    go.set()
+    assert client._connection.wait(rid).message.sid == sid
+    assert other.step().step == 1
+
+
 def test_closed_client_refuses(server):
     client = StreamClient(server.endpoint, timeout_s=TIMEOUT_S)
     session = client.open(FRAMES)
