@@ -1,0 +1,116 @@
+// Sends driving frames and actions to a sim-stream server, gets predicted frames back.
+//
+//     sim_stream::Client client("tcp://127.0.0.1:5555");
+//     auto session = client.open(images);
+//     auto frame = session.step(sim_stream::Action{10.0, 0.0});
+//
+// A client and its sessions belong to one thread. Every wait is bounded. A step is taken exactly
+// once however often it is sent, so a step whose reply is lost is sent again by itself.
+
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim_stream/errors.hpp"
+#include "sim_stream/types.hpp"
+
+namespace sim_stream {
+
+// `timeout`: how long one attempt waits for its reply. `resends`: how often a step, a status or a
+// close is sent again after that. An open, a reset and a fork are sent once.
+struct ClientOptions {
+  std::chrono::milliseconds timeout{30'000};
+  unsigned resends = 2;
+};
+
+// What is not set is the server's choice. `actions`: the action that led to each context frame,
+// nullopt where unknown; or none at all.
+struct StartOptions {
+  std::uint64_t seed = 0;
+  std::optional<std::string> text;
+  std::optional<Sampling> sampling;
+  std::optional<Decoding> decoding;
+  std::vector<std::optional<Action>> actions;
+};
+
+// `lookahead` 1: the reply to step n shows frame n-1; 0: frame n at once.
+struct OpenOptions : StartOptions {
+  std::optional<int> lookahead;
+};
+
+struct StepOptions {
+  std::optional<std::int64_t> sim_time_us;
+  std::optional<std::int64_t> deadline_ms;
+};
+
+class Connection;
+
+// One stream of predicted frames. Its end tells the server, without waiting; `close` waits.
+// Methods throw InvalidInput (nothing was sent), RemoteError, ConnectionLost, SessionClosed.
+class Session {
+ public:
+  Session(Session&& other) noexcept;
+  Session& operator=(Session&& other) noexcept;
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  ~Session();
+
+  [[nodiscard]] const std::string& sid() const;
+  // The frame of the opening or the last reset; after a fork the parent's latest.
+  [[nodiscard]] const Frame& first_frame() const;
+
+  // Predicts one frame further and waits for it. No step may be in flight.
+  Frame step(const std::optional<Action>& action = std::nullopt, const StepOptions& options = {});
+
+  // The two halves of `step`: up to `limits.max_in_flight` steps may be in flight.
+  std::int64_t send_step(const std::optional<Action>& action = std::nullopt,
+                         const StepOptions& options = {});
+  Frame receive();
+  [[nodiscard]] std::size_t in_flight() const;
+
+  // Starts anew from context frames; steps count from 1 again.
+  Frame reset(const std::vector<Image>& frames, const StartOptions& options = {});
+
+  // A second session that continues from here. No step may be in flight.
+  Session fork();
+
+  // Asking keeps the session from expiring.
+  Status status();
+
+  // The last frame, when the lookahead still held one. Closing again gives it again.
+  std::optional<Frame> close();
+
+ private:
+  friend class Client;
+  struct Impl;
+  explicit Session(std::unique_ptr<Impl> impl);
+  Impl& open_impl() const;
+  std::unique_ptr<Impl> impl_;
+};
+
+// A connection to one server. It may end before its sessions, which keep the connection.
+class Client {
+ public:
+  // Waits for the server to appear. Throws InvalidInput, ConnectionLost, and RemoteError when the
+  // server speaks another version of the protocol.
+  explicit Client(const std::string& endpoint, const ClientOptions& options = {});
+
+  [[nodiscard]] const ServerInfo& info() const { return *info_; }
+
+  // Opens a session on context frames, oldest first.
+  Session open(const std::vector<Image>& frames, const OpenOptions& options = {});
+
+  // Answered even while the engine computes.
+  Status status();
+
+ private:
+  std::shared_ptr<Connection> connection_;
+  std::shared_ptr<const ServerInfo> info_;
+};
+
+}  // namespace sim_stream

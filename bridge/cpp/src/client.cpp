@@ -1,0 +1,99 @@
+#include "sim_stream/client.hpp"
+
+#include <utility>
+
+#include "session.hpp"
+
+namespace sim_stream {
+namespace {
+
+std::int64_t steady_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+      .count();
+}
+
+Status ask_status(Connection& connection, const std::string& sid) {
+  Received received = connection.ask(wire::Heartbeat{sid, steady_ns()});
+  return expect<Status>(received, "status");
+}
+
+}  // namespace
+
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::Session(Session&& other) noexcept = default;
+Session& Session::operator=(Session&& other) noexcept = default;
+Session::~Session() = default;
+
+Session::Impl& Session::open_impl() const {
+  if (impl_ == nullptr || impl_->closed) {
+    throw SessionClosed("the session is closed");
+  }
+  return *impl_;
+}
+
+const std::string& Session::sid() const { return impl_->sid; }
+const Frame& Session::first_frame() const { return impl_->first; }
+std::size_t Session::in_flight() const { return impl_->in_flight.size(); }
+
+Frame Session::step(const std::optional<Action>& action, const StepOptions& options) {
+  Impl& impl = open_impl();
+  impl.require_none_in_flight("step");
+  impl.send_step(action, options);
+  return impl.receive();
+}
+
+std::int64_t Session::send_step(const std::optional<Action>& action, const StepOptions& options) {
+  return open_impl().send_step(action, options);
+}
+
+Frame Session::receive() { return open_impl().receive(); }
+
+Frame Session::reset(const std::vector<Image>& frames, const StartOptions& options) {
+  return open_impl().reset(frames, options);
+}
+
+Session Session::fork() {
+  Impl& impl = open_impl();
+  impl.require_none_in_flight("fork");
+  return Session(impl.fork());
+}
+
+Status Session::status() {
+  Impl& impl = open_impl();
+  return ask_status(*impl.connection, impl.sid);
+}
+
+std::optional<Frame> Session::close() {
+  return impl_ == nullptr ? std::nullopt : impl_->close();
+}
+
+Client::Client(const std::string& endpoint, const ClientOptions& options)
+    : connection_(std::make_shared<Connection>(endpoint, options)) {
+  Received received = connection_->wait(connection_->send(wire::Hello{}));
+  info_ = std::make_shared<const ServerInfo>(
+      std::move(expect<ServerInfo>(received, "hello_ok")));
+}
+
+Session Client::open(const std::vector<Image>& frames, const OpenOptions& options) {
+  const OutgoingArray array = frames_array(frames, *info_);
+  check_start(options, frames.size(), *info_);
+  wire::Open request;
+  request.start = options;
+  request.lookahead = options.lookahead;
+  const auto at = Clock::now();
+  Received received = connection_->wait(connection_->send(request, &array, true));
+  auto& opened = expect<wire::Opened>(received, "opened");
+  if (!opened.frame) {
+    throw ProtocolError("reply: opened without a frame");
+  }
+  const FrameInfo info = *opened.frame;
+  const std::string sid = opened.sid;
+  const std::int64_t committed_step = opened.committed_step;
+  return Session(std::make_unique<Session::Impl>(
+      connection_, info_, sid, make_frame(std::move(received), info, committed_step, at),
+      committed_step));
+}
+
+Status Client::status() { return ask_status(*connection_, ""); }
+
+}  // namespace sim_stream

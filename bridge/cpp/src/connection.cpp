@@ -1,0 +1,211 @@
+#include "connection.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "codec.hpp"
+
+namespace sim_stream {
+namespace {
+
+// Bounds what a server may send, whatever it says of its frames.
+constexpr std::int64_t kMaxReplyBytes = 64 * 1024 * 1024;
+constexpr int kRepliesQueued = 64;
+// How long the last messages, closes of sessions, may take to leave.
+constexpr int kLingerMs = 200;
+
+RemoteError remote_error(const wire::Refusal& refusal) {
+  return {refusal.code, refusal.message, refusal.retryable, refusal.committed_step};
+}
+
+std::string_view view(const zmq::message_t& part) {
+  return {static_cast<const char*>(part.data()), part.size()};
+}
+
+}  // namespace
+
+Connection::Connection(std::string endpoint, const ClientOptions& options)
+    : endpoint_(std::move(endpoint)), options_(options) {
+  if (options_.timeout.count() <= 0) {
+    throw InvalidInput("timeout: got " + std::to_string(options_.timeout.count()) +
+                       " ms; allowed: more than 0");
+  }
+  try {
+    socket_ = connect();
+  } catch (const zmq::error_t& error) {
+    throw InvalidInput("endpoint: got " + endpoint_ + "; allowed: tcp://HOST:PORT, ipc://PATH (" +
+                       error.what() + ")");
+  }
+}
+
+Connection::~Connection() = default;
+
+std::uint64_t Connection::send(const wire::Request& request, const OutgoingArray* array,
+                               bool anew) {
+  read_waiting();
+  if (anew && farewell_told_) {
+    farewell_.reset();
+    farewell_told_ = false;
+  }
+  raise_farewell();
+  if (!poll(ZMQ_POLLOUT, options_.timeout)) {
+    throw lost();
+  }
+  const std::uint64_t rid = next_rid_++;
+  transmit(request, rid, array);
+  expected_.insert(rid);
+  return rid;
+}
+
+void Connection::send_unanswered(const wire::Request& request) noexcept {
+  try {
+    if (poll(ZMQ_POLLOUT, std::chrono::milliseconds(0))) {
+      transmit(request, next_rid_++, nullptr);
+    }
+  } catch (const std::exception&) {  // called by destructors; the lease ends the session instead
+  }
+}
+
+Received Connection::wait(std::uint64_t rid) {
+  const auto deadline = Clock::now() + options_.timeout;
+  read_waiting();
+  while (replies_.count(rid) == 0) {
+    raise_farewell();
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    if (left.count() <= 0) {
+      reconnect();
+      throw lost();
+    }
+    poll(ZMQ_POLLIN, left);
+    read_waiting();
+  }
+  Received received = std::move(replies_.at(rid));
+  forget(rid);
+  if (const auto* refusal = std::get_if<wire::Refusal>(&received.reply.body)) {
+    throw remote_error(*refusal);
+  }
+  return received;
+}
+
+Received Connection::ask(const wire::Request& request) {
+  for (unsigned left = options_.resends;; --left) {
+    try {
+      return wait(send(request));
+    } catch (const ConnectionLost&) {
+      if (left == 0) {
+        throw;
+      }
+    }
+  }
+}
+
+void Connection::forget(std::uint64_t rid) {
+  expected_.erase(rid);
+  replies_.erase(rid);
+}
+
+// Not IMMEDIATE: with it libzmq drops what was received but not yet read as soon as the server
+// disconnects, so a server's last frame and its farewell would be lost.
+zmq::socket_t Connection::connect() {
+  zmq::socket_t socket(context_, zmq::socket_type::dealer);
+  socket.set(zmq::sockopt::linger, kLingerMs);
+  socket.set(zmq::sockopt::maxmsgsize, kMaxReplyBytes);
+  socket.set(zmq::sockopt::ipv6, endpoint_.find('[') != std::string::npos);
+  socket.set(zmq::sockopt::sndhwm, kRepliesQueued);
+  socket.set(zmq::sockopt::rcvhwm, kRepliesQueued);
+  socket.connect(endpoint_);
+  return socket;
+}
+
+// Requests still queued must not reach a server that comes later: nobody waits for them.
+void Connection::reconnect() {
+  socket_.set(zmq::sockopt::linger, 0);
+  expected_.clear();
+  replies_.clear();
+  socket_ = connect();
+}
+
+bool Connection::poll(short events, std::chrono::milliseconds timeout) {
+  const auto deadline = Clock::now() + timeout;
+  zmq::pollitem_t item{socket_.handle(), 0, events, 0};
+  while (true) {
+    try {
+      return zmq::poll(&item, 1, std::max(timeout, std::chrono::milliseconds(0))) > 0;
+    } catch (const zmq::error_t& error) {
+      if (error.num() != EINTR) {
+        throw;
+      }
+      timeout = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    }
+  }
+}
+
+void Connection::transmit(const wire::Request& request, std::uint64_t rid,
+                          const OutgoingArray* array) {
+  std::vector<wire::ArraySpec> specs;
+  if (array != nullptr) {
+    specs.push_back(array->spec);
+  }
+  const std::string header = wire::encode(request, rid, specs);
+  const auto more = array != nullptr ? zmq::send_flags::sndmore : zmq::send_flags::none;
+  bool sent = socket_.send(zmq::buffer(header), more | zmq::send_flags::dontwait).has_value();
+  if (sent && array != nullptr) {
+    sent = socket_.send(zmq::buffer(array->bytes), zmq::send_flags::dontwait).has_value();
+  }
+  if (!sent) {  // the server left between the poll and here
+    throw lost();
+  }
+}
+
+void Connection::read_waiting() {
+  while (poll(ZMQ_POLLIN, std::chrono::milliseconds(0))) {
+    read_one();
+  }
+}
+
+void Connection::read_one() {
+  std::vector<zmq::message_t> parts;
+  bool more = true;
+  while (more) {
+    zmq::message_t part;
+    if (!socket_.recv(part, zmq::recv_flags::dontwait)) {
+      return;
+    }
+    more = part.more();
+    if (parts.size() < wire::kParts + 2) {  // one part too many stays, to be refused
+      parts.push_back(std::move(part));
+    }
+  }
+  Received received{wire::decode_reply(view(parts.front())), {}, Clock::now()};
+  std::vector<std::size_t> sizes;
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    sizes.push_back(parts[i].size());
+  }
+  wire::check_parts(received.reply.arrays, sizes);
+  const std::uint64_t rid = received.reply.rid;
+  const auto* refusal = std::get_if<wire::Refusal>(&received.reply.body);
+  if (expects(rid)) {
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+      const auto* bytes = static_cast<const std::uint8_t*>(parts[i].data());
+      received.parts.emplace_back(bytes, bytes + parts[i].size());
+    }
+    replies_.insert_or_assign(rid, std::move(received));
+  } else if (rid == 0 && refusal != nullptr) {
+    farewell_ = *refusal;
+  }
+}
+
+void Connection::raise_farewell() {
+  if (farewell_) {
+    farewell_told_ = true;
+    throw remote_error(*farewell_);
+  }
+}
+
+ConnectionLost Connection::lost() const {
+  return ConnectionLost("no answer from " + endpoint_ + " within " +
+                        std::to_string(options_.timeout.count()) + " ms");
+}
+
+}  // namespace sim_stream

@@ -1,0 +1,86 @@
+// One client's connection: sends requests, matches replies to them, knows when to give up.
+//
+// A DEALER socket that belongs to the thread that uses it. Replies may come in any order and are
+// kept until somebody waits for them. Knows no sessions and no frames.
+
+#pragma once
+
+#include <zmq.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "messages.hpp"
+
+namespace sim_stream {
+
+using Clock = std::chrono::steady_clock;
+
+// An array to send: a request carries one at most.
+struct OutgoingArray {
+  wire::ArraySpec spec;
+  std::vector<std::uint8_t> bytes;
+};
+
+struct Received {
+  wire::Reply reply;
+  std::vector<std::vector<std::uint8_t>> parts;
+  Clock::time_point at;
+};
+
+class Connection {
+ public:
+  // Connects at once, in the background. Throws InvalidInput.
+  Connection(std::string endpoint, const ClientOptions& options);
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  [[nodiscard]] unsigned resends() const { return options_.resends; }
+
+  // Sends a request; its rid, to `wait` for. Throws ConnectionLost, RemoteError. Once a server said
+  // farewell every request fails at once, but for those that begin `anew`.
+  std::uint64_t send(const wire::Request& request, const OutgoingArray* array = nullptr,
+                     bool anew = false);
+
+  // Sends a request if that can be done at once, and ignores its reply.
+  void send_unanswered(const wire::Request& request) noexcept;
+
+  // The reply to a request. Throws ConnectionLost (the socket is then a new one), RemoteError.
+  Received wait(std::uint64_t rid);
+
+  // Sends and waits; again up to `resends` times when that changes nothing at the server.
+  Received ask(const wire::Request& request);
+
+  void forget(std::uint64_t rid);
+
+  // Whether a reply to this request has come or can still come.
+  [[nodiscard]] bool expects(std::uint64_t rid) const { return expected_.count(rid) == 1; }
+
+ private:
+  [[nodiscard]] zmq::socket_t connect();
+  void reconnect();
+  bool poll(short events, std::chrono::milliseconds timeout);
+  void transmit(const wire::Request& request, std::uint64_t rid, const OutgoingArray* array);
+  void read_waiting();
+  void read_one();
+  void raise_farewell();
+  [[nodiscard]] ConnectionLost lost() const;
+
+  std::string endpoint_;
+  ClientOptions options_;
+  std::uint64_t next_rid_ = 1;
+  std::set<std::uint64_t> expected_;
+  std::map<std::uint64_t, Received> replies_;
+  std::optional<wire::Refusal> farewell_;
+  bool farewell_told_ = false;
+  zmq::context_t context_;
+  zmq::socket_t socket_;
+};
+
+}  // namespace sim_stream

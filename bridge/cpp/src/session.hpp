@@ -1,0 +1,66 @@
+// A session's state. Knows the protocol's rules for steps; the connection knows the socket.
+
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "checks.hpp"
+#include "connection.hpp"
+
+namespace sim_stream {
+
+struct Session::Impl {
+  // A step in flight.
+  struct Sent {
+    wire::Step message;
+    std::uint64_t rid;
+    Clock::time_point at;
+  };
+
+  Impl(std::shared_ptr<Connection> its_connection, std::shared_ptr<const ServerInfo> its_info,
+       std::string its_sid, Frame frame, std::int64_t committed_step);
+  ~Impl();
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  std::int64_t send_step(const std::optional<Action>& action, const StepOptions& options);
+  Frame receive();
+  Frame reset(const std::vector<Image>& frames, const StartOptions& options);
+  std::unique_ptr<Impl> fork();
+  std::optional<Frame> close();
+  void forget_steps();
+  void require_none_in_flight(const char* call) const;
+
+  // Runs a call; afterwards a session that the server no longer has is closed here, too.
+  template <typename Call>
+  auto guarded(Call&& call) -> decltype(call());
+
+  std::shared_ptr<Connection> connection;
+  std::shared_ptr<const ServerInfo> info;
+  std::string sid;
+  Frame first;
+  Frame latest;
+  std::optional<Frame> last;
+  std::deque<Sent> in_flight;
+  std::int64_t next_step;
+  bool closed = false;
+
+ private:
+  Received receive_front();
+  void settle(std::int64_t committed_step);
+};
+
+// The reply as the type that was asked for. Throws ProtocolError.
+template <typename T>
+T& expect(Received& received, const char* name) {
+  T* body = std::get_if<T>(&received.reply.body);
+  if (body == nullptr) {
+    throw ProtocolError(std::string("reply: allowed: ") + name);
+  }
+  return *body;
+}
+
+}  // namespace sim_stream

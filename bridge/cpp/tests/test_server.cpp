@@ -1,0 +1,269 @@
+// The client against a running server of any model, started by with_server.py.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <string>
+#include <thread>
+
+#include "lossy_proxy.hpp"
+#include "sim_stream/client.hpp"
+
+using namespace sim_stream;
+using namespace std::chrono_literals;
+
+namespace {
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  REQUIRE_MESSAGE(value != nullptr, "run me through with_server.py");
+  return value;
+}
+
+std::string endpoint() { return environment("SIM_STREAM_ENDPOINT"); }
+
+// How long to wait for a reply that a test loses; longer than the server ever takes.
+ClientOptions impatient(unsigned resends) {
+  return {std::chrono::milliseconds(std::stoi(environment("SIM_STREAM_PATIENCE_MS"))), resends};
+}
+
+// A road of two greys: what is on it does not matter here.
+std::vector<Image> prompt(const ServerInfo& info, std::size_t count = 2) {
+  const auto height = static_cast<std::size_t>(info.frame_shape[0]);
+  const auto width = static_cast<std::size_t>(info.frame_shape[1]);
+  Image image{height, width, std::vector<std::uint8_t>(height * width * 3, 120)};
+  std::fill_n(image.rgb.begin(), image.rgb.size() / 2, std::uint8_t{200});
+  return std::vector<Image>(count, image);
+}
+
+const Action kLeft{8.0, 0.25};
+
+// What an undisturbed drive of `steps` steps under kLeft shows.
+std::vector<Frame> undisturbed(Client& client, int steps) {
+  auto session = client.open(prompt(client.info()));
+  std::vector<Frame> frames;
+  for (int n = 0; n < steps; ++n) {
+    frames.push_back(session.step(kLeft));
+  }
+  return frames;
+}
+
+// Closing without waiting takes a moment to reach the server.
+bool sessions_become(Client& client, std::int64_t sessions) {
+  for (int attempt = 0; attempt < 500; ++attempt) {
+    if (client.status().sessions == sessions) {
+      return true;
+    }
+    std::this_thread::sleep_for(20ms);
+  }
+  return false;
+}
+
+template <typename Call>
+std::string code_of(Call&& call) {
+  try {
+    call();
+  } catch (const RemoteError& error) {
+    return error.code();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("hello says what runs") {
+  Client client(endpoint());
+  CHECK(client.info().protocol == 1);
+  CHECK(client.info().fps() == 4.0);
+  CHECK(client.info().takes_actions());
+  CHECK(client.info().action_spec[1].unit == "rad/s");
+  CHECK(client.info().server_epoch.size() > 0);
+}
+
+TEST_CASE("a drive: every frame comes once, in order, the last with the close") {
+  Client client(endpoint());
+  OpenOptions options;
+  options.seed = std::numeric_limits<std::uint64_t>::max();
+  options.sampling = Sampling{10, 0.6};
+  options.decoding = Decoding{"raster", 16, 1};
+  options.actions = {std::nullopt, kLeft};
+  auto session = client.open(prompt(client.info()), options);
+  CHECK(session.first_frame().frame_id == 0);
+  CHECK_FALSE(session.first_frame().final);
+  for (int n = 1; n <= 3; ++n) {
+    const Frame frame = session.step(kLeft, {n * 250'000, std::nullopt});
+    CHECK(frame.step == n);
+    CHECK(frame.frame_id == n - 1);
+    CHECK(frame.committed_step == n);
+    CHECK(frame.sim_time_us == n * 250'000);
+    CHECK(frame.seed == options.seed);
+    CHECK(static_cast<std::int64_t>(frame.image.height) == client.info().frame_shape[0]);
+    CHECK(frame.image.rgb.size() == frame.image.height * frame.image.width * 3);
+    CHECK(frame.timings_ns.count("world_model") == 1);
+    CHECK(frame.round_trip > 0ns);
+  }
+  CHECK(session.status().committed_step == 3);
+  const auto last = session.close();
+  REQUIRE(last.has_value());
+  CHECK(last->frame_id == 3);
+  CHECK(session.close()->frame_id == 3);
+  CHECK_THROWS_AS(session.step(), SessionClosed);
+}
+
+TEST_CASE("without lookahead a frame comes at once") {
+  Client client(endpoint());
+  OpenOptions options;
+  options.lookahead = 0;
+  auto session = client.open(prompt(client.info(), 1), options);
+  CHECK(session.step().frame_id == 1);
+  CHECK_FALSE(session.close().has_value());
+}
+
+TEST_CASE("two steps in flight are answered in order") {
+  Client client(endpoint());
+  const auto expected = undisturbed(client, 2);
+  auto session = client.open(prompt(client.info()));
+  CHECK(session.send_step(kLeft) == 1);
+  CHECK(session.send_step(kLeft) == 2);
+  CHECK_THROWS_AS(session.send_step(), InvalidInput);
+  CHECK_THROWS_AS(session.step(), InvalidInput);
+  CHECK(session.receive().image.rgb == expected[0].image.rgb);
+  CHECK(session.receive().image.rgb == expected[1].image.rgb);
+  CHECK_THROWS_AS(session.receive(), InvalidInput);
+}
+
+TEST_CASE("a step whose reply is lost is sent again and taken once") {
+  Client direct(endpoint());
+  const auto expected = undisturbed(direct, 2);
+  LossyProxy proxy(endpoint());
+  Client client(proxy.endpoint(), impatient(2));
+  auto session = client.open(prompt(client.info()));
+  SUBCASE("one reply") { proxy.lose_replies = 1; }
+  SUBCASE("the request") { proxy.lose_requests = 1; }
+  for (int n = 0; n < 2; ++n) {
+    const Frame frame = session.step(kLeft);
+    CHECK(frame.step == n + 1);
+    CHECK(frame.image.rgb == expected[static_cast<std::size_t>(n)].image.rgb);
+  }
+  CHECK(proxy.lose_replies == 0);
+  CHECK(proxy.lose_requests == 0);
+}
+
+TEST_CASE("both replies in flight lost: both steps come, in order") {
+  Client direct(endpoint());
+  const auto expected = undisturbed(direct, 2);
+  LossyProxy proxy(endpoint());
+  Client client(proxy.endpoint(), impatient(1));
+  auto session = client.open(prompt(client.info()));
+  proxy.lose_replies = 2;
+  session.send_step(kLeft);
+  session.send_step(kLeft);
+  for (const Frame& frame : expected) {
+    CHECK(session.receive().image.rgb == frame.image.rgb);
+  }
+}
+
+TEST_CASE("after the last resend the step stays in flight and can be asked for again") {
+  LossyProxy proxy(endpoint());
+  Client client(proxy.endpoint(), impatient(0));
+  auto session = client.open(prompt(client.info()));
+  const int before = proxy.requests_passed;
+  proxy.lose_replies = 1;
+  CHECK_THROWS_AS(session.step(kLeft), ConnectionLost);
+  CHECK(session.in_flight() == 1);
+  CHECK(proxy.requests_passed == before + 1);
+  CHECK(session.receive().step == 1);
+  CHECK(session.step(kLeft).step == 2);
+}
+
+TEST_CASE("a close whose reply is lost brings its frame all the same") {
+  LossyProxy proxy(endpoint());
+  Client client(proxy.endpoint(), impatient(1));
+  auto session = client.open(prompt(client.info()));
+  session.step();
+  proxy.lose_replies = 1;
+  CHECK(session.close()->frame_id == 1);
+}
+
+TEST_CASE("a fork continues alike and apart") {
+  Client client(endpoint());
+  auto session = client.open(prompt(client.info()));
+  session.step(kLeft);
+  auto twin = session.fork();
+  CHECK(twin.sid() != session.sid());
+  CHECK(session.step(kLeft).image.rgb == twin.step(kLeft).image.rgb);
+  twin.step(Action{8.0, -0.25});
+  CHECK(twin.step().image.rgb != session.step(kLeft).image.rgb);
+}
+
+TEST_CASE("a reset starts the same stream anew") {
+  Client client(endpoint());
+  auto session = client.open(prompt(client.info()));
+  const Frame first = session.step(kLeft);
+  session.step();
+  CHECK(session.reset(prompt(client.info())).step == 0);
+  const Frame again = session.step(kLeft);
+  CHECK(again.step == 1);
+  CHECK(again.image.rgb == first.image.rgb);
+}
+
+TEST_CASE("the end of a session tells the server") {
+  Client client(endpoint());
+  REQUIRE(sessions_become(client, 0));  // those of the other tests
+  {
+    auto session = client.open(prompt(client.info()));
+    CHECK(client.status().sessions == 1);
+  }
+  CHECK(sessions_become(client, 0));
+}
+
+TEST_CASE("mistakes are refused before anything is sent") {
+  Client client(endpoint());
+  auto frames = prompt(client.info());
+  CHECK_THROWS_WITH_AS(client.open({}), doctest::Contains("frames: got 0"), InvalidInput);
+  OpenOptions options;
+  options.actions = {std::nullopt};
+  CHECK_THROWS_WITH_AS(client.open(frames, options), doctest::Contains("actions"), InvalidInput);
+  options = {};
+  options.text = std::string(4097, 'x');
+  CHECK_THROWS_WITH_AS(client.open(frames, options), doctest::Contains("4097"), InvalidInput);
+  frames[1].rgb.pop_back();
+  CHECK_THROWS_WITH_AS(client.open(frames), doctest::Contains("bytes; allowed"), InvalidInput);
+  auto session = client.open(prompt(client.info()));
+  CHECK_THROWS_AS(session.step(Action{std::nan(""), 0.0}), InvalidInput);
+  CHECK(session.step(kLeft).step == 1);
+}
+
+TEST_CASE("what the server refuses says why and leaves the session as it was") {
+  Client client(endpoint());
+  auto session = client.open(prompt(client.info()));
+  OpenOptions options;
+  options.sampling = Sampling{0, 1.0};
+  CHECK(code_of([&] { client.open(prompt(client.info()), options); }) == "BAD_MESSAGE");
+  options = {};
+  options.lookahead = 2;
+  CHECK(code_of([&] { client.open(prompt(client.info()), options); }) == "BAD_MESSAGE");
+  try {
+    session.reset(prompt(client.info()), [] {
+      StartOptions start;
+      start.text = "fly";
+      return start;
+    }());
+    FAIL("neither the toy nor the pocket model takes a text");
+  } catch (const RemoteError& error) {
+    CHECK(error.code() == "BAD_MESSAGE");
+    CHECK_FALSE(error.retryable());
+    CHECK(error.committed_step() == 0);
+  }
+  CHECK(session.step(kLeft).step == 1);
+}
+
+TEST_CASE("no server is a lost connection within the timeout") {
+  CHECK_THROWS_WITH_AS(Client("tcp://127.0.0.1:9", {100ms, 0}), doctest::Contains("100 ms"),
+                       ConnectionLost);
+  CHECK_THROWS_AS(Client("nonsense"), InvalidInput);
+  CHECK_THROWS_AS(Client(endpoint(), {0ms, 0}), InvalidInput);
+}

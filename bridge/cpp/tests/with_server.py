@@ -1,0 +1,42 @@
+"""Runs a program against a server of its own, whose endpoint is in SIM_STREAM_ENDPOINT.
+
+    python with_server.py toy|pocket PROGRAM [ARGUMENT ...]
+
+`toy` is the server of the wire's tests, with numpy in place of models: quick, and no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+
+# How long a client waits for a reply that never comes: well beyond what a step takes.
+PATIENCE_MS = {"toy": 500, "pocket": 3000}
+
+
+def main(kind: str, command: list[str]) -> int:
+    with ExitStack() as on_exit:
+        environment = {
+            **os.environ,
+            "SIM_STREAM_ENDPOINT": start(kind, on_exit),
+            "SIM_STREAM_PATIENCE_MS": str(PATIENCE_MS[kind]),
+        }
+        return subprocess.run(command, env=environment, check=False).returncode
+
+
+def start(kind: str, on_exit: ExitStack) -> str:
+    """The endpoint of a server that ends with ``on_exit``."""
+    if kind == "pocket":
+        from sim_stream.server_process import ServerProcess
+
+        return on_exit.enter_context(ServerProcess(["--preset", "pocket"])).endpoint
+    from sim_stream.wire.server import StreamServer
+    from tests.wire.toy import ToyRuntime
+
+    return on_exit.enter_context(StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0")).endpoint
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
