@@ -9,7 +9,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types metadrive wheel clean
+.PHONY: help setup demo test lint format types cpp metadrive wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,11 @@ format: setup  ## ruff: bring files into the format
 
 types: setup  ## mypy, strict, on sim_stream
 	@$(PY) -m mypy
+
+cpp: setup  ## build the C++ client and run its tests (bridge/cpp/README.md)
+	@cmake -S . -B build $(ARGS)
+	@cmake --build build --parallel
+	@ctest --test-dir build --output-on-failure
 
 metadrive: setup  ## the MetaDrive simulator in an environment of its own
 	@bridge/metadrive/setup.sh
