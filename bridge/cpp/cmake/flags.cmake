@@ -2,7 +2,7 @@
 
 option(SIM_STREAM_WERROR "Treat warnings as errors" OFF)
 set(SIM_STREAM_SANITIZE "" CACHE STRING
-  "Sanitizers to build with: address,undefined or thread; empty for none")
+  "Sanitizers to build with, such as address,undefined; empty for none")
 
 function(sim_stream_flags target)
   target_compile_options(${target} PRIVATE
