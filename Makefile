@@ -48,7 +48,7 @@ types: setup  ## mypy, strict, on sim_stream
 
 cpp: setup  ## build the C++ client and run its tests (bridge/cpp/README.md)
 	@cmake -S . -B build $(ARGS)
-	@cmake --build build --parallel
+	@cmake --build build --parallel 4
 	@ctest --test-dir build --output-on-failure
 
 metadrive: setup  ## the MetaDrive simulator in an environment of its own
