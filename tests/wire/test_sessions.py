@@ -268,10 +268,17 @@ def test_interleaved_sessions_do_not_disturb_each_other(client):
 def test_steps_of_sessions_are_under_way_together(client, runtime):
     """A step that takes for ever does not hold up another session's steps, forks or resets."""
     slow, fast = client.open(prompt_frames(key=1)), client.open(prompt_frames(key=2))
-    held = threading.Event()
-    runtime.hooks.passes = lambda session: 1 if session.committed_step or held.is_set() else 10**9
+    begun = threading.Event()
+
+    def passes(session):
+        if begun.is_set():
+            return 1
+        begun.set()
+        return 10**9
+
+    runtime.hooks.passes = passes
     slow.send_step()
-    held.set()
+    assert begun.wait(TIMEOUT_S)
     assert [fast.step().step for _ in range(3)] == [1, 2, 3]
     with fast.fork() as twin:
         assert twin.step().step == 4

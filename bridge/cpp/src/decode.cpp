@@ -55,6 +55,7 @@ FrameInfo read_frame(const Fields& fields) {
   frame.lag_frames = fields.required("lag_frames").count();
   frame.final = fields.required("final").boolean();
   frame.approximated = fields.required("approximated").boolean();
+  frame.inflated = fields.get_or("inflated", false, &Value::boolean);
   if (const auto accepted = fields.find("accepted")) {
     for (const Value& codes : accepted->items(kAccepted)) {
       frame.accepted.push_back(codes.count());

@@ -112,6 +112,7 @@ inline void check_frame(const sim_stream::FrameInfo& frame, const Map& expected)
   CHECK(frame.lag_frames == number(expected, "lag_frames"));
   CHECK(frame.final == expected.at("final").as<bool>());
   CHECK(frame.approximated == expected.at("approximated").as<bool>());
+  CHECK(frame.inflated == expected.at("inflated").as<bool>());
   CHECK(frame.accepted == expected.at("accepted").as<std::vector<std::int64_t>>());
   CHECK(frame.seed == expected.at("seed").as<std::uint64_t>());
   CHECK(frame.sim_time_us == maybe<std::int64_t>(expected, "sim_time_us"));

@@ -1,4 +1,4 @@
-// The client against a running server of any model, started by with_server.py.
+// The client against a running server of any model, started by tests/bridge/with_server.py.
 
 #include <doctest/doctest.h>
 
@@ -19,7 +19,7 @@ namespace {
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
-  REQUIRE_MESSAGE(value != nullptr, "run me through with_server.py");
+  REQUIRE_MESSAGE(value != nullptr, "run me through tests/bridge/with_server.py");
   return value;
 }
 

@@ -101,6 +101,7 @@ LATER = m.FrameInfo(
     lag_frames=1,
     final=True,
     approximated=True,
+    inflated=True,
     accepted=[1, 2, 253],
     seed=U64_MAX,
     sim_time_us=-5,

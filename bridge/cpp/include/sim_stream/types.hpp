@@ -85,6 +85,7 @@ struct FrameInfo {
   std::int64_t lag_frames = 0;
   bool final = false;
   bool approximated = false;
+  bool inflated = false;
   std::vector<std::int64_t> accepted;
   std::uint64_t seed = 0;
   std::optional<std::int64_t> sim_time_us;

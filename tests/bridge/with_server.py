@@ -1,6 +1,8 @@
-"""Runs a program against a server of its own, whose endpoint is in SIM_STREAM_ENDPOINT.
+"""Runs a program, one of the C++ client's tests, against a server of its own.
 
-    python with_server.py toy|pocket PROGRAM [ARGUMENT ...]
+SIM_STREAM_ENDPOINT says where the server is, SIM_STREAM_PATIENCE_MS how long to wait for a reply.
+
+    python -m tests.bridge.with_server toy|pocket PROGRAM [ARGUMENT ...]
 
 `toy` is the server of the wire's tests, with numpy in place of models: quick, and no torch.
 """
