@@ -8,6 +8,7 @@ policy.py      the exploring driver that recordings are made with
 metadrive/     MetaDrive 0.3.0.1 in an environment and a process of its own (`make metadrive`)
 painted.py     a straight road painted with numpy: a World that needs nothing installed
 recording/     any World into BDD100K's folder layout (`python -m bridge record`)
+PROTOCOL.md    how any program talks to a server; cpp/  the client for C++ (`make cpp`)
 
 It imports `sim_stream`'s errors, configuration and client side, and neither `train` nor `engines`.
 Nothing here runs a model.

@@ -22,22 +22,25 @@ def main(kind: str, command: list[str]) -> int:
     with ExitStack() as on_exit:
         environment = {
             **os.environ,
-            "SIM_STREAM_ENDPOINT": start(kind, on_exit),
+            **start(kind, on_exit),
             "SIM_STREAM_PATIENCE_MS": str(PATIENCE_MS[kind]),
         }
         return subprocess.run(command, env=environment, check=False).returncode
 
 
-def start(kind: str, on_exit: ExitStack) -> str:
-    """The endpoint of a server that ends with ``on_exit``."""
+def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
+    """Where a server is that ends with ``on_exit``; of the toy server its process, too."""
     if kind == "pocket":
         from sim_stream.server_process import ServerProcess
 
-        return on_exit.enter_context(ServerProcess(["--preset", "pocket"])).endpoint
-    from sim_stream.wire.server import StreamServer
-    from tests.wire.toy import ToyRuntime
+        server = on_exit.enter_context(ServerProcess(["--preset", "pocket"]))
+        return {"SIM_STREAM_ENDPOINT": server.endpoint}
+    from tests.wire.conftest import ServerProcess as ToyServerProcess
 
-    return on_exit.enter_context(StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0")).endpoint
+    toy = ToyServerProcess()
+    on_exit.callback(toy.process.wait)
+    on_exit.callback(toy.process.terminate)
+    return {"SIM_STREAM_ENDPOINT": toy.endpoint, "SIM_STREAM_SERVER_PID": str(toy.process.pid)}
 
 
 if __name__ == "__main__":

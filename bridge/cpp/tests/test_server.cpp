@@ -1,6 +1,7 @@
 // The client against a running server of any model, started by tests/bridge/with_server.py.
 
 #include <doctest/doctest.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <cmath>
@@ -266,4 +267,20 @@ TEST_CASE("no server is a lost connection within the timeout") {
                        ConnectionLost);
   CHECK_THROWS_AS(Client("nonsense"), InvalidInput);
   CHECK_THROWS_AS(Client(endpoint(), {0ms, 0}), InvalidInput);
+}
+
+// Ends the server, hence on its own.
+TEST_SUITE("shutdown" * doctest::skip()) {
+  TEST_CASE("a server that leaves says so: its sessions are over, another may be looked for") {
+    Client client(endpoint(), impatient(0));
+    auto session = client.open(prompt(client.info()));
+    REQUIRE(::kill(std::stoi(environment("SIM_STREAM_SERVER_PID")), SIGTERM) == 0);
+    std::string code;
+    for (int attempt = 0; attempt < 500 && code.empty(); ++attempt) {
+      code = code_of([&] { session.step(kLeft); });
+    }
+    CHECK(code == "SHUTTING_DOWN");
+    CHECK_THROWS_AS(session.step(kLeft), SessionClosed);
+    CHECK_THROWS_AS(client.open(prompt(client.info())), RemoteError);
+  }
 }
