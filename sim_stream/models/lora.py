@@ -123,7 +123,7 @@ def attach(model: nn.Module, adapter: Adapter) -> None:
     if adapted(model):
         raise InvalidInput("adapter", adapter.name, "one at a time: unload the other first")
     adapter.check({key: tuple(w.shape) for key, w in model.state_dict().items()})
-    if any(getattr(m, "qkv_weight", None) is not None for m in model.modules()):
+    if any(getattr(m, "fused_qkv", ()) for m in model.modules()):
         raise InvalidInput("model", "fused", "a model that is not fused yet")
     for key, weight in model.state_dict().items():
         adapter.check_copy(key, weight)
