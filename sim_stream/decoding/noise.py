@@ -21,14 +21,15 @@ _ROUNDS = 10
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Four 32-bit words for every counter of four; words are int64 tensors in [0, 2^32).
 
-    A product of two 32-bit words wraps in int64 to the right 64 bits; the mask drops the sign.
+    Counters may have shapes that broadcast: the first rounds then work on the small ones. A product
+    of two 32-bit words wraps in int64 to the right 64 bits; the mask drops the sign.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0 = (p1 >> 32).bitwise_and_(_MASK).bitwise_xor_(c1).bitwise_xor_(k0)
-        c2 = (p0 >> 32).bitwise_and_(_MASK).bitwise_xor_(c3).bitwise_xor_(k1)
+        c0 = (p1 >> 32).bitwise_and_(_MASK).bitwise_xor_(k0) ^ c1
+        c2 = (p0 >> 32).bitwise_and_(_MASK).bitwise_xor_(k1) ^ c3
         c1, c3 = p1.bitwise_and_(_MASK), p0.bitwise_and_(_MASK)
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return c0, c1, c2, c3
@@ -42,8 +43,8 @@ def gumbel_noise(
         return gumbel_noise(seed, frame, positions, -(-vocabulary // 4) * 4, device)[:, :vocabulary]
     quads = torch.arange(vocabulary // 4, device=device)[None, :]
     rows = torch.arange(positions, device=device)[:, None]
-    zero = torch.zeros_like(rows * quads)
-    counter = (zero + quads, zero + rows, zero + (frame & _MASK), zero + (frame >> 32))
+    zero = torch.zeros((1, 1), dtype=torch.int64, device=device)
+    counter = (quads, rows, zero + (frame & _MASK), zero + (frame >> 32))
     words = torch.stack(philox4x32(counter, (seed & _MASK, seed >> 32)), -1).flatten(1)
     return gumbel(words)
 

@@ -85,6 +85,7 @@ class StaticLanes:
     def begin(self, window: int, task: Task) -> StaticLane:
         """More ids may lead to a frame than the state has columns for: the first enter here."""
         state, first = self.state, task.lead_1P.shape[1] - self.state.lead
+        assert first >= 0, "fewer ids lead to the frame than the state has columns for"
         task.cache.check_room(first + state.end)
         if first:
             self._model(task.lead_1P[:, :first], None, task.cache)

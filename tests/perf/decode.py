@@ -48,7 +48,7 @@ class Bench:
         """A function of the seed that decodes a frame and gives the number of passes."""
         runtime, layout = self.runtime, self.runtime.layout
         cache = runtime.pool.take()
-        lead = layout.actions_per_frame
+        lead = layout.lead_length
         with torch.inference_mode():
             runtime.world_model(self.context_1S[:, :-lead], None, cache)
         start = cache.length
