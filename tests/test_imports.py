@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "decoding": BASE | {"models", "decoding"},
     "runtime": BASE | {"models", "decoding", "runtime"},
     "wire": BASE | {"wire"},
-    "serve": BASE | {"models", "runtime", "wire"},
+    "recording": BASE | {"recording", "model_options", "server_process", "wire"},
+    "serve": BASE | {"model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
     "demo": BASE | {"model_options", "wire", "server_process"},
@@ -35,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     | {""},
     "doctor": BASE | {"models", "runtime", ""},
     "weights_cli": BASE | {"models"},
-    "cli": BASE | {"model_options", "serve", "demo", "bench", "doctor", "weights_cli", ""},
+    "cli": BASE
+    | {"model_options", "serve", "demo", "recording", "bench", "doctor", "weights_cli", ""},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.

@@ -10,6 +10,7 @@
 
     engine     what the server needs of a runtime   host, jobs  its sessions and their work
     faults     what a failed request tells its client
+    observe    what recorders get to see of either side
     worker     the engine thread and the decoder thread
     ledger     one session's steps, each taken exactly once
     dispatch   requests in, jobs and replies out    requests, replies  its checks and its packets

@@ -24,6 +24,7 @@ from sim_stream.wire import checks
 from sim_stream.wire.connection import Connection
 from sim_stream.wire.frame import RemoteFrame, remote_frame
 from sim_stream.wire.messages import Hello, HelloOk, Open, Opened, Status
+from sim_stream.wire.observe import Observer, as_client_saw_it
 from sim_stream.wire.session import RemoteSession, request_status
 
 __all__ = ["RemoteFrame", "RemoteSession", "StreamClient"]
@@ -36,16 +37,24 @@ class StreamClient:
     """A connection to one server; ``info`` says what it runs (``messages.HelloOk``).
 
     Waits up to ``timeout_s`` for the server to appear, and for every reply after that. Raises
-    ConnectionLost, and RemoteError when the server speaks another protocol version.
+    ConnectionLost, and RemoteError when the server speaks another protocol version. ``observer``
+    sees every session's requests and replies (a recorder).
     """
 
-    def __init__(self, endpoint: str = "tcp://127.0.0.1:5555", *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:5555",
+        *,
+        timeout_s: float = 30.0,
+        observer: Observer | None = None,
+    ) -> None:
         if not math.isfinite(timeout_s) or timeout_s <= 0:
             raise InvalidInput("timeout_s", timeout_s, "more than 0 seconds")
         try:
             self._connection = Connection(endpoint, timeout_s=timeout_s)
         except zmq.ZMQError as error:
             raise InvalidInput("endpoint", endpoint, f"tcp://HOST:PORT ({error})") from error
+        self._observer = observer
         self._sessions: weakref.WeakSet[RemoteSession] = weakref.WeakSet()
         with ExitStack() as on_failure:
             on_failure.callback(self._connection.close)
@@ -105,9 +114,17 @@ class StreamClient:
         opened = received.message
         if not isinstance(opened, Opened):
             raise ProtocolError("reply", type(opened).__name__, "opened")
-        frame, step = remote_frame(received, send_ns), opened.committed_step
+        frame = remote_frame(received, send_ns)
+        if self._observer is not None:
+            self._observer(as_client_saw_it(self.info, message, opened, frame, array))
         return RemoteSession(
-            self._connection, self.info, opened.sid, frame, step, siblings=self._sessions
+            self._connection,
+            self.info,
+            opened.sid,
+            frame,
+            opened.committed_step,
+            siblings=self._sessions,
+            observer=self._observer,
         )
 
     def status(self) -> Status:

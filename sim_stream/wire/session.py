@@ -27,6 +27,7 @@ from sim_stream.errors import (
 )
 from sim_stream.wire import checks
 from sim_stream.wire.connection import Connection, Received
+from sim_stream.wire.engine import Image
 from sim_stream.wire.frame import RemoteFrame, remote_frame
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.messages import (
@@ -34,6 +35,7 @@ from sim_stream.wire.messages import (
     Closed,
     ErrorCode,
     Fork,
+    FrameMessage,
     Heartbeat,
     HelloOk,
     Message,
@@ -42,6 +44,7 @@ from sim_stream.wire.messages import (
     Status,
     Step,
 )
+from sim_stream.wire.observe import Observer, SessionRequest, as_client_saw_it
 
 # After these errors the server has no such session any more.
 OVER = frozenset({ErrorCode.NO_SESSION, ErrorCode.SHUTTING_DOWN})
@@ -74,6 +77,7 @@ class RemoteSession:
         committed_step: int,
         *,
         siblings: WeakSet[RemoteSession],
+        observer: Observer | None = None,
     ) -> None:
         self._connection = connection
         self._info = info
@@ -86,6 +90,7 @@ class RemoteSession:
         self.frame = frame
         self._siblings = siblings  # the client tells the server when it leaves them open
         siblings.add(self)
+        self._observer = observer
 
     def __enter__(self) -> RemoteSession:
         return self
@@ -171,6 +176,7 @@ class RemoteSession:
             raise
         self._in_flight.popleft()
         frame = remote_frame(received, sent.send_ns)
+        self._show(sent.message, received, frame)
         self._settle(frame.committed_step)
         self._latest = frame
         return frame
@@ -201,6 +207,7 @@ class RemoteSession:
         received = self._wait(self._transmit(message, {"frames": array}))
         self.frame = self._latest = remote_frame(received, send_ns)
         self._next_step = self.frame.committed_step + 1
+        self._show(message, received, self.frame, array)
         return self.frame
 
     def fork(self) -> RemoteSession:
@@ -208,10 +215,12 @@ class RemoteSession:
         self._require_open()
         if self._in_flight:
             raise InvalidInput("fork", f"{self.in_flight} steps in flight", "none; receive() first")
-        received = self._wait(self._transmit(Fork(sid=self.sid)))
+        message = Fork(sid=self.sid)
+        received = self._wait(self._transmit(message))
         opened = received.message
         if not isinstance(opened, Opened):
             raise ProtocolError("reply", type(opened).__name__, "opened")
+        self._show(message, received, None)
         return RemoteSession(
             self._connection,
             self._info,
@@ -219,6 +228,7 @@ class RemoteSession:
             self._latest,
             opened.committed_step,
             siblings=self._siblings,
+            observer=self._observer,
         )
 
     def status(self) -> Status:
@@ -233,9 +243,11 @@ class RemoteSession:
         self._closed = True
         self._forget_steps()
         send_ns = time.monotonic_ns()
-        received = self._wait(self._transmit(Close(sid=self.sid)))
+        message = Close(sid=self.sid)
+        received = self._wait(self._transmit(message))
         if isinstance(received.message, Closed) and received.message.frame is not None:
             self._last = remote_frame(received, send_ns)
+        self._show(message, received, self._last)
         return self._last
 
     def abandon(self) -> bool:
@@ -263,6 +275,19 @@ class RemoteSession:
         except RemoteError as error:
             self._closed = self._closed or error.code in OVER
             raise
+
+    def _show(
+        self,
+        request: SessionRequest,
+        received: Received,
+        frame: RemoteFrame | None,
+        frames: Image | None = None,
+    ) -> None:
+        if self._observer is None:
+            return
+        reply = received.message
+        assert isinstance(reply, Opened | FrameMessage | Closed)
+        self._observer(as_client_saw_it(self._info, request, reply, frame, frames))
 
     def _settle(self, committed_step: int) -> None:
         """After a refusal the next step is the server's next; those in flight fail likewise."""
