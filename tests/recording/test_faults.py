@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from sim_stream.recording.pixels import PixelWriter
 from sim_stream.recording.recorder import LINE_BYTES, TOO_SLOW
 from sim_stream.wire.client import StreamClient
 from tests.recording.conftest import sidecar
-from tests.wire.conftest import TIMEOUT_S, ServerProcess
+from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
 from tests.wire.toy import SIZE, drive, prompt_frames
 
 TMPFS = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
@@ -175,3 +176,44 @@ def test_disk_that_is_too_slow_ends_the_recording_and_bounds_its_memory(
     report = replayed(sidecar(tmp_path))
     assert (report.same, report.complete, report.end) == (True, False, TOO_SLOW)
     assert 3 <= report.frames <= 3 + 1 + 6
+
+
+FULL_TO_THE_LAST_BYTE = """
+import sys
+from pathlib import Path
+from sim_stream.recording.sidecar import Refused, SidecarWriter
+from sim_stream.wire.messages import Fork
+
+def line(size):
+    empty = len(b'{"kind":"refused","request":{"t":"fork","v":1,"rid":0,"arrays":[],"sid":"s"},'
+                b'"code":"LIMIT","message":""}') + 1
+    return Refused(request=Fork(sid="s"), code="LIMIT", message="x" * (size - empty))
+
+folder, size = Path(sys.argv[1]), int(sys.argv[2])
+writer = SidecarWriter(folder / "x.jsonl")
+writer.write(line(size))
+assert writer.path.stat().st_size == size
+try:
+    with open(folder / "other", "wb", buffering=0) as other:
+        while True:
+            other.write(bytes(4096))
+except OSError:
+    pass
+try:
+    writer.write(line(5000))
+except OSError:
+    writer.end("full", complete=False)
+print((folder / "x.jsonl").read_bytes()[size:].decode())
+"""
+
+
+@pytest.mark.skipif(not can_mount_tmpfs(), reason="needs unshare and tmpfs in a user namespace")
+# A page is full, so the last line needs another; a page has room for half the line that fails.
+@pytest.mark.parametrize("size", [4096, 3000])
+def test_last_line_has_its_place_on_a_disk_full_to_the_last_byte(tmp_path, size):
+    mount = f'mount -t tmpfs -o size=64k none {tmp_path} && exec "$@"'
+    code = [sys.executable, "-c", FULL_TO_THE_LAST_BYTE, str(tmp_path), str(size)]
+    done = subprocess.run(
+        [*TMPFS, mount, "sh", *code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == '{"kind":"end","reason":"full","complete":false}', done.stderr
