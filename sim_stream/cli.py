@@ -26,6 +26,8 @@ from sim_stream.config import (
 from sim_stream.errors import SimStreamError
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
+# Shown by `replay --help` as the default of what the recording says itself.
+AS_RECORDED = "as recorded"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -251,6 +253,12 @@ def _add_demo(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="FPS",
         help="steps a second; 0 runs as fast as it can (default: 4)",
     )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="also record the session into this folder, for `replay`",
+    )
 
 
 def _add_replay(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -269,7 +277,9 @@ def _add_replay(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="the report as the last line")
     _add_model_options(parser)
-    parser.set_defaults(**{field: None for field in _model_fields()})
+    for field in _model_fields():
+        named = isinstance(parser.get_default(field), str)
+        parser.set_defaults(**{field: AS_RECORDED if named else None})
 
 
 def _add_bench(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -364,7 +374,7 @@ def _replay(args: argparse.Namespace) -> int:
         replay.ReplayOptions(
             recording=args.recording,
             endpoint=args.connect,
-            model={name: value for name, value in given.items() if value is not None},
+            model={name: v for name, v in given.items() if v not in (None, AS_RECORDED)},
             as_json=args.json,
         )
     )
@@ -383,6 +393,7 @@ def _demo(args: argparse.Namespace) -> int:
             out=args.out,
             sheet=args.sheet,
             pace_fps=args.pace,
+            record=args.record,
         )
     )
 

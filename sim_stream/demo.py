@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from tqdm import tqdm
 
 from sim_stream.config import Action, get_preset
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
-from sim_stream.model_options import ModelOptions
+from sim_stream.model_options import ModelOptions, as_recorded
+from sim_stream.recording.recorder import Recorder
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import SAMPLE, Image, Mp4Writer, halve, mark_prompt, read_clip, write_png
 from sim_stream.video_writer import contact_sheet
@@ -37,7 +39,10 @@ LATE_TOLERANCE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(ModelOptions):
-    """What ``demo`` takes. ``pace_fps`` 0 runs freely; ``sheet`` None: beside ``out``."""
+    """What ``demo`` takes. ``pace_fps`` 0 runs freely; ``sheet`` None: beside ``out``.
+
+    ``record``: a folder for the client's recording, which ``sim-stream replay`` runs again.
+    """
 
     video: Path | None = None
     start_s: float = 0.0
@@ -46,6 +51,7 @@ class DemoOptions(ModelOptions):
     out: Path = Path("demo.mp4")
     sheet: Path | None = None
     pace_fps: float = 4.0
+    record: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,7 +154,10 @@ def _drive_server(
     endpoint: str, options: DemoOptions, prompt: Prompt, keep: Callable[[RemoteFrame], None]
 ) -> dict[str, object]:
     """One session from prompt to close; every predicted frame goes to ``keep``. The summary."""
-    with StreamClient(endpoint) as client:
+    recorder: AbstractContextManager[Recorder | None] = nullcontext()
+    if options.record is not None:
+        recorder = Recorder(options.record, by="client", options=as_recorded(options))
+    with recorder as observer, StreamClient(endpoint, observer=observer) as client:
         takes_actions = client.info.takes_actions
         script: list[Action | None] = [*action_script(options.frames, prompt.speed_mps)]
         with client.open(

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": BASE | {"model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
-    "demo": BASE | {"model_options", "wire", "server_process"},
+    "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.
     "bench": BASE
     | {"bench", "demo", "model_options", "server_process", "wire", "models", "decoding", "runtime"}
