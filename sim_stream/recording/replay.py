@@ -16,9 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sim_stream.config import DecodingConfig, from_dict
+from sim_stream.config import DecodingConfig
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
-from sim_stream.model_options import ModelOptions
+from sim_stream.model_options import from_record
 from sim_stream.recording.load import Recording, Run, load
 from sim_stream.recording.pixels import sha256_of
 from sim_stream.recording.sidecar import Header, Shown
@@ -90,7 +90,7 @@ def run(options: ReplayOptions) -> int:
     if options.endpoint is not None:
         report = replay(recording, options.endpoint)
     else:
-        model = replace(recorded_model(recording.header), **options.model)
+        model = replace(from_record(recording.header.options), **options.model)
         with ServerProcess(model.serve_options()) as server:
             try:
                 report = replay(recording, server.endpoint)
@@ -227,14 +227,6 @@ def default_decoding(header: Header) -> DecodingConfig | None:
     """What a session without its own got, where the recorder knew it."""
     how = header.options.get("decoding")
     return DecodingConfig.parse(how) if isinstance(how, str) else None
-
-
-def recorded_model(header: Header) -> ModelOptions:
-    """How the server was started, as far as the header tells. Raises InvalidInput."""
-    options: dict[str, Any] = dict(header.options)
-    if options.get("weights") is not None:
-        options["weights"] = Path(options["weights"])
-    return from_dict(ModelOptions, options)
 
 
 def describe(report: Report) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, RemoteError
+from sim_stream.model_options import ModelOptions, as_recorded, from_record
 from sim_stream.recording.load import load
 from sim_stream.recording.pixels import read_pixels
 from sim_stream.recording.recorder import Recorder
@@ -252,3 +253,17 @@ def test_unknown_format_is_refused(tmp_path):
 def test_endpoint_and_model_options_exclude_each_other(tmp_path):
     with pytest.raises(InvalidInput, match="one of the two"):
         run(ReplayOptions(recording=tmp_path, endpoint="tcp://x:1", model={"threads": 2}))
+
+
+def test_how_a_server_was_started_comes_back_from_the_record(tmp_path):
+    options = ModelOptions(
+        weights=tmp_path, world_model=tmp_path / "x", decoding="jacobi:8", threads=2, lookahead=0
+    )
+    assert from_record(json.loads(json.dumps(as_recorded(options)))) == options
+    with pytest.raises(InvalidInput, match="speed"):
+        from_record({"speed": 3})
+
+
+@pytest.mark.parametrize("how", ["raster", "jacobi:8", "diagonal:4"])
+def test_decoding_is_written_as_it_is_read(how):
+    assert DecodingConfig.parse(how).text == how
