@@ -12,7 +12,7 @@ import pytest
 
 from sim_stream.recording.load import load
 from sim_stream.server_process import ServerProcess
-from sim_stream.video import read_clip
+from sim_stream.video import SAMPLE, read_clip
 from sim_stream.wire.client import StreamClient
 from tests.recording.conftest import sidecar
 from tests.recording.test_faults import wait_until
@@ -20,7 +20,6 @@ from tests.wire.conftest import ROOT
 from tests.wire.toy import drive
 
 TIMEOUT_S = 180.0
-SAMPLE = ROOT / "sim_stream" / "assets" / "sample.mp4"
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
