@@ -14,6 +14,7 @@ from sim_stream.recording.load import load
 from sim_stream.recording.pixels import read_pixels
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import ReplayOptions, run
+from sim_stream.wire import operations
 from sim_stream.wire.messages import Step
 from tests.recording.conftest import sidecar
 from tests.wire.toy import ToyRuntime, drive, prompt_frames
@@ -145,7 +146,8 @@ def test_repeated_step_is_recorded_once(recording_client, tmp_path):
     with client.open(prompt_frames()) as session:
         session.send_step()
         session.receive()
-        session._in_flight.append(session._send(Step(sid=session.sid, step=1)))
+        again = session._stream._send(Step(sid=session.sid, step=1))
+        session._stream.in_flight.append(operations.run(again, client._connection))
         assert session.receive().step == 1
     recording_client.finish()
     assert [line.frame.step for line in load(sidecar(tmp_path)).shown] == [0, 1, 1]  # 1: the close
