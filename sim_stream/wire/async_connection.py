@@ -71,10 +71,12 @@ class AsyncConnection:
 
     def send_unanswered(self, message: Message) -> bool:
         """Sends a request if that can be done at once, and ignores its reply."""
+        # A rid of its own: 0 would make its refusal look like the server's farewell.
+        unawaited = msgspec.structs.replace(message, rid=self._mail.issue())
         # The socket's own method, although nobody awaits it: a send past zmq.asyncio could swallow
         # the signal that a reply has come.
         sent = asyncio.ensure_future(
-            self._socket.send_multipart(framing.pack(message), zmq.NOBLOCK)
+            self._socket.send_multipart(framing.pack(unawaited), zmq.NOBLOCK)
         )
         return sent.done() and sent.exception() is None
 
