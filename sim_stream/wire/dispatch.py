@@ -128,11 +128,11 @@ class Dispatcher:
             waiters = record.finish(job.request.step, result.committed_step, kept)
         else:
             self._finish_control(record, result, packet)
-        self._show(result, packet)
         for waiter in waiters:
             yield Outgoing(waiter.route, addressed(packet, waiter.rid))
         if result.info is not None:
             yield Outgoing(None, viewers_copy(packet))
+        self._show(result, packet)  # last, when the reply is on its way
 
     def _show(self, result: Result, packet: Packet) -> None:
         if self.observer is None:
