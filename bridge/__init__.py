@@ -7,6 +7,7 @@ scenarios.py   which scene a seed stands for; which seeds and maps are held out
 policy.py      the exploring driver that recordings are made with
 metadrive/     MetaDrive 0.3.0.1 in an environment and a process of its own (`make metadrive`)
 painted.py     a straight road painted with numpy: a World that needs nothing installed
+gym_env.py     the neural simulator as a Gymnasium environment, SimStream-v0
 recording/     any World into BDD100K's folder layout (`python -m bridge record`)
 PROTOCOL.md    how any program talks to a server; cpp/  the client for C++ (`make cpp`)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sim_stream.errors import InvalidInput, SimStreamError
     from sim_stream.runtime.runtime import Runtime
     from sim_stream.video import read_clip
+    from sim_stream.wire.async_client import AsyncStreamClient
     from sim_stream.wire.client import StreamClient
     from sim_stream.wire.server import StreamServer
 
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Action",
+    "AsyncStreamClient",
     "InvalidInput",
     "Runtime",
     "SamplingConfig",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "Action": "sim_stream.config",
+    "AsyncStreamClient": "sim_stream.wire.async_client",
     "InvalidInput": "sim_stream.errors",
     "Runtime": "sim_stream.runtime.runtime",
     "SamplingConfig": "sim_stream.config",

@@ -1,4 +1,4 @@
-"""The ``sim-stream`` command: serve, demo, bench, weights, doctor.
+"""The ``sim-stream`` command: serve, demo, replay, bench, weights, doctor.
 
 Only parses and dispatches: each verb's module is imported when it runs, so that ``--help`` needs
 neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2.
@@ -26,6 +26,8 @@ from sim_stream.config import (
 from sim_stream.errors import SimStreamError
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
+# Shown by `replay --help` as the default of what the recording says itself.
+AS_RECORDED = "as recorded"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = {
         "serve": _serve,
         "demo": _demo,
+        "replay": _replay,
         "bench": _bench,
         "weights": weights_cli.run,
         "doctor": _doctor,
@@ -69,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_serve(verbs, common)
     _add_demo(verbs, common)
+    _add_replay(verbs, common)
     _add_bench(verbs, common)
     weights = verbs.add_parser(
         "weights", parents=[common], help="inspect, convert and verify checkpoints"
@@ -193,6 +197,18 @@ def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-sessions", type=int, default=4, metavar="N", help="(default: %(default)s)"
     )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="record every session into this folder: frames, and all that `replay` needs",
+    )
+    parser.add_argument(
+        "--record-format",
+        default="ffv1",
+        choices=("ffv1", "mp4"),
+        help="ffv1 keeps every pixel, mp4 is smaller; both replay (default: %(default)s)",
+    )
     _add_random_weights(parser)
     parser.add_argument(
         "--until-stdin-closes",
@@ -237,6 +253,33 @@ def _add_demo(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="FPS",
         help="steps a second; 0 runs as fast as it can (default: 4)",
     )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="also record the session into this folder, for `replay`",
+    )
+
+
+def _add_replay(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    parser = verbs.add_parser(
+        "replay",
+        parents=[common],
+        help="run a recorded session again and say whether every frame is equal",
+        description="Opens the recorded session on a server of its own, started as the recording "
+        "says (options here override that), or on --connect's, sends its actions and compares "
+        "every frame. Status 0 if all are equal, 1 if not, 2 if it cannot be replayed. A recording "
+        "that was cut off replays up to the cut.",
+    )
+    parser.add_argument("recording", type=Path, metavar="FILE", help="its .jsonl file or its video")
+    parser.add_argument(
+        "--connect", metavar="ENDPOINT", help="replay on this running server instead"
+    )
+    parser.add_argument("--json", action="store_true", help="the report as the last line")
+    _add_model_options(parser)
+    for field in _model_fields():
+        named = isinstance(parser.get_default(field), str)
+        parser.set_defaults(**{field: AS_RECORDED if named else None})
 
 
 def _add_bench(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -317,6 +360,26 @@ def _model_options(args: argparse.Namespace) -> dict[str, Any]:
     return _options(ModelOptions, args)
 
 
+def _model_fields() -> list[str]:
+    from sim_stream.model_options import ModelOptions
+
+    return [field.name for field in fields(ModelOptions) if field.name != "log_level"]
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from sim_stream.recording import replay
+
+    given = {name: getattr(args, name) for name in _model_fields()}
+    return replay.run(
+        replay.ReplayOptions(
+            recording=args.recording,
+            endpoint=args.connect,
+            model={name: v for name, v in given.items() if v not in (None, AS_RECORDED)},
+            as_json=args.json,
+        )
+    )
+
+
 def _demo(args: argparse.Namespace) -> int:
     from sim_stream import demo
 
@@ -330,6 +393,7 @@ def _demo(args: argparse.Namespace) -> int:
             out=args.out,
             sheet=args.sheet,
             pace_fps=args.pace,
+            record=args.record,
         )
     )
 

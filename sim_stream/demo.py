@@ -12,22 +12,24 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from sim_stream import prompts
 from sim_stream.config import Action, get_preset
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
-from sim_stream.model_options import ModelOptions
+from sim_stream.model_options import ModelOptions, as_recorded
+from sim_stream.prompts import Prompt
+from sim_stream.recording.recorder import Recorder
 from sim_stream.server_process import ServerProcess
-from sim_stream.video import SAMPLE, Image, Mp4Writer, halve, mark_prompt, read_clip, write_png
+from sim_stream.video import Mp4Writer, halve, mark_prompt, write_png
 from sim_stream.video_writer import contact_sheet
 from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
 
-PROMPT_FRAMES = 2
-SPEED_MPS = 8.0  # where the prompt's own speed is not known
 YAW_RATE_RADPS = 0.25
 STEPS_IN_AIR = 2
 SHEET_FRAMES = 38  # with the prompt's two: five rows of eight
@@ -37,7 +39,10 @@ LATE_TOLERANCE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(ModelOptions):
-    """What ``demo`` takes. ``pace_fps`` 0 runs freely; ``sheet`` None: beside ``out``."""
+    """What ``demo`` takes. ``pace_fps`` 0 runs freely; ``sheet`` None: beside ``out``.
+
+    ``record``: a folder for the client's recording, which ``sim-stream replay`` runs again.
+    """
 
     video: Path | None = None
     start_s: float = 0.0
@@ -46,6 +51,7 @@ class DemoOptions(ModelOptions):
     out: Path = Path("demo.mp4")
     sheet: Path | None = None
     pace_fps: float = 4.0
+    record: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,15 +65,6 @@ class DemoOptions(ModelOptions):
     @property
     def sheet_path(self) -> Path:
         return self.out.with_suffix(".png") if self.sheet is None else self.sheet
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """What the drive starts from. ``actions`` None: unknown."""
-
-    frames_THWC: Image
-    actions: list[Action] | None
-    speed_mps: float
 
 
 @dataclass
@@ -117,17 +114,7 @@ def run(options: DemoOptions) -> int:
 def read_prompt(options: DemoOptions) -> Prompt:
     """Frames of ``--video``, or of the shipped clip with the actions that led to them."""
     size = get_preset(options.preset).vq.image_size
-    path = SAMPLE if options.video is None else options.video
-    frames_THWC = read_clip(path, start_s=options.start_s, frames=PROMPT_FRAMES, size=size)
-    if options.video is not None:
-        return Prompt(frames_THWC=frames_THWC, actions=None, speed_mps=SPEED_MPS)
-    recorded = json.loads(SAMPLE.with_suffix(".json").read_text())
-    first = math.floor(options.start_s * recorded["fps"] + 0.5)
-    actions = [
-        Action(speed_mps=speed, yaw_rate_radps=yaw)
-        for speed, yaw in recorded["actions"][first : first + PROMPT_FRAMES]
-    ]
-    return Prompt(frames_THWC=frames_THWC, actions=actions, speed_mps=actions[-1].speed_mps)
+    return prompts.read_prompt(options.video, size=size, start_s=options.start_s)
 
 
 def action_script(n: int, speed0_mps: float) -> list[Action]:
@@ -148,7 +135,10 @@ def _drive_server(
     endpoint: str, options: DemoOptions, prompt: Prompt, keep: Callable[[RemoteFrame], None]
 ) -> dict[str, object]:
     """One session from prompt to close; every predicted frame goes to ``keep``. The summary."""
-    with StreamClient(endpoint) as client:
+    recorder: AbstractContextManager[Recorder | None] = nullcontext()
+    if options.record is not None:
+        recorder = Recorder(options.record, by="client", options=as_recorded(options))
+    with recorder as observer, StreamClient(endpoint, observer=observer) as client:
         takes_actions = client.info.takes_actions
         script: list[Action | None] = [*action_script(options.frames, prompt.speed_mps)]
         with client.open(

@@ -5,10 +5,12 @@ Knows the options of ``sim-stream serve`` that choose and shape a model; nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from sim_stream.config import DecodingConfig, get_preset
+from sim_stream.config import DecodingConfig, from_dict, get_preset
 from sim_stream.errors import InvalidInput
 
 
@@ -56,3 +58,26 @@ class ModelOptions:
             ("threads", self.threads),
         )
         return options + [f"--{name}={value}" for name, value in named if value is not None]
+
+
+def as_recorded(options: Any) -> dict[str, str | int | None]:
+    """The choices of a ``ModelOptions``, or of what has its fields, as a recording keeps them."""
+    kept: dict[str, str | int | None] = {}
+    for name in (field.name for field in fields(ModelOptions) if field.name != "log_level"):
+        value = getattr(options, name)
+        if isinstance(value, Path):
+            value = str(value.resolve())
+        elif isinstance(value, DecodingConfig):
+            value = value.text
+        kept[name] = value
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def from_record(recorded: Mapping[str, str | int | None]) -> ModelOptions:
+    """What ``as_recorded`` kept; what it did not is as usual. Raises InvalidInput."""
+    paths = {field.name for field in fields(ModelOptions) if field.type == "Path | None"}
+    values = {
+        name: Path(value) if name in paths and isinstance(value, str) else value
+        for name, value in recorded.items()
+    }
+    return from_dict(ModelOptions, values)

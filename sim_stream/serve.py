@@ -1,7 +1,7 @@
 """``sim-stream serve``: loads a preset and serves it until a signal, or its parent, ends it.
 
-Joins ``runtime`` and ``wire``. The one line on stdout says where the server listens; programs that
-start a server read it (``READY``), everything else goes to the log on stderr.
+Joins ``runtime``, ``wire`` and ``recording``. The one line on stdout says where the server listens;
+programs that start a server read it (``READY``), everything else goes to the log on stderr.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sim_stream.config import DecodingConfig, get_preset
 from sim_stream.errors import InvalidInput
+from sim_stream.model_options import as_recorded
+
+if TYPE_CHECKING:
+    from sim_stream.recording.recorder import Recorder
 
 READY = "ready "
 
@@ -26,7 +32,8 @@ class ServeOptions:
     """What ``serve`` takes; addresses as ZeroMQ writes them, port 0 for a free one.
 
     ``threads`` are those of one stage: world model and video decoder run side by side, and on two
-    cores a second thread for either takes the other's core.
+    cores a second thread for either takes the other's core. ``record``: a folder for recordings
+    of every session.
     """
 
     preset: str = "pocket"
@@ -49,6 +56,8 @@ class ServeOptions:
     threads: int = 1
     until_stdin_closes: bool = False
     random_weights: bool = False
+    record: Path | None = None
+    record_format: str = "ffv1"
 
 
 def run(options: ServeOptions) -> int:
@@ -59,6 +68,22 @@ def run(options: ServeOptions) -> int:
     if options.random_weights and options.weights is not None:
         raise InvalidInput("weights", options.weights, "none beside --random-weights")
 
+    with _recorder(options) as recorder:
+        _serve(options, recorder)
+    return 0
+
+
+def _recorder(options: ServeOptions) -> AbstractContextManager[Recorder | None]:
+    if options.record is None:
+        return nullcontext()
+    from sim_stream.recording.recorder import Recorder
+
+    return Recorder(
+        options.record, by="server", form=options.record_format, options=as_recorded(options)
+    )
+
+
+def _serve(options: ServeOptions, recorder: Recorder | None) -> None:
     import torch
 
     from sim_stream.models.assembly import Parts
@@ -104,11 +129,11 @@ def run(options: ServeOptions) -> int:
         bind=options.bind,
         publish=options.publish,
         max_sessions=options.max_sessions,
+        observer=recorder,
     )
     if options.until_stdin_closes:
         threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()
     server.serve_forever()
-    return 0
 
 
 def _stop_at_end_of_stdin() -> None:

@@ -16,8 +16,8 @@ import sim_stream
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("sim_stream", "engines", "train", "bridge")
 
-# errors and config, and what stands beside them: counts of positions, video files.
-BASE = {"errors", "config", "layout", "video", "video_writer"}
+# errors and config, and what stands beside them: counts of positions, video files and prompts.
+BASE = {"errors", "config", "layout", "prompts", "video", "video_writer"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
     **{name: BASE for name in BASE},
@@ -25,22 +25,30 @@ ALLOWED: dict[str, set[str]] = {
     "decoding": BASE | {"models", "decoding"},
     "runtime": BASE | {"models", "decoding", "runtime"},
     "wire": BASE | {"wire"},
-    "serve": BASE | {"models", "runtime", "wire"},
+    "recording": BASE | {"recording", "model_options", "server_process", "wire"},
+    "serve": BASE | {"model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
-    "demo": BASE | {"model_options", "wire", "server_process"},
+    "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.
     "bench": BASE
     | {"bench", "demo", "model_options", "server_process", "wire", "models", "decoding", "runtime"}
     | {""},
     "doctor": BASE | {"models", "runtime", ""},
     "weights_cli": BASE | {"models"},
-    "cli": BASE | {"model_options", "serve", "demo", "bench", "doctor", "weights_cli", ""},
+    "cli": BASE
+    | {"model_options", "serve", "demo", "recording", "bench", "doctor", "weights_cli", ""},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.
 OUTSIDE: dict[str, set[str] | None] = {"engines": None, "train": None, "bridge": BASE | {"wire"}}
-LIGHT = ("sim_stream", "sim_stream.cli", "sim_stream.config", "sim_stream.wire.client")
+LIGHT = (
+    "sim_stream",
+    "sim_stream.cli",
+    "sim_stream.config",
+    "sim_stream.wire.client",
+    "sim_stream.wire.async_client",
+)
 
 
 def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
@@ -130,6 +138,7 @@ def test_import_brings_no_torch(module: str) -> None:
 def test_public_surface_is_small_sorted_and_loads() -> None:
     assert sim_stream.__all__ == [
         "Action",
+        "AsyncStreamClient",
         "InvalidInput",
         "Runtime",
         "SamplingConfig",

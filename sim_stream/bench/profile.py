@@ -26,8 +26,9 @@ from sim_stream.bench.roofline import Stages
 from sim_stream.bench.setup import Setup, prepare
 from sim_stream.bench.sweep import WindowTime, sweep, windows
 from sim_stream.config import Action, DecodingConfig
-from sim_stream.demo import PROMPT_FRAMES, DemoOptions, Prompt, action_script, read_prompt
+from sim_stream.demo import DemoOptions, action_script, read_prompt
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
+from sim_stream.prompts import PROMPT_FRAMES, Prompt
 from sim_stream.server_process import ServerProcess
 from sim_stream.wire.client import RemoteSession, StreamClient
 

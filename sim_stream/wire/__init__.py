@@ -4,12 +4,15 @@
     codec      messages to msgpack bytes and back
     framing    a message and its arrays as ZeroMQ parts, checked before anything is allocated
 
-    client     ``StreamClient``: what a user starts from
-    session    ``RemoteSession``: one stream   frame  ``RemoteFrame``   checks  of their arguments
-    connection the socket, request ids and timeouts underneath
+    client     ``StreamClient``: what a user starts from   session  ``RemoteSession``
+    async_client, async_connection   the same for asyncio
+    stream     one session's state and rules, as operations that do not wait themselves
+    operations run blocking or awaited   frame  ``RemoteFrame``   checks  of arguments
+    connection the socket and its timeouts   mailbox  request ids and replies underneath
 
     engine     what the server needs of a runtime   host, jobs  its sessions and their work
     faults     what a failed request tells its client
+    observe    what recorders get to see of either side
     worker     the engine thread and the decoder thread
     ledger     one session's steps, each taken exactly once
     dispatch   requests in, jobs and replies out    requests, replies  its checks and its packets

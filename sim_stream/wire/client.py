@@ -9,7 +9,6 @@ Imports no torch; knows the protocol, not the models. One client belongs to one 
 from __future__ import annotations
 
 import math
-import time
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,12 +18,14 @@ from typing import Any
 import zmq
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
-from sim_stream.errors import InvalidInput, ProtocolError, SessionClosed
-from sim_stream.wire import checks
+from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.connection import Connection
-from sim_stream.wire.frame import RemoteFrame, remote_frame
-from sim_stream.wire.messages import Hello, HelloOk, Open, Opened, Status
-from sim_stream.wire.session import RemoteSession, request_status
+from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.messages import HelloOk, Status
+from sim_stream.wire.observe import Observer
+from sim_stream.wire.operations import run
+from sim_stream.wire.session import RemoteSession
+from sim_stream.wire.stream import Start, open_stream, request_status, say_hello
 
 __all__ = ["RemoteFrame", "RemoteSession", "StreamClient"]
 
@@ -36,24 +37,29 @@ class StreamClient:
     """A connection to one server; ``info`` says what it runs (``messages.HelloOk``).
 
     Waits up to ``timeout_s`` for the server to appear, and for every reply after that. Raises
-    ConnectionLost, and RemoteError when the server speaks another protocol version.
+    ConnectionLost, and RemoteError when the server speaks another protocol version. ``observer``
+    sees every session's requests and replies (a recorder).
     """
 
-    def __init__(self, endpoint: str = "tcp://127.0.0.1:5555", *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:5555",
+        *,
+        timeout_s: float = 30.0,
+        observer: Observer | None = None,
+    ) -> None:
         if not math.isfinite(timeout_s) or timeout_s <= 0:
             raise InvalidInput("timeout_s", timeout_s, "more than 0 seconds")
         try:
             self._connection = Connection(endpoint, timeout_s=timeout_s)
         except zmq.ZMQError as error:
             raise InvalidInput("endpoint", endpoint, f"tcp://HOST:PORT ({error})") from error
+        self._observer = observer
         self._sessions: weakref.WeakSet[RemoteSession] = weakref.WeakSet()
         with ExitStack() as on_failure:
             on_failure.callback(self._connection.close)
-            reply = self._connection.wait(self._connection.send(Hello())).message
-            if not isinstance(reply, HelloOk):
-                raise ProtocolError("reply", type(reply).__name__, "hello_ok")
+            self.info: HelloOk = run(say_hello(), self._connection)
             on_failure.pop_all()
-        self.info: HelloOk = reply
 
     @property
     def endpoint(self) -> str:
@@ -88,33 +94,24 @@ class StreamClient:
         shows frame n-1, decoded with both neighbours; 0: frame n at once, without its right
         neighbour.
         """
-        if self._connection.closed:
-            raise SessionClosed("the client is closed")
-        array = checks.wire_frames(frames, self.info)
-        message = Open(
-            seed=checks.wire_seed(seed),
-            text=checks.wire_text(text),
-            sampling=checks.wire_sampling(sampling),
-            decoding=checks.wire_decoding(decoding),
-            actions=checks.wire_actions(actions, len(array), self.info),
-            lookahead=checks.wire_lookahead(lookahead),
+        start = Start(
+            frames=frames,
+            seed=seed,
+            actions=actions,
+            text=text,
+            sampling=sampling,
+            decoding=decoding,
         )
-        send_ns = time.monotonic_ns()
-        rid = self._connection.send(message, {"frames": array}, anew=True)
-        received = self._connection.wait(rid)
-        opened = received.message
-        if not isinstance(opened, Opened):
-            raise ProtocolError("reply", type(opened).__name__, "opened")
-        frame, step = remote_frame(received, send_ns), opened.committed_step
+        opening = open_stream(self._connection, self.info, self._observer, start, lookahead)
         return RemoteSession(
-            self._connection, self.info, opened.sid, frame, step, siblings=self._sessions
+            self._connection, run(opening, self._connection), siblings=self._sessions
         )
 
     def status(self) -> Status:
         """The server's sessions, queue and progress; answered even while the engine computes."""
         if self._connection.closed:
             raise SessionClosed("the client is closed")
-        return request_status(self._connection, "")
+        return run(request_status(""), self._connection)
 
     def close(self) -> None:
         """Ends the connection and, without waiting, the sessions still open. Idempotent."""

@@ -1,35 +1,24 @@
 """One client's connection: sends requests, matches replies to them, knows when to give up.
 
-A DEALER socket that belongs to the thread that uses it. Replies may come in any order; they are
-kept until somebody waits for them. Knows no sessions and no frames.
+A DEALER socket that belongs to the thread that uses it. Knows no sessions and no frames.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import zmq
 
-from sim_stream.errors import ConnectionLost, RemoteError
-from sim_stream.wire import codec, framing
-from sim_stream.wire.framing import AnyArray, Arrays, FramingLimits
-from sim_stream.wire.messages import Error, Message, Reply
+from sim_stream.errors import ConnectionLost
+from sim_stream.wire import framing
+from sim_stream.wire.framing import Arrays
+from sim_stream.wire.mailbox import LIMITS, MAX_REPLY_BYTES, Mailbox, Received
+from sim_stream.wire.messages import Message
 
-# Bounds what a server may send before its hello says how large its frames are.
-MAX_REPLY_BYTES = 64 * 1024 * 1024
 REPLIES_QUEUED = 64
 _NO_ARRAYS: Arrays = {}
-
-
-@dataclass(frozen=True)
-class Received:
-    """A reply with its arrays and the client's monotonic clock when it came."""
-
-    message: Reply
-    arrays: dict[str, AnyArray]
-    recv_ns: int
 
 
 class Connection:
@@ -38,15 +27,10 @@ class Connection:
     def __init__(self, endpoint: str, *, timeout_s: float) -> None:
         self.endpoint = endpoint
         self.timeout_s = timeout_s
-        self._limits = FramingLimits(message_bytes=MAX_REPLY_BYTES)
-        self._next_rid = 1
-        self._expected: set[int] = set()
-        self._replies: dict[int, Received] = {}
-        self._farewell: Error | None = None
-        self._farewell_told = False
+        self._mail = Mailbox()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._socket = self._connect()
+            self._socket: zmq.Socket[bytes] = connect(self._context, endpoint)
         except zmq.ZMQError:
             self._context.destroy(linger=0)
             raise
@@ -64,18 +48,15 @@ class Connection:
     def send(self, message: Message, arrays: Arrays = _NO_ARRAYS, *, anew: bool = False) -> int:
         """Sends a request; its rid, to ``wait`` for. Raises ConnectionLost, RemoteError.
 
-        Once a server said farewell every request fails at once, but for those that begin ``anew``
-        (with whatever server answers next).
+        ``anew``: not the business of a server that said farewell (``Mailbox.begin``).
         """
         self._read_waiting()
-        if anew and self._farewell_told:
-            self._farewell, self._farewell_told = None, False
-        self._raise_farewell()
+        self._mail.begin(anew=anew)
         if not self._socket.poll(round(self.timeout_s * 1e3), zmq.POLLOUT):
             raise ConnectionLost(self.endpoint, self.timeout_s)
-        rid = self._take_rid()
+        rid = self._mail.issue()
         self._transmit(msgspec.structs.replace(message, rid=rid), arrays)
-        self._expected.add(rid)
+        self._mail.expect(rid)
         return rid
 
     def send_unanswered(self, message: Message) -> bool:
@@ -83,32 +64,28 @@ class Connection:
         if not self._socket.poll(0, zmq.POLLOUT):
             return False
         # A rid of its own: 0 would make its refusal look like the server's farewell.
-        self._transmit(msgspec.structs.replace(message, rid=self._take_rid()), _NO_ARRAYS)
+        self._transmit(msgspec.structs.replace(message, rid=self._mail.issue()), _NO_ARRAYS)
         return True
 
     def wait(self, rid: int) -> Received:
         """The reply to a request. Raises ConnectionLost, RemoteError."""
         deadline_s = time.monotonic() + self.timeout_s
         self._read_waiting()
-        while rid not in self._replies:
-            self._raise_farewell()
+        while not self._mail.has(rid):
+            self._mail.raise_farewell()
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 self._reconnect()
                 raise ConnectionLost(self.endpoint, self.timeout_s)
             self._socket.poll(max(1, round(left_s * 1e3)), zmq.POLLIN)
             self._read_waiting()
-        received = self._replies[rid]
-        self.forget(rid)
-        if isinstance(received.message, Error):
-            raise remote_error(received.message)
-        return received
+        return self._mail.take(rid)
 
     def poll(self, rid: int, timeout_s: float) -> bool:
         """Whether ``wait`` for that reply would return at once; gives it up to ``timeout_s``."""
         deadline_s = time.monotonic() + timeout_s
         self._read_waiting()
-        while rid not in self._replies and self._farewell is None:
+        while not self._mail.has(rid) and not self._mail.farewell:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return False
@@ -117,35 +94,16 @@ class Connection:
         return True
 
     def forget(self, rid: int) -> None:
-        """The reply to this request, come or not, is of no interest any more."""
-        self._expected.discard(rid)
-        self._replies.pop(rid, None)
+        self._mail.forget(rid)
 
     def expects(self, rid: int) -> bool:
-        """Whether a reply to this request has come or can still come."""
-        return rid in self._expected
-
-    def _take_rid(self) -> int:
-        self._next_rid += 1
-        return self._next_rid - 1
-
-    def _connect(self) -> zmq.Socket[bytes]:
-        # Not IMMEDIATE: with it libzmq drops what was received but not yet read as soon as the
-        # server disconnects, so a server's last frame and its farewell would be lost.
-        dealer = self._context.socket(zmq.DEALER)
-        dealer.linger = 0
-        dealer.set(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
-        dealer.set(zmq.IPV6, int("[" in self.endpoint))
-        dealer.set_hwm(REPLIES_QUEUED)
-        dealer.connect(self.endpoint)
-        return dealer
+        return self._mail.expects(rid)
 
     def _reconnect(self) -> None:
         """Requests still queued must not reach a server that comes later: nobody waits for them."""
         self._socket.close(linger=0)
-        self._expected.clear()
-        self._replies.clear()
-        self._socket = self._connect()
+        self._mail.forget_all()
+        self._socket = connect(self._context, self.endpoint)
 
     def _transmit(self, message: Message, arrays: Arrays) -> None:
         parts = framing.pack(message, arrays)
@@ -156,26 +114,18 @@ class Connection:
 
     def _read_waiting(self) -> None:
         while self._socket.poll(0, zmq.POLLIN):
-            parts = framing.receive(self._socket, self._limits, routed=False)
-            recv_ns = time.monotonic_ns()
-            framing.check_sizes(parts, self._limits)
-            message = codec.decode_reply(parts[0])
-            arrays = framing.unpack(message.arrays, parts[1:])
-            if message.rid in self._expected:
-                self._replies[message.rid] = Received(message, arrays, recv_ns)
-            elif message.rid == 0 and isinstance(message, Error):
-                self._farewell = message
-
-    def _raise_farewell(self) -> None:
-        if self._farewell is not None:
-            self._farewell_told = True
-            raise remote_error(self._farewell)
+            parts = framing.receive(self._socket, LIMITS, routed=False)
+            self._mail.put(parts, time.monotonic_ns())
 
 
-def remote_error(error: Error) -> RemoteError:
-    return RemoteError(
-        error.code.value,
-        error.message,
-        retryable=error.retryable,
-        committed_step=error.committed_step,
-    )
+def connect(context: Any, endpoint: str) -> Any:
+    """A client's socket of that context (of zmq or zmq.asyncio). Raises ZMQError."""
+    # Not IMMEDIATE: with it libzmq drops what was received but not yet read as soon as the
+    # server disconnects, so a server's last frame and its farewell would be lost.
+    dealer = context.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.set(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
+    dealer.set(zmq.IPV6, int("[" in endpoint))
+    dealer.set_hwm(REPLIES_QUEUED)
+    dealer.connect(endpoint)
+    return dealer

@@ -24,17 +24,21 @@ from sim_stream.wire.messages import (
     VERSION,
     Close,
     Closed,
+    Error,
     ErrorCode,
     Fork,
+    FrameMessage,
     Heartbeat,
     Hello,
     HelloOk,
     Open,
+    Opened,
     Request,
     Reset,
     Status,
     Step,
 )
+from sim_stream.wire.observe import Exchange, Observer
 from sim_stream.wire.replies import addressed, reply_to, viewers_copy
 from sim_stream.wire.requests import (
     require_actions,
@@ -72,6 +76,7 @@ class Dispatcher:
     submit: Callable[[Job], bool]
     lease_ns: int
     clock_ns: Callable[[], int]
+    observer: Observer | None = None
     counters: Counters = field(default_factory=Counters)
     shutting_down: bool = False
 
@@ -127,6 +132,23 @@ class Dispatcher:
             yield Outgoing(waiter.route, addressed(packet, waiter.rid))
         if result.info is not None:
             yield Outgoing(None, viewers_copy(packet))
+        self._show(result, packet)  # last, when the reply is on its way
+
+    def _show(self, result: Result, packet: Packet) -> None:
+        if self.observer is None:
+            return
+        job, reply = result.job, packet.message
+        assert isinstance(reply, Opened | FrameMessage | Closed | Error)
+        self.observer(
+            Exchange(
+                info=self.info,
+                sid=job.sid,
+                request=job.request,
+                reply=reply,
+                frames=job.frames,
+                image=result.image,
+            )
+        )
 
     def expire(self) -> list[str]:
         """Closes sessions whose lease ran out; their sids."""

@@ -30,6 +30,7 @@ from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.io_loop import IoLoop, Sockets
 from sim_stream.wire.messages import VERSION, ActionSpec, HelloOk, ServerLimits, WireSampling
+from sim_stream.wire.observe import Observer
 from sim_stream.wire.worker import WAKE_ADDRESS, Context, EngineWorker, Wake
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ LIVENESS_CHECK_S = 0.5
 class StreamServer:
     """Serves until stopped. ``publish`` adds a PUB socket that shows every frame to viewers.
 
-    A session whose client is silent for ``lease_s`` is closed. Port 0 binds a free port; see
+    A session whose client is silent for ``lease_s`` is closed. ``observer`` sees every session's
+    requests and replies (a recorder). Port 0 binds a free port; see
     ``endpoint``. Raises InvalidInput for an address that is not this machine's.
     """
 
@@ -57,6 +59,7 @@ class StreamServer:
         max_in_flight: int = 2,
         lease_s: float = 60.0,
         stop_timeout_s: float = 10.0,
+        observer: Observer | None = None,
     ) -> None:
         for name, count in (("max_sessions", max_sessions), ("max_in_flight", max_in_flight)):
             if count < 1:
@@ -70,6 +73,7 @@ class StreamServer:
         self._info = describe(runtime, max_sessions, max_in_flight, lease_s)
         self._lease_s = lease_s
         self._stop_timeout_s = stop_timeout_s
+        self._observer = observer
         self._context: Context | None = None
         self._worker: EngineWorker | None = None
         self._io: IoLoop | None = None
@@ -103,7 +107,13 @@ class StreamServer:
         # Every step in flight, and one open, reset, fork or close of every session.
         depth = limits.max_sessions * (limits.max_in_flight + 1)
         worker = EngineWorker(self._runtime, context, depth=depth)
-        dispatcher = Dispatcher(info, worker.submit, round(self._lease_s * 1e9), time.monotonic_ns)
+        dispatcher = Dispatcher(
+            info,
+            worker.submit,
+            round(self._lease_s * 1e9),
+            time.monotonic_ns,
+            observer=self._observer,
+        )
         framing = FramingLimits(message_bytes=limits.message_bytes)
         self._context, self._worker = context, worker
         self._io = IoLoop(sockets, dispatcher, worker, framing, stop_timeout_s=self._stop_timeout_s)

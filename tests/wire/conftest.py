@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,14 @@ def raw(server: StreamServer) -> Iterator[RawClient]:
 
 
 class ServerProcess:
-    """The toy server as a process; ``endpoint`` once it says that it is ready."""
+    """The toy server as a process; ``endpoint`` once it says that it is ready.
 
-    def __init__(self) -> None:
+    ``prefix``: a command that runs the server's.
+    """
+
+    def __init__(self, *options: str, prefix: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.wire.toy_server"],
+            [*prefix, sys.executable, "-m", "tests.wire.toy_server", *options],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,

@@ -123,7 +123,9 @@ class ToySession:
         if text is not None and text != self.runtime.preset.prompt:
             raise InvalidInput("text", text, "null")
         prompt = hashlib.blake2b(frames_THWC.tobytes(), digest_size=8).digest()
-        self.states = [digest(prompt, seed, actions, sampling, decoding)]
+        preset = self.runtime.preset
+        how = (sampling or preset.sampling, decoding or preset.decoding)
+        self.states = [digest(prompt, seed, actions, *how)]
         self.committed_step = 0
         return ToyPending(self, 0, self.states[0], None, 0, self.lookahead == 0).render()
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import argparse
 import logging
+import resource
+from contextlib import ExitStack
+from pathlib import Path
 
+from sim_stream.recording.recorder import Recorder
 from sim_stream.wire.server import StreamServer
 from tests.wire.toy import ToyRuntime
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", default="tcp://127.0.0.1:0")
+    parser.add_argument("--record", type=Path)
+    parser.add_argument("--file-bytes", type=int, help="no file may grow beyond this")
+    options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    StreamServer(ToyRuntime(), bind=parser.parse_args().bind).serve_forever()
+    if options.file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (options.file_bytes, options.file_bytes))
+    with ExitStack() as stack:
+        recorder = None
+        if options.record is not None:
+            recorder = stack.enter_context(Recorder(options.record, by="server"))
+        StreamServer(ToyRuntime(), bind=options.bind, observer=recorder).serve_forever()

@@ -1,0 +1,164 @@
+"""``SimStream-v0``: the neural simulator as a Gymnasium environment.
+
+    import bridge.gym_env, gymnasium
+    env = gymnasium.make("SimStream-v0", endpoint="tcp://127.0.0.1:5555", max_episode_steps=80)
+    frame, info = env.reset(seed=3)
+    frame, reward, terminated, truncated, info = env.step([0.25, 0.1])  # shares of the most
+
+Actions are normalised, as Gymnasium recommends: speed in [0, 1], yaw rate in [-1, 1], positive to
+the left, each a share of ``env.unwrapped.action_scale`` (m/s, rad/s), which the server names.
+
+A client like any other: each environment holds one session on the server, so a vector of eight
+needs ``sim-stream serve --max-sessions 8``. There is no task in it: the reward is 0 and the world
+never ends, so wrap what you train for around it and say ``max_episode_steps``. Needs the extra
+``gym``; knows no models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from sim_stream.config import Action
+from sim_stream.errors import InvalidInput, RemoteError, SessionClosed
+from sim_stream.prompts import read_prompt
+from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
+from sim_stream.wire.messages import HelloOk
+
+Frame = npt.NDArray[np.uint8]
+OPTIONS = ("frames", "actions")
+
+
+class SimStreamEnv(gymnasium.Env[Frame, Any]):
+    """Observations are frames, uint8 [H, W, 3]; an action is (speed, yaw rate), normalised.
+
+    ``prompt``: a video file to start from (None: the shipped clip). ``lookahead`` 0 shows the frame
+    that an action led to at once; 1 shows it one step later, decoded with both neighbours. A model
+    that takes no actions has a single one, 0. ``reset(seed=s)`` starts the session of seed s: equal
+    seeds and actions give equal frames; without a seed it is drawn from the last one given.
+    ``reset(options={"frames": ..., "actions": ...})`` starts from other frames.
+
+    A server that is gone or refuses ends the episode: ``truncated``, with ``info["error"]``.
+    Raises InvalidInput, and RemoteError when the server cannot be reached or a reset fails.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012  # Gymnasium's own
+
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:5555",
+        *,
+        prompt: str | Path | None = None,
+        lookahead: int = 0,
+        timeout_s: float = 30.0,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise InvalidInput("render_mode", render_mode, "rgb_array or None")
+        self.render_mode = render_mode
+        self._lookahead = lookahead
+        self._session: RemoteSession | None = None
+        self._shown: Frame | None = None
+        self._client = StreamClient(endpoint, timeout_s=timeout_s)
+        info = self._client.info
+        try:
+            size = info.frame_shape[0]
+            self._prompt = read_prompt(None if prompt is None else Path(prompt), size=size)
+        except InvalidInput:
+            self._client.close()
+            raise
+        self.metadata = self.metadata | {"render_fps": round(info.fps)}
+        self.observation_space = spaces.Box(0, 255, info.frame_shape, np.uint8)
+        self.action_space = action_space(info)
+        self.action_scale = np.array([spec.high for spec in info.action_spec])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Frame, dict[str, Any]]:
+        super().reset(seed=seed)
+        options = options or {}
+        if unknown := sorted(set(options) - set(OPTIONS)):
+            raise InvalidInput("options", ", ".join(unknown), ", ".join(OPTIONS))
+        drawn = int(self.np_random.integers(2**63)) if seed is None else seed
+        frames, actions = self._start_from(options)
+        frame = self._restart(frames, actions, drawn)
+        self._shown = frame.image
+        return frame.image, told(frame)
+
+    def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        if self._session is None or self._shown is None:
+            raise InvalidInput("step", "an environment without an episode", "a call after reset")
+        try:
+            frame = self._session.step(self._as_action(action))
+        except (RemoteError, SessionClosed) as error:
+            self._session.abandon()
+            self._session = None
+            return self._shown, 0.0, False, True, {"error": str(error)}
+        self._shown = frame.image
+        return frame.image, 0.0, False, False, told(frame)
+
+    def render(self) -> Frame | None:
+        return self._shown if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Ends the session and the connection. Idempotent."""
+        self._session = None
+        self._client.close()
+
+    def _start_from(self, options: dict[str, Any]) -> tuple[Any, Sequence[Action | None] | None]:
+        frames = options.get("frames")
+        if frames is not None or "actions" in options:
+            return self._prompt.frames_THWC if frames is None else frames, options.get("actions")
+        takes_actions = self._client.info.takes_actions
+        return self._prompt.frames_THWC, self._prompt.actions if takes_actions else None
+
+    def _restart(
+        self, frames: Any, actions: Sequence[Action | None] | None, seed: int
+    ) -> RemoteFrame:
+        """The same session anew where there is one, else another."""
+        if self._session is not None:
+            try:
+                return self._session.reset(frames, seed=seed, actions=actions)
+            except (RemoteError, SessionClosed):
+                self._session.abandon()
+                self._session = None
+        self._session = self._client.open(
+            frames, seed=seed, actions=actions, lookahead=self._lookahead
+        )
+        return self._session.frame
+
+    def _as_action(self, action: Any) -> Action | None:
+        if not self._client.info.takes_actions:
+            return None
+        values = np.asarray(action, dtype=np.float64)
+        if values.shape != (2,):
+            raise InvalidInput("action", action, "two numbers: speed, yaw rate")
+        speed_mps, yaw_rate_radps = values * self.action_scale
+        return Action(speed_mps=speed_mps, yaw_rate_radps=yaw_rate_radps)
+
+
+def action_space(info: HelloOk) -> spaces.Space[Any]:
+    """Shares of what the server's model takes; it clamps what is beyond."""
+    if not info.takes_actions:
+        return spaces.Discrete(1)
+    low = np.array([spec.low / spec.high for spec in info.action_spec], np.float32)
+    return spaces.Box(low, np.ones_like(low), dtype=np.float32)
+
+
+def told(frame: RemoteFrame) -> dict[str, Any]:
+    """What Gymnasium's ``info`` says: nothing that differs between equal episodes."""
+    return {
+        "step": frame.step,
+        "frame_id": frame.frame_id,
+        "lag_frames": frame.lag_frames,
+        "approximated": frame.approximated,
+    }
+
+
+gymnasium.register(id="SimStream-v0", entry_point="bridge.gym_env:SimStreamEnv")

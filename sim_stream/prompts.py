@@ -1,0 +1,41 @@
+"""What a drive starts from: frames of a video, or the shipped clip with the actions that led to it.
+
+Knows videos and actions; no sessions, no models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim_stream.config import Action
+from sim_stream.video import SAMPLE, Image, read_clip
+
+PROMPT_FRAMES = 2
+SPEED_MPS = 8.0  # where the prompt's own speed is not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the drive starts from. ``actions`` None: unknown."""
+
+    frames_THWC: Image
+    actions: list[Action] | None
+    speed_mps: float
+
+
+def read_prompt(video: Path | None, *, size: int, start_s: float = 0.0) -> Prompt:
+    """Two frames of ``video``, or of the shipped clip. Raises VideoError."""
+    path = SAMPLE if video is None else video
+    frames_THWC = read_clip(path, start_s=start_s, frames=PROMPT_FRAMES, size=size)
+    if video is not None:
+        return Prompt(frames_THWC=frames_THWC, actions=None, speed_mps=SPEED_MPS)
+    recorded = json.loads(SAMPLE.with_suffix(".json").read_text())
+    first = math.floor(start_s * recorded["fps"] + 0.5)
+    actions = [
+        Action(speed_mps=speed, yaw_rate_radps=yaw)
+        for speed, yaw in recorded["actions"][first : first + PROMPT_FRAMES]
+    ]
+    return Prompt(frames_THWC=frames_THWC, actions=actions, speed_mps=actions[-1].speed_mps)

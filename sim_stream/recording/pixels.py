@@ -1,0 +1,139 @@
+"""The frames of a recording as a video that is readable wherever its writing ended.
+
+FFV1 in Matroska is lossless: the same pixels come back. H.264 in fragmented MP4 is for looking.
+Both leave every frame in a cluster or fragment of its own, so that a dead process costs the last
+one at most. Knows no sessions and no threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+
+from sim_stream.errors import InvalidInput
+from sim_stream.video_writer import Image
+
+# What writing a video may fail with: a full disk, a folder that went away.
+WRITE_ERRORS = (OSError, FFmpegError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How frames are kept. FFV1's RGB is `bgr0`; `yuv420p` is what every player shows."""
+
+    suffix: str
+    container: str
+    codec: str
+    pix_fmt: str
+    lossless: bool
+    codec_options: dict[str, str] = field(default_factory=dict)
+    container_options: dict[str, str] = field(default_factory=dict)
+
+
+FORMATS = MappingProxyType(
+    {
+        "ffv1": Format(
+            suffix=".mkv",
+            container="matroska",
+            codec="ffv1",
+            pix_fmt="bgr0",
+            lossless=True,
+            codec_options={"level": "3", "g": "1", "slicecrc": "1"},
+            container_options={"cluster_time_limit": "1", "flush_packets": "1"},
+        ),
+        "mp4": Format(
+            suffix=".mp4",
+            container="mp4",
+            codec="libx264",
+            pix_fmt="yuv420p",
+            lossless=False,
+            codec_options={"crf": "16", "preset": "veryfast", "tune": "zerolatency"},
+            container_options={
+                "movflags": "frag_every_frame+empty_moov+default_base_moof",
+                "flush_packets": "1",
+            },
+        ),
+    }
+)
+
+
+def get_format(name: str) -> Format:
+    """The format of that name. Raises InvalidInput."""
+    if name not in FORMATS:
+        raise InvalidInput("record-format", name, ", ".join(FORMATS))
+    return FORMATS[name]
+
+
+def sha256_of(image: Image) -> str:
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
+
+
+class PixelWriter:
+    """Appends frames, uint8 [H, W, 3]. Methods raise one of ``WRITE_ERRORS``."""
+
+    def __init__(self, path: Path, form: Format, *, rate: Fraction, shape: tuple[int, ...]) -> None:
+        self.path = path
+        self.frames = 0
+        self._container = av.open(
+            str(path), mode="w", format=form.container, options=form.container_options
+        )
+        stream: Any = self._container.add_stream(form.codec, rate=rate, options=form.codec_options)
+        stream.height, stream.width = shape[:2]
+        stream.pix_fmt = form.pix_fmt
+        stream.codec_context.thread_count = 1  # the models next door want the cores
+        self._stream = stream
+        self._open = True
+
+    def write(self, image: Image) -> int:
+        """The frame's index in the video."""
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame.pts = self.frames
+        self._container.mux(self._stream.encode(frame))
+        self.frames += 1
+        return frame.pts
+
+    def close(self) -> None:
+        """Idempotent, whatever it raised."""
+        if self._open:
+            self._open = False
+            try:
+                self._container.mux(self._stream.encode())
+            finally:
+                self._container.close()
+
+
+def read_pixels(path: Path) -> Iterator[Image]:
+    """The frames of a video, as far as it can be read; nothing if it cannot be opened."""
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                if frame.is_corrupt:
+                    return
+                yield frame.to_ndarray(format="rgb24")  # type: ignore[misc]  # of uint8
+    except WRITE_ERRORS:
+        return
+
+
+def write_prompt(path: Path, frames_THWC: Image, *, rate: Fraction) -> list[str]:
+    """Writes frames losslessly, whole or not at all; the sha256 of each."""
+    partial = path.with_name(f".{path.name}.part")
+    writer = PixelWriter(partial, FORMATS["ffv1"], rate=rate, shape=frames_THWC.shape[1:])
+    try:
+        for image in frames_THWC:
+            writer.write(image)
+        writer.close()
+        partial.replace(path)
+    except WRITE_ERRORS:
+        partial.unlink(missing_ok=True)
+        raise
+    return [sha256_of(image) for image in frames_THWC]

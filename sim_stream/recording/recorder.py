@@ -1,0 +1,191 @@
+"""``Recorder``: watches the sessions of a server or a client and writes their recordings.
+
+    with Recorder("recordings", by="client") as recorder:
+        with StreamClient(endpoint, observer=recorder) as client: ...
+
+Called with every exchange, it only puts it into a bounded backlog; a thread of its own writes.
+Whatever happens to the files (a full disk, a disk too slow) ends the recording concerned, with a
+line in the log and a mark in the sidecar; the session goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from sim_stream.errors import InvalidInput
+from sim_stream.recording.pixels import WRITE_ERRORS, get_format
+from sim_stream.recording.session import Options, SessionRecording, Style, reason_of
+from sim_stream.wire.messages import Close, Error, Fork, Open
+from sim_stream.wire.observe import Exchange
+
+log = logging.getLogger(__name__)
+
+BACKLOG_BYTES = 128 * 1024 * 1024
+LINE_BYTES = 4096  # what an exchange without pixels counts as
+CLOSE_TIMEOUT_S = 30.0
+# Measured: at the stream's own priority the writer held up a reply's delivery by 2 ms now and then.
+LOWEST_PRIORITY = 19
+TOO_SLOW = "the disk was too slow: the backlog was full"
+
+
+class Backlog:
+    """Exchanges on their way to the writer, bounded by their bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._waiting: deque[Exchange] = deque()
+        self._overflown: set[str] = set()
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, exchange: Exchange) -> None:
+        """Never waits. Without room the session is marked; nothing more of it is taken."""
+        size = _bytes(exchange)
+        with self._changed:
+            if self._closed or exchange.sid in self._overflown:
+                return
+            if self._bytes + size > self._max_bytes:
+                self._overflown.add(exchange.sid)
+            else:
+                self._bytes += size
+                self._waiting.append(exchange)
+            self._changed.notify()
+
+    def take(self) -> Exchange | None:
+        """The oldest; waits for one. None once closed and empty."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            if not self._waiting:
+                return None
+            exchange = self._waiting.popleft()
+            self._bytes -= _bytes(exchange)
+            return exchange
+
+    def overflown(self) -> frozenset[str]:
+        """The sids of which something is missing from here on; each is said once."""
+        with self._changed:
+            if not self._overflown:
+                return frozenset()
+            cut = frozenset(self._overflown) - {exchange.sid for exchange in self._waiting}
+            self._overflown -= cut
+            return cut
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+class Recorder:
+    """An ``Observer`` (``wire.observe``) and a context manager.
+
+    ``form``: ``ffv1``, lossless, or ``mp4``, for looking; both replay. ``options``: how the server
+    was started, for the header. Raises InvalidInput when ``folder`` cannot be written to.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        by: Literal["server", "client"],
+        form: str = "ffv1",
+        options: Options | None = None,
+        backlog_bytes: int = BACKLOG_BYTES,
+    ) -> None:
+        self._style = Style(folder=Path(folder), by=by, form=get_format(form), options=options)
+        try:
+            self._style.folder.mkdir(parents=True, exist_ok=True)
+            probe = self._style.folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InvalidInput(
+                "record", f"{folder} ({error.strerror})", "a folder to write to"
+            ) from error
+        self._backlog = Backlog(backlog_bytes)
+        self._recordings: dict[str, SessionRecording] = {}
+        self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
+        self._thread.start()
+
+    def __call__(self, exchange: Exchange) -> None:
+        self._backlog.put(exchange)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Writes what waits, and ends the recordings of sessions still open. Idempotent."""
+        self._backlog.close()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.error("recording: not all was written within %g s", timeout_s)
+
+    # Writer thread.
+
+    def _write(self) -> None:
+        if sys.platform == "linux":  # elsewhere priorities are a process's, not a thread's
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        while (exchange := self._backlog.take()) is not None:
+            self._record(exchange)
+            for sid in self._backlog.overflown():
+                self._fail(sid, TOO_SLOW)
+        for sid in [*self._recordings]:
+            self._end(sid, "the recorder was closed before the session", complete=False)
+
+    def _record(self, exchange: Exchange) -> None:
+        sid = exchange.sid
+        refused = isinstance(exchange.reply, Error)
+        try:
+            if not refused and isinstance(exchange.request, Open | Fork):
+                self._begin(exchange)
+            if sid in self._recordings:
+                self._recordings[sid].add(exchange)
+        except WRITE_ERRORS as error:
+            self._fail(sid, reason_of(error))
+            return
+        if isinstance(exchange.request, Close) and not refused:
+            self._end(sid, "closed", complete=True)
+
+    def _begin(self, exchange: Exchange) -> None:
+        parent = None
+        if isinstance(exchange.request, Fork):
+            parent = self._recordings.get(exchange.request.sid)
+            if parent is None:
+                log.error("recording: session %s has no recorded parent", exchange.sid)
+                return
+        self._recordings[exchange.sid] = SessionRecording(self._style, exchange, parent)
+
+    def _fail(self, sid: str, reason: str) -> None:
+        log.error("recording of session %s ends here, the session goes on: %s", sid, reason)
+        self._end(sid, reason, complete=False)
+
+    def _end(self, sid: str, reason: str, *, complete: bool) -> None:
+        recording = self._recordings.pop(sid, None)
+        if recording is None:
+            return
+        try:
+            recording.end(reason, complete=complete)
+        except WRITE_ERRORS as error:
+            log.error("recording of session %s could not be finished: %s", sid, error)
+
+
+def _bytes(exchange: Exchange) -> int:
+    arrays = (exchange.frames, exchange.image)
+    return LINE_BYTES + sum(array.nbytes for array in arrays if array is not None)

@@ -1,0 +1,221 @@
+"""``AsyncStreamClient``: ``StreamClient`` for asyncio, with the same names, rules and errors.
+
+    async with AsyncStreamClient("tcp://127.0.0.1:5555") as client:
+        async with await client.open(frames_THWC) as session:
+            frame = await session.step(Action(speed_mps=10.0, yaw_rate_radps=0.0))
+
+Sessions of one client may be used by as many tasks; a session belongs to one task at a time.
+Imports no torch; knows the protocol, not the models.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+from weakref import WeakSet
+
+import zmq
+
+from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.errors import InvalidInput, SessionClosed
+from sim_stream.wire.async_connection import AsyncConnection
+from sim_stream.wire.client import CLOSE_LINGER_MS
+from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.messages import HelloOk, Status
+from sim_stream.wire.observe import Observer
+from sim_stream.wire.operations import run_async
+from sim_stream.wire.stream import Start, Stream, open_stream, request_status, say_hello
+
+__all__ = ["AsyncRemoteSession", "AsyncStreamClient"]
+
+
+class AsyncRemoteSession:
+    """Opened by ``AsyncStreamClient.open``; an async context manager that closes it.
+
+    What the methods do and raise is ``RemoteSession``'s.
+    """
+
+    def __init__(
+        self, connection: AsyncConnection, stream: Stream, siblings: WeakSet[AsyncRemoteSession]
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._siblings = siblings
+        siblings.add(self)
+
+    async def __aenter__(self) -> AsyncRemoteSession:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.close()
+        else:
+            self.abandon()
+
+    @property
+    def sid(self) -> str:
+        return self._stream.sid
+
+    @property
+    def frame(self) -> RemoteFrame:
+        """The frame of the opening or the last reset; after ``fork`` the parent's last."""
+        return self._stream.frame
+
+    @property
+    def in_flight(self) -> int:
+        """Steps sent whose frames were not received."""
+        return len(self._stream.in_flight)
+
+    async def step(
+        self,
+        action: Action | None = None,
+        *,
+        sim_time_us: int | None = None,
+        deadline_ms: int | None = None,
+    ) -> RemoteFrame:
+        """Predicts one frame further. After ConnectionLost, or when cancelled while it waits, the
+        step is still in flight: ``receive`` asks for it again."""
+        operation = self._stream.step(action, sim_time_us, deadline_ms)
+        return await run_async(operation, self._connection)
+
+    async def send_step(
+        self,
+        action: Action | None = None,
+        *,
+        sim_time_us: int | None = None,
+        deadline_ms: int | None = None,
+    ) -> int:
+        """Sends a step without waiting for its frame; its number."""
+        operation = self._stream.send_step(action, sim_time_us, deadline_ms)
+        return await run_async(operation, self._connection)
+
+    async def receive(self) -> RemoteFrame:
+        """The reply to the oldest step in flight; asks again when it was lost before."""
+        return await run_async(self._stream.receive(), self._connection)
+
+    async def reset(
+        self,
+        frames: Any,
+        *,
+        seed: int = 0,
+        actions: Sequence[Action | None] | None = None,
+        text: str | None = None,
+        sampling: SamplingConfig | None = None,
+        decoding: DecodingConfig | None = None,
+    ) -> RemoteFrame:
+        """Starts anew from context frames; steps count from 1 again."""
+        start = Start(
+            frames=frames,
+            seed=seed,
+            actions=actions,
+            text=text,
+            sampling=sampling,
+            decoding=decoding,
+        )
+        return await run_async(self._stream.reset(start), self._connection)
+
+    async def fork(self) -> AsyncRemoteSession:
+        """A second session that continues from here, independent of this one."""
+        stream = await run_async(self._stream.fork(), self._connection)
+        return AsyncRemoteSession(self._connection, stream, self._siblings)
+
+    async def status(self) -> Status:
+        """The server's progress; asking keeps the session from expiring."""
+        return await run_async(self._stream.status(), self._connection)
+
+    async def close(self) -> RemoteFrame | None:
+        """Ends the session; the last frame, when the lookahead still held one. Idempotent."""
+        return await run_async(self._stream.close(), self._connection)
+
+    def abandon(self) -> bool:
+        """Tells the server, without waiting, that the session is over; says whether it did."""
+        return self._stream.abandon()
+
+
+class AsyncStreamClient:
+    """A connection to one server, made by ``async with``; arguments are ``StreamClient``'s."""
+
+    info: HelloOk
+
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:5555",
+        *,
+        timeout_s: float = 30.0,
+        observer: Observer | None = None,
+    ) -> None:
+        if not math.isfinite(timeout_s) or timeout_s <= 0:
+            raise InvalidInput("timeout_s", timeout_s, "more than 0 seconds")
+        self.endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._observer = observer
+        self._sessions: WeakSet[AsyncRemoteSession] = weakref.WeakSet()
+        self._link: AsyncConnection | None = None
+
+    async def __aenter__(self) -> AsyncStreamClient:
+        try:
+            self._link = AsyncConnection(self.endpoint, timeout_s=self._timeout_s)
+        except zmq.ZMQError as error:
+            raise InvalidInput("endpoint", self.endpoint, f"tcp://HOST:PORT ({error})") from error
+        try:
+            self.info = await run_async(say_hello(), self._link)
+        except BaseException:
+            await self._link.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def open(
+        self,
+        frames: Any,
+        *,
+        seed: int = 0,
+        actions: Sequence[Action | None] | None = None,
+        text: str | None = None,
+        sampling: SamplingConfig | None = None,
+        decoding: DecodingConfig | None = None,
+        lookahead: int | None = None,
+    ) -> AsyncRemoteSession:
+        """Opens a session on context frames, uint8 [T, H, W, 3] (``StreamClient.open``)."""
+        start = Start(
+            frames=frames,
+            seed=seed,
+            actions=actions,
+            text=text,
+            sampling=sampling,
+            decoding=decoding,
+        )
+        link = self._connection
+        opening = open_stream(link, self.info, self._observer, start, lookahead)
+        return AsyncRemoteSession(link, await run_async(opening, link), siblings=self._sessions)
+
+    async def status(self) -> Status:
+        """The server's sessions, queue and progress; answered even while the engine computes."""
+        return await run_async(request_status(""), self._connection)
+
+    async def close(self) -> None:
+        """Ends the connection and, without waiting, the sessions still open. Idempotent."""
+        if self._link is not None and not self._link.closed:
+            told = [session.abandon() for session in list(self._sessions)]
+            await self._link.close(linger_ms=CLOSE_LINGER_MS if any(told) else 0)
+
+    @property
+    def _connection(self) -> AsyncConnection:
+        if self._link is None or self._link.closed:
+            raise SessionClosed("the client is closed, or was not entered with `async with`")
+        return self._link

@@ -1,0 +1,153 @@
+"""One client's connection under asyncio: as ``connection``, with requests of many tasks at once.
+
+A zmq.asyncio DEALER socket and a task that reads it; both belong to the event loop they were made
+in. Knows no sessions and no frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from sim_stream.errors import ConnectionLost, ProtocolError, SessionClosed
+from sim_stream.wire import framing
+from sim_stream.wire.connection import connect
+from sim_stream.wire.framing import ZERO_COPY_BYTES, Arrays
+from sim_stream.wire.mailbox import Mailbox, Received
+from sim_stream.wire.messages import Message
+
+_NO_ARRAYS: Arrays = {}
+
+
+class AsyncConnection:
+    """Connects at once, in the background. Needs a running event loop."""
+
+    def __init__(self, endpoint: str, *, timeout_s: float) -> None:
+        self.endpoint = endpoint
+        self.timeout_s = timeout_s
+        self._mail = Mailbox()
+        self._changed = asyncio.Event()
+        self._broken: ProtocolError | None = None
+        self._context = zmq.asyncio.Context()
+        try:
+            self._socket: zmq.asyncio.Socket = connect(self._context, endpoint)
+        except zmq.ZMQError:
+            self._context.destroy(linger=0)
+            raise
+        self._reader = asyncio.create_task(self._read(self._socket))
+
+    @property
+    def closed(self) -> bool:
+        return self._socket.closed
+
+    async def close(self, *, linger_ms: int = 0) -> None:
+        """Idempotent. Whoever waits for a reply gets SessionClosed."""
+        if not self._socket.closed:
+            await self._stop_reading()
+            self._socket.close(linger=linger_ms)
+            self._context.term()
+            self._announce()
+
+    async def send(self, message: Message, arrays: Arrays = _NO_ARRAYS, *, anew: bool) -> int:
+        """Sends a request; its rid, to ``wait`` for. Raises ConnectionLost, RemoteError."""
+        self._require_open()
+        self._mail.begin(anew=anew)
+        rid = self._mail.issue()
+        parts = framing.pack(msgspec.structs.replace(message, rid=rid), arrays)
+        copy = all(memoryview(part).nbytes < ZERO_COPY_BYTES for part in parts)
+        self._mail.expect(rid)
+        async with self._patience() as lost:
+            await self._socket.send_multipart(parts, copy=copy)
+        if lost:
+            self._mail.forget(rid)
+            raise ConnectionLost(self.endpoint, self.timeout_s)
+        return rid
+
+    def send_unanswered(self, message: Message) -> bool:
+        """Sends a request if that can be done at once, and ignores its reply."""
+        # A rid of its own: 0 would make its refusal look like the server's farewell.
+        unawaited = msgspec.structs.replace(message, rid=self._mail.issue())
+        # The socket's own method, although nobody awaits it: a send past zmq.asyncio could swallow
+        # the signal that a reply has come.
+        sent = asyncio.ensure_future(
+            self._socket.send_multipart(framing.pack(unawaited), zmq.NOBLOCK)
+        )
+        return sent.done() and sent.exception() is None
+
+    async def wait(self, rid: int) -> Received:
+        """The reply to a request. Raises ConnectionLost, RemoteError."""
+        async with self._patience() as lost:
+            while not self._mail.has(rid) and self._mail.expects(rid):
+                self._require_open()
+                self._raise_broken()
+                self._mail.raise_farewell()
+                await self._changed.wait()
+        if lost:
+            await self._reconnect()
+        if lost or not self._mail.has(rid):  # another task's request went unanswered
+            raise ConnectionLost(self.endpoint, self.timeout_s)
+        return self._mail.take(rid)
+
+    def forget(self, rid: int) -> None:
+        self._mail.forget(rid)
+
+    def expects(self, rid: int) -> bool:
+        return self._mail.expects(rid)
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[list[bool]]:
+        """Gives its block ``timeout_s``; the list it yields is not empty if that was too short."""
+        lost: list[bool] = []
+        try:
+            async with asyncio.timeout(self.timeout_s) as limit:
+                yield lost
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            lost.append(True)
+
+    async def _read(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            frames = await socket.recv_multipart(copy=False)
+            try:
+                self._mail.put([frame.buffer for frame in frames], time.monotonic_ns())
+            except ProtocolError as error:
+                self._broken = error
+            self._announce()
+
+    def _announce(self) -> None:
+        """Wakes everybody who waits; whoever comes later waits for the next change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _stop_reading(self) -> None:
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _reconnect(self) -> None:
+        """Requests still queued must not reach a server that comes later: nobody waits for them."""
+        if self._socket.closed:
+            return
+        self._socket.close(linger=0)
+        self._mail.forget_all()
+        self._socket = connect(self._context, self.endpoint)
+        reader, self._reader = self._reader, asyncio.create_task(self._read(self._socket))
+        reader.cancel()
+        self._announce()
+        await asyncio.gather(reader, return_exceptions=True)
+
+    def _raise_broken(self) -> None:
+        """To the first who asks: later replies may be sound again."""
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            raise broken
+
+    def _require_open(self) -> None:
+        if self._socket.closed:
+            raise SessionClosed("the client is closed")

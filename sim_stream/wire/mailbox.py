@@ -1,0 +1,106 @@
+"""What a client's connection remembers: which requests it waits for, and which replies came.
+
+Replies may come in any order; they are kept until somebody takes them. Shared by the blocking and
+the asyncio connection. Knows no sockets and no clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sim_stream.errors import RemoteError
+from sim_stream.wire import codec, framing
+from sim_stream.wire.framing import AnyArray, Buffer, FramingLimits
+from sim_stream.wire.messages import Error, Reply
+
+# Bounds what a server may send before its hello says how large its frames are.
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+LIMITS = FramingLimits(message_bytes=MAX_REPLY_BYTES)
+
+
+@dataclass(frozen=True)
+class Received:
+    """A reply with its arrays and the client's monotonic clock when it came."""
+
+    message: Reply
+    arrays: dict[str, AnyArray]
+    recv_ns: int
+
+
+class Mailbox:
+    """Request ids count from 1; a server's farewell concerns all of them."""
+
+    def __init__(self) -> None:
+        self._last_rid = 0
+        self._expected: set[int] = set()
+        self._replies: dict[int, Received] = {}
+        self._farewell: Error | None = None
+        self._farewell_told = False
+
+    def begin(self, *, anew: bool) -> None:
+        """Before a request. Once a server said farewell every request fails at once, but for those
+        that begin ``anew`` (with whatever server answers next)."""
+        if anew and self._farewell_told:
+            self._farewell, self._farewell_told = None, False
+        self.raise_farewell()
+
+    def issue(self) -> int:
+        """The id of the request that is about to be sent."""
+        self._last_rid += 1
+        return self._last_rid
+
+    def expect(self, rid: int) -> None:
+        self._expected.add(rid)
+
+    def expects(self, rid: int) -> bool:
+        """Whether a reply to this request has come or can still come."""
+        return rid in self._expected
+
+    def has(self, rid: int) -> bool:
+        return rid in self._replies
+
+    def put(self, parts: Sequence[Buffer], recv_ns: int) -> None:
+        """A message that came. Raises ProtocolError."""
+        framing.check_sizes(parts, LIMITS)
+        message = codec.decode_reply(parts[0])
+        arrays = framing.unpack(message.arrays, parts[1:])
+        if message.rid in self._expected:
+            self._replies[message.rid] = Received(message, arrays, recv_ns)
+        elif message.rid == 0 and isinstance(message, Error):
+            self._farewell = message
+
+    def take(self, rid: int) -> Received:
+        """A reply that is there. Raises RemoteError where it is an error."""
+        received = self._replies[rid]
+        self.forget(rid)
+        if isinstance(received.message, Error):
+            raise remote_error(received.message)
+        return received
+
+    def forget(self, rid: int) -> None:
+        """The reply to this request, come or not, is of no interest any more."""
+        self._expected.discard(rid)
+        self._replies.pop(rid, None)
+
+    def forget_all(self) -> None:
+        self._expected.clear()
+        self._replies.clear()
+
+    @property
+    def farewell(self) -> bool:
+        return self._farewell is not None
+
+    def raise_farewell(self) -> None:
+        if self._farewell is not None:
+            self._farewell_told = True
+            raise remote_error(self._farewell)
+
+
+def remote_error(error: Error) -> RemoteError:
+    return RemoteError(
+        error.code.value,
+        error.message,
+        retryable=error.retryable,
+        committed_step=error.committed_step,
+    )

@@ -1,0 +1,76 @@
+"""What a server or a client shows to whoever watches its sessions: each request with its reply.
+
+Recorders hang on here. Knows no files, no sockets and no threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+from sim_stream.wire.engine import Image
+from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.messages import (
+    Close,
+    Closed,
+    Error,
+    Fork,
+    FrameMessage,
+    HelloOk,
+    Open,
+    Opened,
+    Reset,
+    Step,
+)
+
+SessionRequest = Open | Reset | Step | Fork | Close
+FrameReply = Opened | FrameMessage | Closed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """A request that reached the engine, with its reply.
+
+    ``sid`` is the session that it made or concerned. ``frames`` [T, H, W, 3] came with an open or
+    reset, ``image`` [H, W, 3] with the reply. Nobody writes to either any more.
+    """
+
+    info: HelloOk
+    sid: str
+    request: SessionRequest
+    reply: FrameReply | Error
+    frames: Image | None = None
+    image: Image | None = None
+
+
+# Called on the thread that moves the messages: it must return at once and never raise.
+Observer: TypeAlias = Callable[[Exchange], None]
+
+
+def as_client_saw_it(
+    info: HelloOk,
+    request: SessionRequest,
+    reply: FrameReply,
+    frame: RemoteFrame | None,
+    frames: Image | None = None,
+) -> Exchange:
+    """With the client's own stamps; its pixels are copied, since they are the caller's to change.
+
+    ``frame`` None: the reply has none.
+    """
+    if frame is None or reply.frame is None:
+        return Exchange(info=info, sid=reply.sid, request=request, reply=reply)
+    seen = msgspec.structs.replace(
+        reply.frame, timings_ns=frame.timings_ns, stamps_ns=frame.stamps_ns
+    )
+    return Exchange(
+        info=info,
+        sid=reply.sid,
+        request=request,
+        reply=msgspec.structs.replace(reply, frame=seen),
+        frames=None if frames is None else frames.copy(),
+        image=frame.image.copy(),
+    )

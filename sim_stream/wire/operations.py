@@ -1,0 +1,99 @@
+"""What a client does, told apart from how it waits: an operation says what to send and wait for.
+
+An operation is a generator; whoever runs it answers ``Send`` with a request id and ``Wait`` with
+the reply, and throws what either raised into it. So the blocking and the asyncio client share every
+rule. Knows no sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from sim_stream.errors import SimStreamError
+from sim_stream.wire.framing import Arrays
+from sim_stream.wire.mailbox import Received
+from sim_stream.wire.messages import Message
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Send:
+    """Answered with the request's id."""
+
+    message: Message
+    arrays: Arrays = field(default_factory=dict)
+    anew: bool = False
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Answered with the ``Received`` reply."""
+
+    rid: int
+
+
+Operation: TypeAlias = Generator[Send | Wait, Any, T]
+
+
+class Blocking(Protocol):
+    """The blocking connection."""
+
+    def send(self, message: Message, arrays: Arrays, *, anew: bool) -> int: ...
+    def wait(self, rid: int) -> Received: ...
+
+
+class Awaiting(Protocol):
+    """The asyncio connection."""
+
+    async def send(self, message: Message, arrays: Arrays, *, anew: bool) -> int: ...
+    async def wait(self, rid: int) -> Received: ...
+
+
+def ask(
+    message: Message, arrays: Arrays | None = None, *, anew: bool = False
+) -> Operation[Received]:
+    """Sends a request and waits for its reply."""
+    rid = yield Send(message, arrays or {}, anew)
+    received: Received = yield Wait(rid)
+    return received
+
+
+def run(operation: Operation[T], connection: Blocking) -> T:
+    """Runs an operation to its end; raises what it raises."""
+    try:
+        step = next(operation)
+        while True:
+            try:
+                if isinstance(step, Send):
+                    answer: Any = connection.send(step.message, step.arrays, anew=step.anew)
+                else:
+                    answer = connection.wait(step.rid)
+            except SimStreamError as error:
+                step = operation.throw(error)
+            else:
+                step = operation.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def run_async(operation: Operation[T], connection: Awaiting) -> T:
+    """As ``run``; cancelled, it ends the operation where it stands."""
+    try:
+        step = next(operation)
+        while True:
+            try:
+                if isinstance(step, Send):
+                    answer: Any = await connection.send(step.message, step.arrays, anew=step.anew)
+                else:
+                    answer = await connection.wait(step.rid)
+            except SimStreamError as error:
+                step = operation.throw(error)
+            else:
+                step = operation.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result

@@ -1,0 +1,66 @@
+"""Toy servers to record and to replay on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim_stream.recording.load import load
+from sim_stream.recording.recorder import Recorder
+from sim_stream.recording.replay import Report, replay
+from sim_stream.wire.client import RemoteFrame, StreamClient
+from sim_stream.wire.server import StreamServer
+from tests.wire.conftest import TIMEOUT_S
+from tests.wire.toy import ToyRuntime, drive, prompt_frames
+
+LOCAL = "tcp://127.0.0.1:0"
+
+
+@pytest.fixture
+def replayed() -> Iterator[Callable[[Path], Report]]:
+    """Replays a recording on a fresh toy server."""
+    with StreamServer(ToyRuntime(), bind=LOCAL) as server:
+        yield lambda path: replay(load(path), server.endpoint)
+
+
+@pytest.fixture
+def recording_client(tmp_path: Path) -> Iterator[Callable[..., StreamClient]]:
+    """A client of a toy server, of which one side records into ``tmp_path``; see ``finish``."""
+    with ExitStack() as stack:
+
+        def start(by: str = "server", runtime: ToyRuntime | None = None, **options: Any) -> Any:
+            recorder = stack.enter_context(Recorder(tmp_path, by=by, **options))  # type: ignore[arg-type]
+            sides = {"server": None, "client": None} | {by: recorder}
+            server = StreamServer(runtime or ToyRuntime(), bind=LOCAL, observer=sides["server"])
+            stack.enter_context(server)
+            client = StreamClient(server.endpoint, timeout_s=TIMEOUT_S, observer=sides["client"])
+            return stack.enter_context(client)
+
+        start.finish = stack.close  # type: ignore[attr-defined]  # server, client and recorder
+        yield start
+
+
+@pytest.fixture
+def record(recording_client: Any, tmp_path: Path) -> Callable[..., tuple[Path, list[RemoteFrame]]]:
+    """Records a drive; its sidecar and the frames that the client got."""
+
+    def run(
+        by: str = "server", *, steps: int = 5, form: str = "ffv1", **start: Any
+    ) -> tuple[Path, list[RemoteFrame]]:
+        client = recording_client(by, form=form)
+        with client.open(prompt_frames(), **({"seed": 3} | start)) as session:
+            frames = [session.frame, *(session.step(action) for action in drive(steps))]
+            last = session.close()
+        recording_client.finish()
+        return sidecar(tmp_path), frames if last is None else [*frames, last]
+
+    return run
+
+
+def sidecar(folder: Path) -> Path:
+    (path,) = folder.glob("*.jsonl")
+    return path

@@ -1,0 +1,219 @@
+"""Recording under real faults: it may end early, the stream never does, and what is there reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sim_stream.errors import InvalidInput
+from sim_stream.recording.load import load
+from sim_stream.recording.pixels import PixelWriter
+from sim_stream.recording.recorder import LINE_BYTES, TOO_SLOW
+from sim_stream.wire.client import StreamClient
+from tests.recording.conftest import sidecar
+from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
+from tests.wire.toy import SIZE, drive, prompt_frames
+
+TMPFS = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+
+
+def can_mount_tmpfs() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    command = [*TMPFS, "mount -t tmpfs none /mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def wait_until(holds):
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline_s, "never happened"
+        time.sleep(0.01)
+
+
+def drive_server(server, steps):
+    with (
+        StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
+        client.open(prompt_frames()) as session,
+    ):
+        return [session.step(action) for action in drive(steps)]
+
+
+@pytest.mark.parametrize("form", ["ffv1", "mp4"])
+def test_recording_cut_off_at_any_byte_replays_up_to_the_cut(record, replayed, form):
+    path, _ = record(form=form)
+    whole = path.read_bytes()
+    ends = [index + 1 for index, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in (*range(0, len(whole), 997), *(end - 1 for end in ends), *ends[:-1]):
+        path.write_bytes(whole[:cut])
+        shown = sum(end <= cut for end in ends[1:])
+        if not shown:
+            with pytest.raises(InvalidInput, match="recording"):
+                load(path)
+            continue
+        report = replayed(path)
+        assert report.same and report.frames == min(shown, 7)
+        assert report.end == "cut off in the middle" and not report.complete
+
+
+def test_bytes_that_make_no_sense_end_what_is_read(record, replayed):
+    path, _ = record()
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[4] = b'{"kind":"frame","sha256":\xff\xfe}\n'
+    path.write_bytes(b"".join(lines))
+    report = replayed(path)
+    assert report.same and report.frames == 3 and not report.complete
+
+
+def test_video_cut_off_at_any_byte_gives_the_frames_before(record, replayed):
+    path, _ = record()
+    video = load(path).video
+    whole = video.read_bytes()
+    found = []
+    for cut in range(0, len(whole) + 1, 509):
+        video.write_bytes(whole[:cut])
+        found.append(load(path).intact_pixels())
+    assert found == sorted(found) and found[0] == 0 and found[-1] >= 6
+    assert len(set(found)) >= 6  # frame by frame
+    assert replayed(path).same
+
+
+def test_server_killed_in_the_middle_leaves_a_recording_up_to_there(tmp_path, replayed):
+    server = ServerProcess("--record", str(tmp_path))
+    try:
+        with StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client:
+            session = client.open(prompt_frames())
+            for action in drive(8):
+                session.step(action)
+            wait_until(lambda: len(load_or_none(tmp_path)) >= 5)
+            server.stop(signal.SIGKILL)
+            session.abandon()
+    finally:
+        server.process.kill()
+        server.process.communicate()
+    report = replayed(sidecar(tmp_path))
+    assert report.same and report.frames >= 5 and not report.complete
+    # The last frame may still have been in the dead process's buffer.
+    assert report.intact_pixels is not None and report.intact_pixels >= report.frames - 1
+
+
+def load_or_none(folder):
+    try:
+        return load(sidecar(folder)).shown
+    except (InvalidInput, ValueError):
+        return []
+
+
+def full_disk_is_told_and_the_session_goes_on(server, folder, replayed):
+    """Drives until long after the disk is full; ends the server; reads what is there."""
+    frames = drive_server(server, 60)
+    assert [frame.step for frame in frames] == [*range(1, 61)]
+    drive_server(server, 2)  # nothing of that session fits; it runs all the same
+    wait_until(lambda: len(list(folder.glob("*.jsonl"))) == 2)
+    first = min(folder.glob("*.jsonl"), key=os.path.getmtime)
+    wait_until(lambda: load(first).end is not None)
+    report = replayed(first)
+    assert report.same and not report.complete and 3 < report.frames < 60
+    assert not list(folder.glob(".*.reserve"))
+    return report.end
+
+
+def test_file_that_cannot_grow_ends_the_recording_not_the_session(tmp_path, replayed):
+    server = ServerProcess("--record", str(tmp_path), "--file-bytes", str(20 * SIZE * SIZE * 3))
+    try:
+        reason = full_disk_is_told_and_the_session_goes_on(server, tmp_path, replayed)
+        assert reason == "File too large"
+        status, log = server.stop(signal.SIGTERM)
+    finally:
+        server.process.kill()
+    assert status == 0
+    assert "ends here, the session goes on: File too large" in log
+
+
+@pytest.mark.skipif(not can_mount_tmpfs(), reason="needs unshare and tmpfs in a user namespace")
+def test_full_disk_ends_the_recording_not_the_session(tmp_path, replayed):
+    mount = f'mount -t tmpfs -o size=160k none {tmp_path} && exec "$@"'
+    server = ServerProcess("--record", str(tmp_path), prefix=[*TMPFS, mount, "sh"])
+    try:
+        inside = tmp_path.relative_to("/")
+        folder = Path(f"/proc/{server.process.pid}/root") / inside
+        reason = full_disk_is_told_and_the_session_goes_on(server, folder, replayed)
+        assert reason == "No space left on device"
+        status, log = server.stop(signal.SIGTERM)
+    finally:
+        server.process.kill()
+    assert status == 0
+    assert "ends here, the session goes on: No space left on device" in log
+
+
+def test_disk_that_is_too_slow_ends_the_recording_and_bounds_its_memory(
+    recording_client, tmp_path, monkeypatch, replayed
+):
+    go, write = threading.Event(), PixelWriter.write
+
+    def slow(writer, image):
+        if writer.frames == 3:
+            assert go.wait(TIMEOUT_S)
+        return write(writer, image)
+
+    monkeypatch.setattr(PixelWriter, "write", slow)
+    room = 6 * (SIZE * SIZE * 3 + LINE_BYTES)
+    client = recording_client(backlog_bytes=room)
+    with client.open(prompt_frames()) as session:
+        for action in drive(40):
+            session.step(action)
+    go.set()
+    recording_client.finish()
+    monkeypatch.undo()
+    report = replayed(sidecar(tmp_path))
+    assert (report.same, report.complete, report.end) == (True, False, TOO_SLOW)
+    assert 3 <= report.frames <= 3 + 1 + 6
+
+
+FULL_TO_THE_LAST_BYTE = """
+import sys
+from pathlib import Path
+from sim_stream.recording.sidecar import Refused, SidecarWriter
+from sim_stream.wire.messages import Fork
+
+def line(size):
+    empty = len(b'{"kind":"refused","request":{"t":"fork","v":1,"rid":0,"arrays":[],"sid":"s"},'
+                b'"code":"LIMIT","message":""}') + 1
+    return Refused(request=Fork(sid="s"), code="LIMIT", message="x" * (size - empty))
+
+folder, size = Path(sys.argv[1]), int(sys.argv[2])
+writer = SidecarWriter(folder / "x.jsonl")
+writer.write(line(size))
+assert writer.path.stat().st_size == size
+try:
+    with open(folder / "other", "wb", buffering=0) as other:
+        while True:
+            other.write(bytes(4096))
+except OSError:
+    pass
+try:
+    writer.write(line(5000))
+except OSError:
+    writer.end("full", complete=False)
+print((folder / "x.jsonl").read_bytes()[size:].decode())
+"""
+
+
+@pytest.mark.skipif(not can_mount_tmpfs(), reason="needs unshare and tmpfs in a user namespace")
+# A page is full, so the last line needs another; a page has room for half the line that fails.
+@pytest.mark.parametrize("size", [4096, 3000])
+def test_last_line_has_its_place_on_a_disk_full_to_the_last_byte(tmp_path, size):
+    mount = f'mount -t tmpfs -o size=64k none {tmp_path} && exec "$@"'
+    code = [sys.executable, "-c", FULL_TO_THE_LAST_BYTE, str(tmp_path), str(size)]
+    done = subprocess.run(
+        [*TMPFS, mount, "sh", *code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == '{"kind":"end","reason":"full","complete":false}', done.stderr

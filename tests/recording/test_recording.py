@@ -1,0 +1,271 @@
+"""A recording holds all that its session needs to come back, frame by frame."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.errors import InvalidInput, RemoteError
+from sim_stream.model_options import ModelOptions, as_recorded, from_record
+from sim_stream.recording.load import load
+from sim_stream.recording.pixels import read_pixels
+from sim_stream.recording.recorder import Recorder
+from sim_stream.recording.replay import ReplayOptions, run
+from sim_stream.wire import operations
+from sim_stream.wire.messages import Step
+from tests.recording.conftest import sidecar
+from tests.wire.toy import ToyRuntime, drive, prompt_frames
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("by", ["server", "client"])
+@pytest.mark.parametrize(("form", "intact"), [("ffv1", 7), ("mp4", None)])
+def test_recorded_session_replays_to_equal_frames(record, replayed, by, form, intact):
+    path, frames = record(by, form=form)
+    report = replayed(path)
+    assert (report.frames, report.equal, len(frames)) == (7, 7, 7)
+    assert report.same and report.complete and report.first_difference is None
+    assert (report.intact_pixels, report.end) == (intact, "closed")
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_everything_that_a_session_may_start_from_is_replayed(record, replayed, lookahead):
+    path, _ = record(
+        seed=2**64 - 1,
+        lookahead=lookahead,
+        actions=[None, Action(speed_mps=3.0, yaw_rate_radps=0.5)],
+        sampling=SamplingConfig(top_k=3, temperature=0.5),
+        decoding=DecodingConfig(strategy="diagonal", k=4),
+    )
+    report = replayed(path)
+    assert report.same and report.frames == 6 + lookahead
+
+
+def test_video_of_a_lossless_recording_is_what_the_client_got(record):
+    path, frames = record()
+    video = list(read_pixels(load(path).video))
+    assert len(video) == len(frames)
+    for pixels, frame in zip(video, frames, strict=True):
+        np.testing.assert_array_equal(pixels, frame.image)
+
+
+def test_mp4_recording_shows_the_frames(recording_client, tmp_path):
+    grey = ToyRuntime()
+    client = recording_client(form="mp4", runtime=grey)
+    with client.open(prompt_frames()) as session:
+        session.step()
+    recording_client.finish()
+    recording = load(sidecar(tmp_path))
+    assert recording.video.suffix == ".mp4"
+    assert [image.shape for image in read_pixels(recording.video)] == [(32, 32, 3)] * 3
+
+
+@pytest.mark.parametrize(
+    ("by", "stamps"),
+    [
+        ("server", {"srv_recv", "engine_start", "decode_end", "srv_send"}),
+        ("client", {"srv_recv", "srv_send", "client_send", "client_recv"}),
+    ],
+)
+def test_a_line_tells_the_action_its_step_the_stamps_and_the_hash(record, by, stamps):
+    path, _ = record(by)
+    header, _, step, *_, end = lines_of(path)
+    assert (header["by"], header["info"]["model_id"], header["lossless"]) == (by, "toy", True)
+    action = drive(1)[0]
+    assert step["request"]["action"] == {
+        "speed_mps": action.speed_mps,
+        "yaw_rate_radps": action.yaw_rate_radps,
+    }
+    assert (step["request"]["step"], step["frame"]["approximated"]) == (1, False)
+    assert stamps <= step["frame"]["stamps_ns"].keys()
+    assert len(step["sha256"]) == 64
+    assert end == {"kind": "end", "reason": "closed", "complete": True}
+
+
+def test_pixels_that_the_caller_changes_are_recorded_as_they_came(recording_client, tmp_path):
+    client = recording_client("client")
+    frames = prompt_frames()
+    with client.open(frames) as session:
+        frames[:] = 0
+        session.frame.image[:] = 0
+        session.step().image[:] = 0
+    recording_client.finish()
+    recording = load(sidecar(tmp_path))
+    np.testing.assert_array_equal(recording.runs[0].prompt(), prompt_frames())
+    assert recording.intact_pixels() == len(recording.shown) == 3
+    assert all(image.any() for image in read_pixels(recording.video))
+
+
+def test_session_that_was_reset_replays_all_its_runs(recording_client, tmp_path, replayed):
+    client = recording_client()
+    with client.open(prompt_frames(), seed=1, lookahead=0) as session:
+        session.step(drive(1)[0])
+        session.reset(prompt_frames(key=5), seed=2)
+        session.step()
+        session.step()
+    recording_client.finish()
+    report = replayed(sidecar(tmp_path))
+    assert report.same and report.frames == 5 and report.seeds == [1, 2]
+
+
+def test_fork_replays_from_its_parents_recording_and_not_without_it(
+    recording_client, tmp_path, replayed
+):
+    client = recording_client()
+    with client.open(prompt_frames()) as parent:
+        parent.step(drive(1)[0])
+        with parent.fork() as child:
+            child.step(drive(2)[1])
+        parent.step()
+    recording_client.finish()
+    of_parent, of_child = sorted(
+        tmp_path.glob("*.jsonl"), key=lambda path: "forked" in path.read_text()
+    )
+    report = replayed(of_child)
+    # Open and one step are the parent's; then its own step and the frame of its close.
+    assert report.same and report.frames == 4 and load(of_child).inherited == 2
+    assert report.intact_pixels == 2
+    assert replayed(of_parent).same
+    whole = of_parent.read_bytes()
+    of_parent.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    with pytest.raises(InvalidInput, match="cut off before the fork"):
+        load(of_child)
+    of_parent.unlink()
+    with pytest.raises(InvalidInput, match="No such file"):
+        load(of_child)
+
+
+def test_repeated_step_is_recorded_once(recording_client, tmp_path):
+    client = recording_client()
+    with client.open(prompt_frames()) as session:
+        session.send_step()
+        session.receive()
+        again = session._stream._send(Step(sid=session.sid, step=1))
+        session._stream.in_flight.append(operations.run(again, client._connection))
+        assert session.receive().step == 1
+    recording_client.finish()
+    assert [line.frame.step for line in load(sidecar(tmp_path)).shown] == [0, 1, 1]  # 1: the close
+
+
+def test_refused_step_is_told_and_not_replayed(recording_client, tmp_path, replayed):
+    client = recording_client()
+    with client.open(prompt_frames()) as session:
+        with pytest.raises(RemoteError):
+            session.step(Action(speed_mps=999.0, yaw_rate_radps=0.0))
+        session.step()
+    recording_client.finish()
+    path = sidecar(tmp_path)
+    (refused,) = load(path).refused
+    assert (refused.code, "less than 999" in refused.message) == ("BAD_MESSAGE", True)
+    assert replayed(path).same
+
+
+def test_session_still_open_when_the_recorder_ends_is_marked_incomplete(
+    recording_client, tmp_path, replayed
+):
+    session = recording_client("client").open(prompt_frames())
+    session.step()
+    recording_client.finish()
+    report = replayed(sidecar(tmp_path))
+    assert report.same and not report.complete and report.frames == 2
+    assert report.end == "the recorder was closed before the session"
+
+
+def test_first_frame_that_differs_is_named(record, replayed):
+    path, _ = record()
+    lines = lines_of(path)
+    lines[3]["request"]["action"]["speed_mps"] += 1.0  # of step 2, which frame 1 already shows
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = replayed(path)
+    assert not report.same and (report.frames, report.equal) == (7, 2)
+    assert report.first_difference is not None
+    assert (report.first_difference.step, report.first_difference.frame_id) == (2, 1)
+    assert report.first_difference.recorded_sha256 == lines[3]["sha256"]
+
+
+def test_frame_cut_short_by_a_deadline_is_pointed_out(record, replayed):
+    path, _ = record()
+    lines = lines_of(path)
+    lines[4]["request"]["deadline_ms"] = 200
+    lines[4]["frame"]["approximated"] = True
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert replayed(path).after_deadline == 3
+
+
+@pytest.mark.parametrize("other", [{"model_id": "other"}, {"weights_sha256": "1" * 64}])
+def test_recording_of_another_model_is_refused_naming_both_sides(record, replayed, other):
+    path, _ = record()
+    lines = lines_of(path)
+    lines[0]["info"] |= other
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InvalidInput) as caught:
+        replayed(path)
+    for side in ("model toy", "0" * 64, *other.values()):
+        assert side in str(caught.value)
+
+
+def test_prompt_file_with_other_frames_is_refused(record, replayed):
+    path, _ = record()
+    (prompt,) = path.parent.glob("*.prompt-0.mkv")
+    prompt.write_bytes(load(path).video.read_bytes())
+    with pytest.raises(InvalidInput, match="not the frames that were recorded"):
+        replayed(path)
+
+
+def test_files_outside_the_folder_are_refused(record):
+    path, _ = record()
+    lines = lines_of(path)
+    lines[1]["prompt"]["file"] = "../elsewhere.mkv"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InvalidInput, match="without a folder"):
+        load(path).runs[0].prompt()
+
+
+def test_video_names_its_recording_as_well_as_the_sidecar(record):
+    path, _ = record()
+    assert load(load(path).video).path == path
+
+
+@pytest.mark.parametrize("name", ["nothing.jsonl", "empty.jsonl", "other.jsonl"])
+def test_what_is_no_recording_is_refused(tmp_path, name):
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "other.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(InvalidInput, match="recording"):
+        load(tmp_path / name)
+
+
+def test_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/below"):
+        with pytest.raises(InvalidInput, match="record"):
+            Recorder(tmp_path / folder, by="server")
+
+
+def test_unknown_format_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="ffv1, mp4"):
+        Recorder(tmp_path, by="server", form="gif")
+
+
+def test_endpoint_and_model_options_exclude_each_other(tmp_path):
+    with pytest.raises(InvalidInput, match="one of the two"):
+        run(ReplayOptions(recording=tmp_path, endpoint="tcp://x:1", model={"threads": 2}))
+
+
+def test_how_a_server_was_started_comes_back_from_the_record(tmp_path):
+    options = ModelOptions(
+        weights=tmp_path, world_model=tmp_path / "x", decoding="jacobi:8", threads=2, lookahead=0
+    )
+    assert from_record(json.loads(json.dumps(as_recorded(options)))) == options
+    with pytest.raises(InvalidInput, match="speed"):
+        from_record({"speed": 3})
+
+
+@pytest.mark.parametrize("how", ["raster", "jacobi:8", "diagonal:4"])
+def test_decoding_is_written_as_it_is_read(how):
+    assert DecodingConfig.parse(how).text == how
