@@ -21,7 +21,6 @@ from sim_stream.config import (
     PRECISIONS,
     PRESETS,
     STEP_ENGINES,
-    DecodingConfig,
 )
 from sim_stream.errors import SimStreamError
 
@@ -343,10 +342,7 @@ def _add_doctor(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 def _serve(args: argparse.Namespace) -> int:
     from sim_stream import serve
 
-    decoding = DecodingConfig.parse(args.decoding)
-    return serve.run(
-        serve.ServeOptions(**{**_options(serve.ServeOptions, args), "decoding": decoding})
-    )
+    return serve.run(serve.ServeOptions(**_options(serve.ServeOptions, args)))
 
 
 def _options(kind: Any, args: argparse.Namespace) -> dict[str, Any]:

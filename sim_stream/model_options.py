@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from sim_stream.config import DecodingConfig, from_dict, get_preset
 from sim_stream.errors import InvalidInput
@@ -60,15 +59,13 @@ class ModelOptions:
         return options + [f"--{name}={value}" for name, value in named if value is not None]
 
 
-def as_recorded(options: Any) -> dict[str, str | int | None]:
-    """The choices of a ``ModelOptions``, or of what has its fields, as a recording keeps them."""
+def as_recorded(options: ModelOptions) -> dict[str, str | int | None]:
+    """The choices as a recording keeps them."""
     kept: dict[str, str | int | None] = {}
     for name in (field.name for field in fields(ModelOptions) if field.name != "log_level"):
         value = getattr(options, name)
         if isinstance(value, Path):
             value = str(value.resolve())
-        elif isinstance(value, DecodingConfig):
-            value = value.text
         kept[name] = value
     return {name: value for name, value in kept.items() if value is not None}
 

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim_stream.config import DecodingConfig, get_preset
+from sim_stream.config import DecodingConfig
 from sim_stream.errors import InvalidInput
-from sim_stream.model_options import as_recorded
+from sim_stream.model_options import ModelOptions, as_recorded
 
 if TYPE_CHECKING:
     from sim_stream.recording.recorder import Recorder
@@ -28,32 +28,17 @@ READY = "ready "
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions:
-    """What ``serve`` takes; addresses as ZeroMQ writes them, port 0 for a free one.
+class ServeOptions(ModelOptions):
+    """What ``serve`` takes beside the model; addresses as in ZeroMQ, port 0 for a free one.
 
     ``threads`` are those of one stage: world model and video decoder run side by side, and on two
     cores a second thread for either takes the other's core. ``record``: a folder for recordings
     of every session.
     """
 
-    preset: str = "pocket"
     bind: str = "tcp://127.0.0.1:5555"
     publish: str | None = None
-    weights: Path | None = None
-    vqgan: Path | None = None
-    world_model: Path | None = None
-    adapter: Path | None = None
-    video_decoder: Path | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    kv_precision: str = "auto"
-    decoding: DecodingConfig | None = None
-    step_engine: str = "auto"
-    attention: str = "auto"
-    engines: str = "eager"
-    lookahead: int | None = None
     max_sessions: int = 4
-    threads: int = 1
     until_stdin_closes: bool = False
     random_weights: bool = False
     record: Path | None = None
@@ -62,9 +47,6 @@ class ServeOptions:
 
 def run(options: ServeOptions) -> int:
     """Serves; 0 after SIGINT or SIGTERM. Raises SimStreamError."""
-    get_preset(options.preset)  # a wrong name is said before torch takes seconds to load
-    if options.threads < 1:
-        raise InvalidInput("threads", options.threads, "1 or more")
     if options.random_weights and options.weights is not None:
         raise InvalidInput("weights", options.weights, "none beside --random-weights")
 
@@ -121,9 +103,8 @@ def _serve(options: ServeOptions, recorder: Recorder | None) -> None:
     if options.lookahead is not None:
         session = replace(runtime.preset.session, lookahead=options.lookahead)
         runtime.preset = replace(runtime.preset, session=session)
-    if options.decoding is not None:
-        decoding = runtime.check_decoding(options.decoding)
-        runtime.preset = replace(runtime.preset, decoding=decoding)
+    decoding = runtime.check_decoding(DecodingConfig.parse(options.decoding))
+    runtime.preset = replace(runtime.preset, decoding=decoding)
     server = AnnouncingServer(
         runtime,
         bind=options.bind,
