@@ -170,12 +170,6 @@ class DecodingConfig:
             if value < 1:
                 raise InvalidInput(f"decoding.{name}", value, "1 or more codes")
 
-    @property
-    def text(self) -> str:
-        """As ``parse`` takes it."""
-        numbers = {"jacobi": f":{self.window}", "diagonal": f":{self.k}"}
-        return self.strategy + numbers.get(self.strategy, "")
-
     @classmethod
     def parse(cls, text: str) -> DecodingConfig:
         """``raster``, ``jacobi``, ``jacobi:WINDOW``, ``diagonal`` or ``diagonal:K``."""

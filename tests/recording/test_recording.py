@@ -264,8 +264,3 @@ def test_how_a_server_was_started_comes_back_from_the_record(tmp_path):
     assert from_record(json.loads(json.dumps(as_recorded(options)))) == options
     with pytest.raises(InvalidInput, match="speed"):
         from_record({"speed": 3})
-
-
-@pytest.mark.parametrize("how", ["raster", "jacobi:8", "diagonal:4"])
-def test_decoding_is_written_as_it_is_read(how):
-    assert DecodingConfig.parse(how).text == how
