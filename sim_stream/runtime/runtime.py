@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,7 @@ from sim_stream.runtime.torch_engine import torch_engines
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 4
+TURN_S = 0.002
 FP32 = Precision(whole=torch.float32, video=torch.float32, cache=torch.float32)
 
 
@@ -210,11 +212,23 @@ class Runtime:
             return self._lanes.begin(self.make_strategy(decoding), task)
 
     def advance(self) -> None:
-        """One pass for every frame in the making, of all sessions."""
+        """A pass for every frame in the making, of all sessions, and further ones until a frame is
+        done or `TURN_S` is over: between two turns frames join."""
+        end_s = time.perf_counter() + TURN_S
         with self._lock, self.streams.world_model():
-            self._lanes.advance()
-            if self._static is not None:
-                self._static.advance()
+            under_way = self._under_way
+            while self._under_way == under_way > 0:
+                self._lanes.advance()
+                if self._static is not None:
+                    self._static.advance()
+                if time.perf_counter() >= end_s:
+                    return
+
+    @property
+    def _under_way(self) -> int:
+        """Frames in the making."""
+        static = 0 if self._static is None else len(self._static.active)
+        return len(self._lanes.active) + static
 
     def drop(self, lane: Lane | StaticLane) -> None:
         """Gives up a frame in the making."""

@@ -112,5 +112,5 @@ class Runtime(Protocol):
     def open_session(self, *, lookahead: int | None = None) -> Session: ...
 
     def advance(self) -> None:
-        """Takes all steps under way one pass further."""
+        """Takes all steps under way a little further."""
         ...
