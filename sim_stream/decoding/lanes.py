@@ -35,6 +35,8 @@ class Lane:
             self.wanted = self.draws.send(drawn_R)
         except StopIteration as stop:
             self.decoded = stop.value
+        except Exception as error:
+            self.error = error
 
 
 @dataclass
@@ -53,14 +55,16 @@ class Lanes:
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """A pass that fails ends all lanes that were in it, with its error."""
+        """A pass that fails ends all lanes that were in it, with its error; a strategy that fails
+        ends its own."""
         try:
             drawn = self.passes.run([lane.wanted for lane in self.active])
-            for lane, drawn_R in zip(self.active, drawn, strict=True):
-                lane.give(drawn_R)
         except Exception as error:
             for lane in self.active:
                 lane.error = error
+        else:
+            for lane, drawn_R in zip(self.active, drawn, strict=True):
+                lane.give(drawn_R)
         self.active = [lane for lane in self.active if not lane.done]
 
     def drop(self, lane: Lane) -> None:

@@ -44,7 +44,6 @@ class StaticLane:
 
     task: Task
     window: int
-    base: int
     fronts: list[int] = field(default_factory=lambda: [0])
     decoded: Decoded | None = None
     error: Exception | None = None
@@ -89,9 +88,9 @@ class StaticLanes:
         task.cache.check_room(first + state.end)
         if first:
             self._model(task.lead_1P[:, :first], None, task.cache)
-        base = task.cache.length
-        state.put(task.cache.row, base, task.lead_1P[0, first:], task.guess_N, task.noise_NV)
-        lane = StaticLane(task, window, base)
+        cache, lead_P = task.cache, task.lead_1P[0, first:]
+        state.put(cache.row, cache.length, lead_P, task.guess_N, task.noise_NV)
+        lane = StaticLane(task, window)
         self.active.append(lane)
         return lane
 

@@ -30,6 +30,7 @@ from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.static_lanes import StaticLane
 from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput, SessionClosed
+from sim_stream.models.kv_cache import KVCache
 from sim_stream.runtime.context import Context
 from sim_stream.runtime.frame import Frame, Pending
 from sim_stream.runtime.timing import StageClock
@@ -85,13 +86,26 @@ class Session:
     def __init__(self, runtime: Runtime, config: SessionConfig) -> None:
         self._runtime, self.config = runtime, config
         self._closed = False
-        self._context = Context(
-            runtime.world_model, runtime.layout, config, runtime.prompt_ids, runtime.pool.take()
+        self._context = self._over_a_row(
+            lambda cache: Context(
+                runtime.world_model, runtime.layout, config, runtime.prompt_ids, cache
+            )
         )
         self._window = FrameWindow(runtime.layout.codes_per_frame, runtime.device)
         self._decoding, self._sampling = runtime.preset.decoding, runtime.preset.sampling
         self._start(0)
 
+    @on_model_stream
+    def _over_a_row(self, make: Callable[[KVCache], Context]) -> Context:
+        """A context over a row of the pool, which is free again where it cannot be made."""
+        cache = self._runtime.pool.take()
+        try:
+            return make(cache)
+        except BaseException:
+            self._runtime.pool.give_back(cache)
+            raise
+
+    @on_model_stream
     def _start(self, seed: int) -> None:
         """A state without frames."""
         self._seed, self.committed_step = seed, -1
@@ -215,7 +229,7 @@ class Session:
             raise InvalidInput("fork", "a step under way", "between two steps")
         twin = object.__new__(Session)
         twin.__dict__.update(self.__dict__)
-        twin._context = self._context.fork(self._runtime.pool.take())
+        twin._context = self._over_a_row(self._context.fork)
         twin._window, twin._clock = self._window.fork(), StageClock(self._runtime.device)
         return twin
 

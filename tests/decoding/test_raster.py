@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sim_stream.config import SamplingConfig
+from sim_stream.decoding.jacobi import Jacobi
 from sim_stream.decoding.lanes import Lanes, decode
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPasses
@@ -133,6 +134,23 @@ def test_a_full_cache_is_refused(kind: MakePasses) -> None:
     with pytest.raises(InvalidInput, match="at most 4"):
         passes.run([Draw(cache, torch.tensor([[5]]), noise, sampling)])
     assert cache.length == 4
+
+
+def test_a_strategy_that_fails_ends_its_own_frame_only() -> None:
+    passes, pool = make(torch_passes, rows=2)
+    noise, guess = gumbel_noise(4, 1, LENGTH, CODES), torch.zeros(LENGTH).long()
+    sampling, lead = SamplingConfig(top_k=8), torch.tensor([[3, 33, 40, 60]])
+
+    def broken() -> bool:
+        raise ZeroDivisionError
+
+    lanes = Lanes(passes)
+    good = lanes.begin(Raster(), Task(pool.take(), lead, noise, sampling, guess))
+    bad = lanes.begin(Jacobi(2), Task(pool.take(), lead, noise, sampling, guess, broken))
+    while lanes.active:
+        lanes.advance()
+    assert isinstance(bad.error, ZeroDivisionError) and bad.decoded is None
+    assert good.error is None and good.decoded is not None
 
 
 @pytest.mark.parametrize("kind", PASSES)

@@ -200,6 +200,21 @@ def test_a_session_beyond_the_limit_is_refused_and_a_closed_one_makes_room() -> 
         random_runtime(max_sessions=0)
 
 
+def test_a_session_that_cannot_be_made_takes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = random_runtime(max_sessions=2)
+    session = started(runtime)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sim_stream.runtime.context.KVCache", fail)
+        for refused in (session.fork, runtime.open_session):
+            with pytest.raises(RuntimeError, match="out of memory"):
+                refused()
+    assert ids_of(started(runtime), ACTIONS) == ids_of(session, ACTIONS)
+
+
 def test_a_session_takes_one_step_at_a_time_and_can_be_left_in_the_middle(
     runtime: Runtime,
 ) -> None:
