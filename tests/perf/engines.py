@@ -30,10 +30,10 @@ from sim_stream.models import checkpoints
 from sim_stream.models.layers import channels_last, fold_upsampling
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
+from sim_stream.runtime.choices import multiplies_bf16
 from sim_stream.runtime.engine import ENCODE, ENCODER, STEADY, EngineSet, Form
 from sim_stream.runtime.engine_loader import load_folder
 from sim_stream.runtime.engine_manifest import Host
-from sim_stream.runtime.runtime import multiplies_bf16
 from sim_stream.runtime.torch_engine import torch_engines
 from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
