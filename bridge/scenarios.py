@@ -18,8 +18,13 @@ import numpy as np
 from sim_stream.errors import InvalidInput
 
 Split = Literal["train", "val"]
+Light = Literal["day", "overcast", "dusk", "night"]
 
 SEEDS: dict[Split, range] = {"train": range(0, 90_000), "val": range(90_000, 100_000)}
+
+# The first seeds of each split are all daylight: the drives that pocket-1 and pocket-2 were made
+# from and measured on. Those from here on have a light of their own.
+VARIED_LIGHT: dict[Split, int] = {"train": 10_000, "val": 91_000}
 
 MAPS: dict[Split, tuple[str, ...]] = {
     "train": (
@@ -38,7 +43,9 @@ MAX_TRAFFIC = 0.2
 MAX_START_SPEED_MPS = 14.0
 STANDING_START = 0.25  # the share of drives that begin at a standstill
 EMPTY_ROAD = 0.2  # the share of drives without traffic
+LIGHTS: dict[Light, float] = {"day": 0.4, "overcast": 0.2, "dusk": 0.2, "night": 0.2}
 _STREAM = 0x5CE0  # keeps these draws apart from the driver's draws of the same seed
+_LIGHT_STREAM = 0x5CE1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,7 @@ class Scenario:
     lane_width_m: float
     traffic: float
     start_speed_mps: float
+    light: Light
 
 
 def split_of(seed: int) -> Split:
@@ -86,7 +94,15 @@ def scenario_of(seed: int) -> Scenario:
         start_speed_mps=(
             0.0 if standing else float(np.round(draw.uniform(2.0, MAX_START_SPEED_MPS), 2))
         ),
+        light=_light(seed, split),
     )
+
+
+def _light(seed: int, split: Split) -> Light:
+    if seed < VARIED_LIGHT[split]:
+        return "day"
+    draw = np.random.default_rng((_LIGHT_STREAM, seed))
+    return list(LIGHTS)[int(draw.choice(len(LIGHTS), p=list(LIGHTS.values())))]
 
 
 assert not set(SEEDS["train"]) & set(SEEDS["val"]), "train and val share seeds"

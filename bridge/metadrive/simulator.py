@@ -31,6 +31,7 @@ import panda3d.core as p3d
 for _line in ("load-display p3headlessgl", "framebuffer-multisample 0", "multisamples 0"):
     p3d.loadPrcFileData("", _line)
 
+from light import apply_light  # noqa: E402  (its neighbour here: the worker runs as a script)
 from metadrive.engine.core.our_pbr import OurPipeline  # noqa: E402
 from metadrive.envs.metadrive_env import MetaDriveEnv  # noqa: E402
 
@@ -103,6 +104,7 @@ class Simulator:
         # Every time: each vehicle that MetaDrive creates, traffic too, re-aims the one camera.
         camera = vehicle.image_sensors["rgb_camera"]
         self._aim(camera.get_cam(), camera.get_lens())
+        apply_light(self._env.engine, scenario["light"])
         vehicle.set_velocity(vehicle.heading, scenario["start_speed_mps"])
         observation = self._env.observations["default_agent"].observe(vehicle)  # renders anew
         return self._reply(observation, self._path(), "")

@@ -60,6 +60,7 @@ def smoke(size_px: int) -> int:
 
     scenario = {
         "blocks": "S", "lanes": 2, "lane_width_m": 3.5, "traffic": 0.0, "start_speed_mps": 0.0,
+        "light": "day",
     }  # fmt: skip
     frame = Simulator(size_px=size_px).reset(0, scenario)["frame"]
     shades = len(set(frame))

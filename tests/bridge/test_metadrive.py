@@ -180,6 +180,14 @@ class TestRealMetaDrive:
             control = Control(steer=0.0, throttle=0.2)
             assert 0.42 < horizon([world.step(control) for _ in range(4)][-1].frame) < 0.48
 
+    def test_the_light_of_a_scene_is_seen_and_goes_with_it(self, world: MetaDriveWorld) -> None:
+        seen = {light: world.reset(seed).frame.mean((0, 1)) for light, seed in LIT_SEEDS.items()}
+        assert seen["night"].mean() < 0.5 * seen["day"].mean()
+        assert seen["dusk"][0] > seen["dusk"][2]  # red over blue, by day the other way round
+        assert np.ptp(seen["overcast"][:2]) < np.ptp(seen["day"])  # greyer
+        again = world.reset(LIT_SEEDS["day"]).frame.mean((0, 1))
+        np.testing.assert_allclose(again, seen["day"], atol=2.0)
+
     def test_the_same_seed_gives_the_same_drive_again(self, world: MetaDriveWorld) -> None:
         one, other = self.drive(world, 0.1), self.drive(world, 0.1)
         for a, b in zip(one, other, strict=True):
@@ -192,6 +200,7 @@ class TestRealMetaDrive:
 
 STRAIGHT_SEED = 2  # SSSSS, which no steering of six frames leaves
 CROWDED_SEEDS = (0, 6, 3, 75)
+LIT_SEEDS = {"night": 91_002, "day": 91_001, "dusk": 91_000, "overcast": 91_005}
 
 
 def horizon(frame_HW3: np.ndarray) -> float:

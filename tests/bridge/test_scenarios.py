@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from bridge.scenarios import MAPS, MAX_TRAFFIC, SEEDS, drive_seed, scenario_of, split_of
+from bridge.scenarios import (
+    LIGHTS,
+    MAPS,
+    MAX_TRAFFIC,
+    SEEDS,
+    VARIED_LIGHT,
+    drive_seed,
+    scenario_of,
+    split_of,
+)
 from sim_stream.errors import InvalidInput
 
 
@@ -41,3 +52,19 @@ def test_a_seed_of_no_split_is_refused(seed: int) -> None:
 def test_a_drive_index_beyond_the_split_is_refused() -> None:
     with pytest.raises(InvalidInput, match="drive index"):
         drive_seed("val", len(SEEDS["val"]))
+
+
+def test_the_first_seeds_of_a_split_are_daylight_and_the_rest_have_all_lights() -> None:
+    for split, first in VARIED_LIGHT.items():
+        start = SEEDS[split].start
+        assert {scenario_of(seed).light for seed in range(start, start + 300)} == {"day"}
+        lights = [scenario_of(seed).light for seed in range(first, first + 1000)]
+        shares = {light: lights.count(light) / 1000 for light in LIGHTS}
+        # The standard error of a share is below 0.016.
+        assert shares == pytest.approx(LIGHTS, abs=0.06)
+
+
+def test_a_light_changes_nothing_else_of_a_scene() -> None:
+    # seed 17 as it was before scenes had lights: one of the drives that pocket-2 was made from
+    scene = dataclasses.astuple(scenario_of(17))
+    assert scene == (17, "train", "CXCSS", 3, 3.25, 0.0, 11.23, "day")
