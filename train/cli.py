@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True)
     data_cli.add_verbs(verbs)
     stages.add_verbs(verbs)
-    evaluate_cli.add_verb(verbs)
+    evaluate_cli.add_verbs(verbs)
     text = "checkpoints -> weights folder"
     verb = verbs.add_parser("pack", help=text, description=text)
     verb.set_defaults(run=pack)

@@ -1,4 +1,4 @@
-"""`python -m train evaluate`: arguments only."""
+"""`python -m train evaluate|compare`: arguments only."""
 
 from __future__ import annotations
 
@@ -84,7 +84,33 @@ def openviga(args: argparse.Namespace) -> None:
     print(json.dumps(found) if args.json else shown)
 
 
-def add_verb(top: Any) -> None:
+def compare(args: argparse.Namespace) -> None:
+    from train.compare import Contender, compare, text
+
+    split, preset = Split.open(args.cache, args.split), get_preset(args.preset)
+    contenders = [Contender.load(preset, folder, args.device) for folder in args.weights]
+    figures, page = compare(contenders, split, args.out)
+    write_text(args.out / "compare.json", json.dumps(figures, indent=1) + "\n")
+    write_text(args.out / "compare.html", page)
+    shown = f"{text(figures)}\n\n{args.out}/compare.html has curves and frames to look at"
+    print(json.dumps(figures) if args.json else shown)
+
+
+def add_verbs(top: Any) -> None:
+    add_evaluate(top)
+    about = "weights folders side by side on the same held-out drives"
+    verb: argparse.ArgumentParser = top.add_parser("compare", help=about, description=about)
+    verb.set_defaults(run=compare)
+    verb.add_argument("--preset", default="pocket")
+    verb.add_argument("--cache", type=Path, required=True, help="folder of `data sample`")
+    verb.add_argument("--split", default="val")
+    verb.add_argument("--weights", type=Path, nargs="+", required=True, help="weights folders")
+    verb.add_argument("--out", type=Path, required=True, help="folder for the report")
+    verb.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    verb.add_argument("--json", action="store_true", help="JSON instead of a table")
+
+
+def add_evaluate(top: Any) -> None:
     from train.external import FILES
     from train.metrics.suite import NAMES
     from train.protocol import TOP_K
