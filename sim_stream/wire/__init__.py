@@ -14,7 +14,7 @@
     faults     what a failed request tells its client
     observe    what recorders get to see of either side
     worker     the engine thread and the decoder thread
-    ledger     one session's steps, each taken exactly once
+    ledger     one session's steps, openings  the sessions: each taken exactly once
     dispatch   requests in, jobs and replies out    requests, replies  its checks and its packets
     io_loop    the thread that owns the sockets
     server     ``StreamServer``: lifecycle, signals addresses  which it may bind

@@ -166,7 +166,7 @@ class AsyncStreamClient:
         except zmq.ZMQError as error:
             raise InvalidInput("endpoint", self.endpoint, f"tcp://HOST:PORT ({error})") from error
         try:
-            self.info = await run_async(say_hello(), self._link)
+            self.info = await run_async(say_hello(self._link), self._link)
         except BaseException:
             await self._link.close()
             raise
@@ -206,7 +206,8 @@ class AsyncStreamClient:
 
     async def status(self) -> Status:
         """The server's sessions, queue and progress; answered even while the engine computes."""
-        return await run_async(request_status(""), self._connection)
+        link = self._connection
+        return await run_async(request_status(link, ""), link)
 
     async def close(self) -> None:
         """Ends the connection and, without waiting, the sessions still open. Idempotent."""

@@ -62,7 +62,7 @@ class AsyncConnection:
         parts = framing.pack(msgspec.structs.replace(message, rid=rid), arrays)
         copy = all(memoryview(part).nbytes < ZERO_COPY_BYTES for part in parts)
         self._mail.expect(rid)
-        async with self._patience() as lost:
+        async with self._patience(self.timeout_s) as lost:
             await self._socket.send_multipart(parts, copy=copy)
         if lost:
             self._mail.forget(rid)
@@ -80,9 +80,9 @@ class AsyncConnection:
         )
         return sent.done() and sent.exception() is None
 
-    async def wait(self, rid: int) -> Received:
+    async def wait(self, rid: int, timeout_s: float) -> Received:
         """The reply to a request. Raises ConnectionLost, RemoteError."""
-        async with self._patience() as lost:
+        async with self._patience(timeout_s) as lost:
             while not self._mail.has(rid) and self._mail.expects(rid):
                 self._require_open()
                 self._raise_broken()
@@ -101,11 +101,11 @@ class AsyncConnection:
         return self._mail.expects(rid)
 
     @asynccontextmanager
-    async def _patience(self) -> AsyncIterator[list[bool]]:
+    async def _patience(self, timeout_s: float) -> AsyncIterator[list[bool]]:
         """Gives its block ``timeout_s``; the list it yields is not empty if that was too short."""
         lost: list[bool] = []
         try:
-            async with asyncio.timeout(self.timeout_s) as limit:
+            async with asyncio.timeout(timeout_s) as limit:
                 yield lost
         except TimeoutError:
             if not limit.expired():

@@ -36,7 +36,8 @@ CLOSE_LINGER_MS = 200
 class StreamClient:
     """A connection to one server; ``info`` says what it runs (``messages.HelloOk``).
 
-    Waits up to ``timeout_s`` for the server to appear, and for every reply after that. Raises
+    Waits up to ``timeout_s`` for the server to appear, and for every reply after that; what the
+    server does once however often it is asked is asked again meanwhile. Raises
     ConnectionLost, and RemoteError when the server speaks another protocol version. ``observer``
     sees every session's requests and replies (a recorder).
     """
@@ -58,7 +59,7 @@ class StreamClient:
         self._sessions: weakref.WeakSet[RemoteSession] = weakref.WeakSet()
         with ExitStack() as on_failure:
             on_failure.callback(self._connection.close)
-            self.info: HelloOk = run(say_hello(), self._connection)
+            self.info: HelloOk = run(say_hello(self._connection), self._connection)
             on_failure.pop_all()
 
     @property
@@ -111,7 +112,7 @@ class StreamClient:
         """The server's sessions, queue and progress; answered even while the engine computes."""
         if self._connection.closed:
             raise SessionClosed("the client is closed")
-        return run(request_status(""), self._connection)
+        return run(request_status(self._connection, ""), self._connection)
 
     def close(self) -> None:
         """Ends the connection and, without waiting, the sessions still open. Idempotent."""

@@ -67,9 +67,9 @@ class Connection:
         self._transmit(msgspec.structs.replace(message, rid=self._mail.issue()), _NO_ARRAYS)
         return True
 
-    def wait(self, rid: int) -> Received:
+    def wait(self, rid: int, timeout_s: float) -> Received:
         """The reply to a request. Raises ConnectionLost, RemoteError."""
-        deadline_s = time.monotonic() + self.timeout_s
+        deadline_s = time.monotonic() + timeout_s
         self._read_waiting()
         while not self._mail.has(rid):
             self._mail.raise_farewell()

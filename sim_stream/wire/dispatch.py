@@ -39,6 +39,7 @@ from sim_stream.wire.messages import (
     Step,
 )
 from sim_stream.wire.observe import Exchange, Observer
+from sim_stream.wire.openings import Openings, opening_digest
 from sim_stream.wire.replies import addressed, reply_to, viewers_copy
 from sim_stream.wire.requests import (
     require_actions,
@@ -89,6 +90,7 @@ class Dispatcher:
         )
         self._sessions: dict[str, SessionRecord] = {}
         self._closed: OrderedDict[str, Packet] = OrderedDict()
+        self._openings = Openings()
 
     @property
     def sessions(self) -> int:
@@ -127,6 +129,8 @@ class Dispatcher:
             kept = packet if result.refusal is None else None
             waiters = record.finish(job.request.step, result.committed_step, kept)
         else:
+            if isinstance(job.request, Open | Fork):
+                waiters = self._openings.finish(job.sid, packet if result.refusal is None else None)
             self._finish_control(record, result, packet)
         for waiter in waiters:
             yield Outgoing(waiter.route, addressed(packet, waiter.rid))
@@ -174,8 +178,7 @@ class Dispatcher:
                 return Packet(self._status(request, recv_ns))
             case Open():
                 self._require_running()
-                self._open(request, arrays, waiter, recv_ns)
-                return None
+                return self._open(request, arrays, waiter, recv_ns)
             case Close() if request.sid not in self._sessions:
                 return self._closed_before(request)
         record = self._record(request.sid, recv_ns)
@@ -184,6 +187,8 @@ class Dispatcher:
             raise Refusal(ErrorCode.NO_SESSION, f"sid: got {request.sid!r}; it is being closed")
         if isinstance(request, Step):
             return self._step(record, request, waiter, recv_ns)
+        if isinstance(request, Fork):
+            return self._admit(request, waiter, recv_ns, record)
         self._control(record, request, arrays, waiter, recv_ns)
         return None
 
@@ -209,10 +214,10 @@ class Dispatcher:
             srv_send_ns=self.clock_ns(),
         )
 
-    def _open(self, request: Open, arrays: Arrays, waiter: Waiter, recv_ns: int) -> None:
+    def _open(self, request: Open, arrays: Arrays, waiter: Waiter, recv_ns: int) -> Packet | None:
         require_offered(request, self.info)
         frames = require_frames(request, arrays, self.info)
-        self._admit(request, waiter, recv_ns, frames)
+        return self._admit(request, waiter, recv_ns, frames=frames)
 
     def _step(
         self, record: SessionRecord, request: Step, waiter: Waiter, recv_ns: int
@@ -231,15 +236,12 @@ class Dispatcher:
     def _control(
         self,
         record: SessionRecord,
-        request: Reset | Fork | Close,
+        request: Reset | Close,
         arrays: Arrays,
         waiter: Waiter,
         recv_ns: int,
     ) -> None:
         record.require_no_control()
-        if isinstance(request, Fork):
-            self._admit(request, waiter, recv_ns, None)
-            return
         frames = None
         if isinstance(request, Reset):
             frames = require_frames(request, arrays, self.info)
@@ -259,9 +261,19 @@ class Dispatcher:
         request: Open | Fork,
         waiter: Waiter,
         recv_ns: int,
-        frames: np.typing.NDArray[np.uint8] | None,
-    ) -> None:
-        """Sends a request for a new session to the engine."""
+        parent: SessionRecord | None = None,
+        *,
+        frames: np.typing.NDArray[np.uint8] | None = None,
+    ) -> Packet | None:
+        """Sends a request for a new session to the engine, unless its key is known."""
+        digest = opening_digest(request, frames) if request.open_key else b""
+        known = self._openings.recall(request.open_key, digest, waiter)
+        if isinstance(known, Packet):
+            return addressed(known, waiter.rid)
+        if known:
+            return None
+        if parent is not None:
+            parent.require_no_control()
         limits = self.info.limits
         if self.sessions >= limits.max_sessions:
             raise Refusal(
@@ -272,6 +284,8 @@ class Dispatcher:
             Job(sid=sid, request=request, t_recv_ns=recv_ns, route=waiter.route, frames=frames)
         )
         self._sessions[sid] = SessionRecord(sid, limits.max_in_flight, recv_ns, control=True)
+        self._openings.begin(request.open_key, digest, sid, waiter)
+        return None
 
     def _submit(self, job: Job) -> None:
         if not self.submit(job):
@@ -301,6 +315,7 @@ class Dispatcher:
             if result.refusal is not None and result.refusal.code is ErrorCode.SHUTTING_DOWN:
                 return  # it never ran: steps before it may still be in the engine's hands
             del self._sessions[sid]
+            self._openings.end(sid)
             self._closed[sid] = packet
             while len(self._closed) > CLOSED_KEPT:
                 self._closed.popitem(last=False)

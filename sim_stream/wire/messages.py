@@ -151,11 +151,15 @@ class Start(Message, frozen=True, kw_only=True):
 
 
 class Open(Start, frozen=True, kw_only=True, tag="open"):
-    """A new session. ``dt_us`` is the period the client expects; null takes the server's."""
+    """A new session. ``dt_us`` is the period the client expects; null takes the server's.
+
+    ``open_key`` makes it repeatable: the same open with the same key brings the same session.
+    """
 
     mode: Name = "lockstep"
     lookahead: Literal[0, 1] | None = None
     dt_us: Count | None = None
+    open_key: Name = ""
 
 
 class Reset(Start, frozen=True, kw_only=True, tag="reset"):
@@ -179,9 +183,10 @@ class Step(Message, frozen=True, kw_only=True, tag="step"):
 
 
 class Fork(Message, frozen=True, kw_only=True, tag="fork"):
-    """A second session that continues from this one's committed step."""
+    """A second session that continues from this one's committed step; ``open_key`` as in open."""
 
     sid: SessionId
+    open_key: Name = ""
 
 
 class Close(Message, frozen=True, kw_only=True, tag="close"):

@@ -7,16 +7,19 @@ rule. Knows no sockets.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from sim_stream.errors import SimStreamError
+from sim_stream.errors import ConnectionLost, SimStreamError
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.mailbox import Received
 from sim_stream.wire.messages import Message
 
 T = TypeVar("T")
+# A request that may be repeated waits this part of the whole patience before it is sent again.
+ATTEMPT = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Wait:
     """Answered with the ``Received`` reply."""
 
     rid: int
+    timeout_s: float
 
 
 Operation: TypeAlias = Generator[Send | Wait, Any, T]
@@ -42,23 +46,41 @@ class Blocking(Protocol):
     """The blocking connection."""
 
     def send(self, message: Message, arrays: Arrays, *, anew: bool) -> int: ...
-    def wait(self, rid: int) -> Received: ...
+    def wait(self, rid: int, timeout_s: float) -> Received: ...
 
 
 class Awaiting(Protocol):
     """The asyncio connection."""
 
     async def send(self, message: Message, arrays: Arrays, *, anew: bool) -> int: ...
-    async def wait(self, rid: int) -> Received: ...
+    async def wait(self, rid: int, timeout_s: float) -> Received: ...
 
 
 def ask(
-    message: Message, arrays: Arrays | None = None, *, anew: bool = False
+    message: Message, arrays: Arrays | None = None, *, timeout_s: float, anew: bool = False
 ) -> Operation[Received]:
-    """Sends a request and waits for its reply."""
+    """Sends a request, once, and waits for its reply."""
     rid = yield Send(message, arrays or {}, anew)
-    received: Received = yield Wait(rid)
+    received: Received = yield Wait(rid, timeout_s)
     return received
+
+
+def ask_until_answered(
+    message: Message, arrays: Arrays | None = None, *, timeout_s: float, anew: bool = False
+) -> Operation[Received]:
+    """Sends a request that the server takes once however often it comes, until it is answered.
+
+    Raises ConnectionLost after ``timeout_s`` in all.
+    """
+    give_up_s = time.monotonic() + timeout_s
+    while True:
+        left_s = give_up_s - time.monotonic()
+        attempt_s = min(timeout_s * ATTEMPT, max(left_s, 0.0))
+        try:
+            return (yield from ask(message, arrays, timeout_s=attempt_s, anew=anew))
+        except ConnectionLost:
+            if time.monotonic() >= give_up_s:
+                raise
 
 
 def run(operation: Operation[T], connection: Blocking) -> T:
@@ -70,7 +92,7 @@ def run(operation: Operation[T], connection: Blocking) -> T:
                 if isinstance(step, Send):
                     answer: Any = connection.send(step.message, step.arrays, anew=step.anew)
                 else:
-                    answer = connection.wait(step.rid)
+                    answer = connection.wait(step.rid, step.timeout_s)
             except SimStreamError as error:
                 step = operation.throw(error)
             else:
@@ -89,7 +111,7 @@ async def run_async(operation: Operation[T], connection: Awaiting) -> T:
                 if isinstance(step, Send):
                     answer: Any = await connection.send(step.message, step.arrays, anew=step.anew)
                 else:
-                    answer = await connection.wait(step.rid)
+                    answer = await connection.wait(step.rid, step.timeout_s)
             except SimStreamError as error:
                 step = operation.throw(error)
             else:

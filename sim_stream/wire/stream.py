@@ -10,6 +10,7 @@ awaits. Knows no sockets.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -46,7 +47,14 @@ from sim_stream.wire.messages import (
     Step,
 )
 from sim_stream.wire.observe import Observer, SessionRequest, as_client_saw_it
-from sim_stream.wire.operations import Operation, Send, Wait, ask
+from sim_stream.wire.operations import (
+    ATTEMPT,
+    Operation,
+    Send,
+    Wait,
+    ask,
+    ask_until_answered,
+)
 
 # After these errors the server has no such session any more.
 OVER = frozenset({ErrorCode.NO_SESSION, ErrorCode.SHUTTING_DOWN})
@@ -54,6 +62,8 @@ OVER = frozenset({ErrorCode.NO_SESSION, ErrorCode.SHUTTING_DOWN})
 
 class Link(Protocol):
     """What a stream asks of its connection without waiting."""
+
+    timeout_s: float
 
     @property
     def closed(self) -> bool: ...
@@ -87,11 +97,12 @@ class Start:
 
 @dataclass
 class _Sent:
-    """A step in flight."""
+    """A step in flight. ``again``: it was sent before."""
 
     message: Step
     rid: int
     send_ns: int
+    again: bool = False
 
 
 class Stream:
@@ -147,17 +158,14 @@ class Stream:
         self.require_open()
         if not self.in_flight:
             raise InvalidInput("receive", "no step in flight", "a step; send_step() first")
-        sent = self.in_flight[0]
-        if not self._link.expects(sent.rid):  # lost with the connection it was sent on
-            sent = self.in_flight[0] = yield from self._send(sent.message)
         try:
-            received = yield from self._watched(_reply(sent.rid))
+            received = yield from self._watched(self._first_reply())
         except RemoteError as error:
-            if not isinstance(error, ConnectionLost):  # which leaves the step in flight
+            if not self._still_in_flight(error):
                 self.in_flight.popleft()
                 self._settle(error.committed_step)
             raise
-        self.in_flight.popleft()
+        sent = self.in_flight.popleft()
         frame = remote_frame(received, sent.send_ns)
         self._show(sent.message, received, frame)
         self._settle(frame.committed_step)
@@ -170,7 +178,8 @@ class Stream:
         message = Reset(sid=self.sid, **fields)
         self._forget_steps()
         send_ns = time.monotonic_ns()
-        received = yield from self._watched(ask(message, {"frames": array}))
+        timeout_s = self._link.timeout_s
+        received = yield from self._watched(ask(message, {"frames": array}, timeout_s=timeout_s))
         self.frame = self._latest = remote_frame(received, send_ns)
         self._next_step = self.frame.committed_step + 1
         self._show(message, received, self.frame, array)
@@ -182,8 +191,8 @@ class Stream:
             raise InvalidInput(
                 "fork", f"{len(self.in_flight)} steps in flight", "none; receive() first"
             )
-        message = Fork(sid=self.sid)
-        received = yield from self._watched(ask(message))
+        message = Fork(sid=self.sid, open_key=new_key())
+        received = yield from self._watched(self._ask(message))
         opened = as_opened(received)
         self._show(message, received, None)
         return Stream(
@@ -197,7 +206,7 @@ class Stream:
 
     def status(self) -> Operation[Status]:
         self.require_open()
-        return (yield from request_status(self.sid))
+        return (yield from request_status(self._link, self.sid))
 
     def close(self) -> Operation[RemoteFrame | None]:
         if self._closed or self._link.closed:
@@ -206,7 +215,7 @@ class Stream:
         self._forget_steps()
         send_ns = time.monotonic_ns()
         message = Close(sid=self.sid)
-        received = yield from self._watched(ask(message))
+        received = yield from self._watched(self._ask(message))
         if isinstance(received.message, Closed) and received.message.frame is not None:
             self._last = remote_frame(received, send_ns)
         self._show(message, received, self._last)
@@ -224,10 +233,31 @@ class Stream:
         if self._closed or self._link.closed:
             raise SessionClosed(f"session {self.sid} is closed")
 
-    def _send(self, message: Step) -> Operation[_Sent]:
+    def _ask(self, message: Fork | Close) -> Operation[Received]:
+        return ask_until_answered(message, timeout_s=self._link.timeout_s)
+
+    def _send(self, message: Step, *, again: bool = False) -> Operation[_Sent]:
         send_ns = time.monotonic_ns()
         rid = yield from self._watched(_sent(message))
-        return _Sent(message, rid, send_ns)
+        return _Sent(message, rid, send_ns, again)
+
+    def _first_reply(self) -> Operation[Received]:
+        """The reply to the oldest step in flight, which is sent again when it does not come."""
+        give_up_s = time.monotonic() + self._link.timeout_s
+        while True:
+            sent = self.in_flight[0]
+            try:
+                if not self._link.expects(sent.rid):  # lost with the connection it was sent on
+                    sent = self.in_flight[0] = yield from self._send(sent.message, again=True)
+                return (yield from _reply(sent.rid, self._link.timeout_s * ATTEMPT))
+            except ConnectionLost:
+                if time.monotonic() >= give_up_s:
+                    raise
+
+    def _still_in_flight(self, error: RemoteError) -> bool:
+        """A server too busy to say it once more has the step all the same."""
+        busy = error.code == ErrorCode.BUSY and self.in_flight[0].again
+        return busy or isinstance(error, ConnectionLost)
 
     def _watched(self, operation: Operation[Any]) -> Operation[Any]:
         """Some refusals mean that the session is over."""
@@ -260,8 +290,13 @@ class Stream:
             self._link.forget(self.in_flight.popleft().rid)
 
 
-def say_hello() -> Operation[HelloOk]:
-    reply = (yield from ask(Hello())).message
+def new_key() -> str:
+    """For an open or a fork of one's own: nobody else will ever come up with it."""
+    return secrets.token_hex(16)
+
+
+def say_hello(link: Link) -> Operation[HelloOk]:
+    reply = (yield from ask_until_answered(Hello(), timeout_s=link.timeout_s)).message
     if not isinstance(reply, HelloOk):
         raise ProtocolError("reply", type(reply).__name__, "hello_ok")
     return reply
@@ -273,10 +308,10 @@ def open_stream(
     if link.closed:
         raise SessionClosed("the client is closed")
     array, fields = start.fields(info)
-    message = Open(**fields, lookahead=checks.wire_lookahead(lookahead))
+    message = Open(**fields, lookahead=checks.wire_lookahead(lookahead), open_key=new_key())
     send_ns = time.monotonic_ns()
     arrays: Arrays = {"frames": array}
-    received = yield from ask(message, arrays, anew=True)
+    received = yield from ask_until_answered(message, arrays, timeout_s=link.timeout_s, anew=True)
     opened, frame = as_opened(received), remote_frame(received, send_ns)
     if observer is not None:
         observer(as_client_saw_it(info, message, opened, frame, array))
@@ -285,9 +320,9 @@ def open_stream(
     )
 
 
-def request_status(sid: str) -> Operation[Status]:
+def request_status(link: Link, sid: str) -> Operation[Status]:
     heartbeat = Heartbeat(sid=sid, client_send_ns=time.monotonic_ns())
-    reply = (yield from ask(heartbeat)).message
+    reply = (yield from ask_until_answered(heartbeat, timeout_s=link.timeout_s)).message
     if not isinstance(reply, Status):
         raise ProtocolError("reply", type(reply).__name__, "status")
     return reply
@@ -305,6 +340,6 @@ def _sent(message: Message) -> Operation[int]:
     return rid
 
 
-def _reply(rid: int) -> Operation[Received]:
-    received: Received = yield Wait(rid)
+def _reply(rid: int, timeout_s: float) -> Operation[Received]:
+    received: Received = yield Wait(rid, timeout_s)
     return received

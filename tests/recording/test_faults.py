@@ -185,7 +185,8 @@ from sim_stream.recording.sidecar import Refused, SidecarWriter
 from sim_stream.wire.messages import Fork
 
 def line(size):
-    empty = len(b'{"kind":"refused","request":{"t":"fork","v":1,"rid":0,"arrays":[],"sid":"s"},'
+    empty = len(b'{"kind":"refused","request":{"t":"fork","v":1,"rid":0,"arrays":[],"sid":"s",'
+            b'"open_key":""},'
                 b'"code":"LIMIT","message":""}') + 1
     return Refused(request=Fork(sid="s"), code="LIMIT", message="x" * (size - empty))
 

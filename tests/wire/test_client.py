@@ -179,7 +179,7 @@ def test_refused_farewell_of_an_abandoned_session_leaves_the_others_alone(client
     assert abandoned.abandon()
     assert other.status().sessions == 2  # the refusal of the second close has come before this
     go.set()
-    assert client._connection.wait(rid).message.sid == sid
+    assert client._connection.wait(rid, TIMEOUT_S).message.sid == sid
     assert other.step().step == 1
 
 

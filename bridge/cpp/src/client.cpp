@@ -69,7 +69,7 @@ std::optional<Frame> Session::close() {
 
 Client::Client(const std::string& endpoint, const ClientOptions& options)
     : connection_(std::make_shared<Connection>(endpoint, options)) {
-  Received received = connection_->wait(connection_->send(wire::Hello{}));
+  Received received = connection_->ask(wire::Hello{});
   info_ = std::make_shared<const ServerInfo>(
       std::move(expect<ServerInfo>(received, "hello_ok")));
 }
@@ -80,8 +80,9 @@ Session Client::open(const std::vector<Image>& frames, const OpenOptions& option
   wire::Open request;
   request.start = options;
   request.lookahead = options.lookahead;
+  request.open_key = new_key();
   const auto at = Clock::now();
-  Received received = connection_->wait(connection_->send(request, &array, true));
+  Received received = connection_->ask(request, &array, true);
   auto& opened = expect<wire::Opened>(received, "opened");
   if (!opened.frame) {
     throw ProtocolError("reply: opened without a frame");

@@ -88,10 +88,10 @@ Received Connection::wait(std::uint64_t rid) {
   return received;
 }
 
-Received Connection::ask(const wire::Request& request) {
+Received Connection::ask(const wire::Request& request, const OutgoingArray* array, bool anew) {
   for (unsigned left = options_.resends;; --left) {
     try {
-      return wait(send(request));
+      return wait(send(request, array, anew));
     } catch (const ConnectionLost&) {
       if (left == 0) {
         throw;

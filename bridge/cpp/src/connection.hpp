@@ -54,8 +54,9 @@ class Connection {
   // The reply to a request. Throws ConnectionLost (the socket is then a new one), RemoteError.
   Received wait(std::uint64_t rid);
 
-  // Sends and waits; again up to `resends` times when that changes nothing at the server.
-  Received ask(const wire::Request& request);
+  // Sends and waits; again up to `resends` times what the server does once however often it comes.
+  Received ask(const wire::Request& request, const OutgoingArray* array = nullptr,
+               bool anew = false);
 
   void forget(std::uint64_t rid);
 

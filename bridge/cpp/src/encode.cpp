@@ -119,11 +119,12 @@ struct Fields {
     out.field("capabilities", hello.capabilities);
   }
   void operator()(const Open& open) const {
-    begin("open", kStartFields + 3);
+    begin("open", kStartFields + 4);
     start(open.start);
     out.field("mode", open.mode);
     out.field("lookahead", open.lookahead);
     out.field("dt_us", open.dt_us);
+    out.field("open_key", open.open_key);
   }
   void operator()(const Reset& reset) const {
     begin("reset", kStartFields + 1);
@@ -139,8 +140,9 @@ struct Fields {
     out.field("deadline_ms", step.deadline_ms);
   }
   void operator()(const Fork& fork) const {
-    begin("fork", 1);
+    begin("fork", 2);
     out.field("sid", fork.sid);
+    out.field("open_key", fork.open_key);
   }
   void operator()(const Close& close) const {
     begin("close", 1);

@@ -36,6 +36,7 @@ struct Open {
   std::string mode = "lockstep";
   std::optional<std::int64_t> lookahead;
   std::optional<std::int64_t> dt_us;
+  std::string open_key;
 };
 
 struct Reset {
@@ -53,6 +54,7 @@ struct Step {
 
 struct Fork {
   std::string sid;
+  std::string open_key;
 };
 
 struct Close {

@@ -1,8 +1,18 @@
 #include "session.hpp"
 
+#include <random>
 #include <utility>
 
 namespace sim_stream {
+
+std::string new_key() {
+  std::random_device source;
+  std::string key;
+  for (int i = 0; i < 32; ++i) {
+    key += "0123456789abcdef"[source() % 16];
+  }
+  return key;
+}
 
 Session::Impl::Impl(std::shared_ptr<Connection> its_connection,
                     std::shared_ptr<const ServerInfo> its_info, std::string its_sid, Frame frame,
@@ -114,7 +124,7 @@ Frame Session::Impl::reset(const std::vector<Image>& frames, const StartOptions&
 
 std::unique_ptr<Session::Impl> Session::Impl::fork() {
   Received received =
-      guarded([&] { return connection->wait(connection->send(wire::Fork{sid})); });
+      guarded([&] { return connection->ask(wire::Fork{sid, new_key()}); });
   const auto& opened = expect<wire::Opened>(received, "opened");
   return std::make_unique<Impl>(connection, info, opened.sid, latest, opened.committed_step);
 }

@@ -53,6 +53,9 @@ struct Session::Impl {
   void settle(std::int64_t committed_step);
 };
 
+// For an open or a fork of one's own: nobody else will ever come up with it.
+std::string new_key();
+
 // The reply as the type that was asked for. Throws ProtocolError.
 template <typename T>
 T& expect(Received& received, const char* name) {

@@ -73,7 +73,7 @@ inline sim_stream::wire::Request request_of(const Map& message) {
   if (t == "open") {
     return wire::Open{start_of(message), text(message, "mode"),
                       maybe<std::int64_t>(message, "lookahead"),
-                      maybe<std::int64_t>(message, "dt_us")};
+                      maybe<std::int64_t>(message, "dt_us"), text(message, "open_key")};
   }
   if (t == "reset") {
     return wire::Reset{start_of(message), text(message, "sid")};
@@ -84,7 +84,7 @@ inline sim_stream::wire::Request request_of(const Map& message) {
                       maybe<std::int64_t>(message, "deadline_ms")};
   }
   if (t == "fork") {
-    return wire::Fork{text(message, "sid")};
+    return wire::Fork{text(message, "sid"), text(message, "open_key")};
   }
   if (t == "close") {
     return wire::Close{text(message, "sid")};

@@ -189,6 +189,20 @@ TEST_CASE("a close whose reply is lost brings its frame all the same") {
   CHECK(session.close()->frame_id == 1);
 }
 
+TEST_CASE("an open and a fork whose replies are lost make one session each") {
+  Client direct(endpoint());
+  REQUIRE(sessions_become(direct, 0));  // those of the other tests
+  LossyProxy proxy(endpoint());
+  Client client(proxy.endpoint(), impatient(2));
+  proxy.lose_replies = 1;
+  auto session = client.open(prompt(client.info()));
+  proxy.lose_replies = 1;
+  auto twin = session.fork();
+  CHECK(proxy.lose_replies == 0);
+  CHECK(direct.status().sessions == 2);
+  CHECK(session.step(kLeft).image.rgb == twin.step(kLeft).image.rgb);
+}
+
 TEST_CASE("a fork continues alike and apart") {
   Client client(endpoint());
   auto session = client.open(prompt(client.info()));

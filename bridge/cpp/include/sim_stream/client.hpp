@@ -21,8 +21,8 @@
 
 namespace sim_stream {
 
-// `timeout`: how long one attempt waits for its reply. `resends`: how often a step, a status or a
-// close is sent again after that. An open, a reset and a fork are sent once.
+// `timeout`: how long one attempt waits for its reply. `resends`: how often it is sent again after
+// that; the server does it once all the same. A reset alone is sent once.
 struct ClientOptions {
   std::chrono::milliseconds timeout{30'000};
   unsigned resends = 2;

@@ -57,8 +57,8 @@ class RemoteError : public Error {
   std::int64_t committed_step_;
 };
 
-// A step stays in flight: `Session::receive` asks for it again. An open or a fork may have made a
-// session that nobody knows of; its lease ends it.
+// A step stays in flight: `Session::receive` asks for it again. An open or a fork that was given up
+// may have made a session that nobody knows of; its lease ends it.
 class ConnectionLost : public RemoteError {
  public:
   explicit ConnectionLost(const std::string& message)

@@ -1,0 +1,92 @@
+"""Sessions by the key that their client opened them with, so that each is made exactly once.
+
+An ``open`` or ``fork`` whose reply was lost is sent again with the same ``open_key``: it gets the
+same reply, or joins those who wait for it. A key is remembered for as long as its session lives,
+and the last ``ENDED_KEPT`` of those that ended, so that a late repeat opens nothing.
+
+Knows no sockets and no engine. Used by the I/O thread alone, hence without a lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import msgspec
+
+from sim_stream.wire.codec import encode
+from sim_stream.wire.engine import Image
+from sim_stream.wire.faults import Refusal
+from sim_stream.wire.framing import Packet
+from sim_stream.wire.ledger import MAX_WAITERS, Waiter
+from sim_stream.wire.messages import ErrorCode, Fork, Open
+
+ENDED_KEPT = 16
+
+
+@dataclass
+class Opening:
+    """``reply`` None: under way, or its session has ended."""
+
+    digest: bytes
+    sid: str
+    waiters: list[Waiter]
+    reply: Packet | None = None
+    ended: bool = False
+
+
+class Openings:
+    """At most one for every session, and a few of the past."""
+
+    def __init__(self) -> None:
+        self._by_key: OrderedDict[str, Opening] = OrderedDict()
+        self._keys: dict[str, str] = {}  # of the sessions that live, by sid
+
+    def recall(self, key: str, digest: bytes, waiter: Waiter) -> Packet | bool:
+        """The reply; True: under way, the waiter was added; False: never seen. Raises Refusal."""
+        opening = self._by_key.get(key)
+        if opening is None:
+            return False
+        if opening.digest != digest:
+            raise Refusal(ErrorCode.STEP_CONFLICT, "open_key: was used before with another content")
+        if opening.ended:
+            raise Refusal(ErrorCode.NO_SESSION, "open_key: the session that it opened has ended")
+        if opening.reply is not None:
+            return opening.reply
+        if len(opening.waiters) >= MAX_WAITERS:
+            raise Refusal(ErrorCode.BUSY, "open_key: asked for too often while under way")
+        opening.waiters.append(waiter)
+        return True
+
+    def begin(self, key: str, digest: bytes, sid: str, waiter: Waiter) -> None:
+        """A session without a key is remembered by its sid, which nobody else can name yet."""
+        self._by_key[key or sid] = Opening(digest, sid, [waiter])
+        self._keys[sid] = key or sid
+
+    def finish(self, sid: str, reply: Packet | None) -> list[Waiter]:
+        """Who waits for the session; without a reply it was refused, and may be asked for anew."""
+        opening = self._by_key[self._keys[sid]]
+        opening.reply = reply
+        if reply is None:
+            del self._by_key[self._keys.pop(sid)]
+        waiters, opening.waiters = opening.waiters, []
+        return waiters
+
+    def end(self, sid: str) -> None:
+        """The session is over: its first frame may go."""
+        key = self._keys.pop(sid)
+        opening = self._by_key[key]
+        opening.reply, opening.ended = None, True
+        self._by_key.move_to_end(key)
+        ended = [key for key, opening in self._by_key.items() if opening.ended]
+        for key in ended[:-ENDED_KEPT]:
+            del self._by_key[key]
+
+
+def opening_digest(request: Open | Fork, frames: Image | None) -> bytes:
+    """What makes two openings the same: every field, and the pixels."""
+    content = hashlib.blake2b(encode(msgspec.structs.replace(request, rid=0)), digest_size=16)
+    if frames is not None:
+        content.update(frames.data)
+    return content.digest()
