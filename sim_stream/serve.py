@@ -23,6 +23,7 @@ from sim_stream.model_options import ModelOptions, as_recorded
 
 if TYPE_CHECKING:
     from sim_stream.recording.recorder import Recorder
+    from sim_stream.wire.archive import Archive
 
 READY = "ready "
 
@@ -63,6 +64,14 @@ def _recorder(options: ServeOptions) -> AbstractContextManager[Recorder | None]:
     return Recorder(
         options.record, by="server", form=options.record_format, options=as_recorded(options)
     )
+
+
+def _archive(options: ServeOptions) -> Archive | None:
+    if options.record is None:
+        return None
+    from sim_stream.recording.archive import RecordedSessions
+
+    return RecordedSessions(options.record)
 
 
 def _serve(options: ServeOptions, recorder: Recorder | None) -> None:
@@ -111,6 +120,7 @@ def _serve(options: ServeOptions, recorder: Recorder | None) -> None:
         publish=options.publish,
         max_sessions=options.max_sessions,
         observer=recorder,
+        archive=_archive(options),
     )
     if options.until_stdin_closes:
         threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()

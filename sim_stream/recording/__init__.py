@@ -5,6 +5,7 @@
     session   one session's files
     recorder  ``Recorder``: watches a server or a client, writes in a thread of its own
     load      a recording back from its files, up to where it was cut off
+    archive   which sessions can be resumed after a restart
     replay    ``sim-stream replay``: the same session again, compared frame by frame
 
 A recording is NAME.jsonl (enough to replay), NAME.mkv or NAME.mp4 (the frames that left) and

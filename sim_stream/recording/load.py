@@ -58,7 +58,8 @@ class Run:
 class Recording:
     """``cut``: the writing ended without a last line; ``end``: what it says where there is one.
 
-    ``inherited``: how many of the frames a fork has from its parent's recording.
+    ``inherited``: how many of the frames a fork, or a resumed session, has from the recording
+    before. ``lines``: of the sidecar, up to its last whole one but for the mark of its end.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Recording:
     cut: bool
     end: End | None = None
     inherited: int = 0
+    lines: int = 0
     refused: list[Refused] = field(default_factory=list)
 
     @property
@@ -139,6 +141,7 @@ def _load(path: Path, first_lines: int | None, *, forks: int) -> Recording:
         cut=sidecar.cut,
         end=lines[-1] if isinstance(lines[-1], End) else None,
         inherited=inherited,
+        lines=sum(not isinstance(line, End) for line in lines),
         refused=refused,
     )
 

@@ -14,15 +14,16 @@ import logging
 import os
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from sim_stream.errors import InvalidInput
 from sim_stream.recording.pixels import WRITE_ERRORS, get_format
-from sim_stream.recording.session import Options, SessionRecording, Style, reason_of
-from sim_stream.wire.messages import Close, Error, Fork, Open
+from sim_stream.recording.session import Before, Options, SessionRecording, Style, reason_of
+from sim_stream.wire.archive import RESUME_STEPS
+from sim_stream.wire.messages import Close, Error, Fork, Open, Resume
 from sim_stream.wire.observe import Exchange
 
 log = logging.getLogger(__name__)
@@ -33,31 +34,36 @@ CLOSE_TIMEOUT_S = 30.0
 # Measured: at the stream's own priority the writer held up a reply's delivery by 2 ms now and then.
 LOWEST_PRIORITY = 19
 TOO_SLOW = "the disk was too slow: the backlog was full"
+RECORDER_CLOSED = "the recorder was closed before the session"
 
 
 class Backlog:
-    """Exchanges on their way to the writer, bounded by their bytes."""
+    """Exchanges on their way to the writer: bounded by their bytes, and RESUME_STEPS a session."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._waiting: deque[Exchange] = deque()
+        self._of_session: Counter[str] = Counter()
         self._overflown: set[str] = set()
         self._closed = False
         self._changed = threading.Condition()
 
-    def put(self, exchange: Exchange) -> None:
+    def put(self, exchange: Exchange) -> bool:
         """Never waits. Without room the session is marked; nothing more of it is taken."""
-        size = _bytes(exchange)
+        size, sid = _bytes(exchange), exchange.sid
         with self._changed:
-            if self._closed or exchange.sid in self._overflown:
-                return
-            if self._bytes + size > self._max_bytes:
-                self._overflown.add(exchange.sid)
-            else:
-                self._bytes += size
-                self._waiting.append(exchange)
+            if self._closed or sid in self._overflown:
+                return False
+            if self._bytes + size > self._max_bytes or self._of_session[sid] >= RESUME_STEPS:
+                self._overflown.add(sid)
+                self._changed.notify()
+                return False
+            self._bytes += size
+            self._of_session[sid] += 1
+            self._waiting.append(exchange)
             self._changed.notify()
+            return True
 
     def take(self) -> Exchange | None:
         """The oldest; waits for one. None once closed and empty."""
@@ -68,6 +74,7 @@ class Backlog:
                 return None
             exchange = self._waiting.popleft()
             self._bytes -= _bytes(exchange)
+            self._of_session -= Counter({exchange.sid: 1})  # which forgets a session at 0
             return exchange
 
     def overflown(self) -> frozenset[str]:
@@ -117,7 +124,8 @@ class Recorder:
         self._thread.start()
 
     def __call__(self, exchange: Exchange) -> None:
-        self._backlog.put(exchange)
+        if not self._backlog.put(exchange) and exchange.written is not None:
+            exchange.written.set_result(False)
 
     def __enter__(self) -> Self:
         return self
@@ -144,16 +152,18 @@ class Recorder:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         while (exchange := self._backlog.take()) is not None:
             self._record(exchange)
+            if exchange.written is not None:
+                exchange.written.set_result(exchange.sid in self._recordings)
             for sid in self._backlog.overflown():
                 self._fail(sid, TOO_SLOW)
         for sid in [*self._recordings]:
-            self._end(sid, "the recorder was closed before the session", complete=False)
+            self._end(sid, RECORDER_CLOSED, complete=False)
 
     def _record(self, exchange: Exchange) -> None:
         sid = exchange.sid
         refused = isinstance(exchange.reply, Error)
         try:
-            if not refused and isinstance(exchange.request, Open | Fork):
+            if not refused and isinstance(exchange.request, Open | Fork | Resume):
                 self._begin(exchange)
             if sid in self._recordings:
                 self._recordings[sid].add(exchange)
@@ -164,13 +174,17 @@ class Recorder:
             self._end(sid, "closed", complete=True)
 
     def _begin(self, exchange: Exchange) -> None:
-        parent = None
-        if isinstance(exchange.request, Fork):
-            parent = self._recordings.get(exchange.request.sid)
-            if parent is None:
-                log.error("recording: session %s has no recorded parent", exchange.sid)
+        request, before = exchange.request, None
+        if isinstance(request, Open) and request.record is False:
+            return
+        if isinstance(request, Fork):
+            if request.sid not in self._recordings:
+                log.info("session %s is not recorded: its parent is not", exchange.sid)
                 return
-        self._recordings[exchange.sid] = SessionRecording(self._style, exchange, parent)
+            before = self._recordings[request.sid].here
+        elif exchange.past is not None:
+            before = Before(name=exchange.past.source, lines=exchange.past.lines)
+        self._recordings[exchange.sid] = SessionRecording(self._style, exchange, before)
 
     def _fail(self, sid: str, reason: str) -> None:
         log.error("recording of session %s ends here, the session goes on: %s", sid, reason)

@@ -30,7 +30,7 @@ from sim_stream.recording.sidecar import (
     Shown,
     SidecarWriter,
 )
-from sim_stream.wire.messages import Error, Fork
+from sim_stream.wire.messages import Error, Fork, Resume
 from sim_stream.wire.observe import Exchange, FrameReply
 
 log = logging.getLogger(__name__)
@@ -53,22 +53,34 @@ def reason_of(error: BaseException) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-class SessionRecording:
-    """Begins with the exchange that opened or forked the session. Methods raise WRITE_ERRORS."""
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """The recording that another one goes on from: a fork's parent, or the same session's."""
 
-    def __init__(self, style: Style, first: Exchange, parent: SessionRecording | None) -> None:
+    name: str
+    lines: int
+
+
+class SessionRecording:
+    """Begins with the exchange that opened, forked or resumed the session.
+
+    Methods raise WRITE_ERRORS.
+    """
+
+    def __init__(self, style: Style, first: Exchange, before: Before | None) -> None:
         self._style = style
         self._rate = Fraction(first.info.fps_num, first.info.fps_den)
         self._prompts = 0
         now = datetime.now(UTC)
-        self.name = f"{now:%Y%m%dT%H%M%SZ}-{style.by}-{first.sid}"
+        part = "" if first.past is None else f"-{first.past.part + 1}"
+        self.name = f"{now:%Y%m%dT%H%M%SZ}-{style.by}-{first.sid}{part}"
         video = style.folder / f"{self.name}{style.form.suffix}"
         self._sidecar = SidecarWriter(style.folder / f"{self.name}.jsonl")
         self._pixels: PixelWriter | None = None
         try:
             self._sidecar.write(self._header(first, now, video.name))
-            if parent is not None:
-                self._write_fork(first, parent)
+            if before is not None:
+                self._write_before(first, before)
             self._pixels = PixelWriter(
                 video, style.form, rate=self._rate, shape=first.info.frame_shape
             )
@@ -77,16 +89,17 @@ class SessionRecording:
             raise
 
     @property
-    def path(self) -> Path:
-        return self._sidecar.path
+    def here(self) -> Before:
+        """For a fork that goes on from what is written so far."""
+        return Before(name=self._sidecar.path.name, lines=self._sidecar.lines)
 
     def add(self, exchange: Exchange) -> None:
         """Pixels first, so that a line never promises what is not there."""
         request, reply = exchange.request, exchange.reply
         if isinstance(reply, Error):
             line: Line = Refused(request=request, code=reply.code.value, message=reply.message)
-        elif isinstance(request, Fork) or reply.frame is None or exchange.image is None:
-            return  # a close without a last frame, or the fork that this recording began with
+        elif isinstance(request, Fork | Resume) or reply.frame is None or exchange.image is None:
+            return  # a close without a last frame, or what this recording began with
         else:
             line = self._shown(exchange, reply)
         self._sidecar.write(line)  # type: ignore[arg-type]  # one of AnyLine
@@ -115,18 +128,20 @@ class SessionRecording:
             options=self._style.options or {},
         )
 
-    def _write_fork(self, first: Exchange, parent: SessionRecording) -> None:
+    def _write_before(self, first: Exchange, before: Before) -> None:
         self._sidecar.write(
             Forked(
-                parent=parent.path.name,
-                parent_lines=parent._sidecar.lines,
+                parent=before.name,
+                parent_lines=before.lines,
                 committed_step=first.reply.committed_step,
+                resumed=isinstance(first.request, Resume),
             )
         )
 
     def _shown(self, exchange: Exchange, reply: FrameReply) -> Shown:
         request, image, info = exchange.request, exchange.image, reply.frame
-        assert image is not None and info is not None and not isinstance(request, Fork)
+        assert image is not None and info is not None
+        assert not isinstance(request, Fork | Resume)
         assert self._pixels is not None
         prompt = None
         if exchange.frames is not None:

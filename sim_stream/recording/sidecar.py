@@ -67,11 +67,15 @@ class Shown(Line, frozen=True, kw_only=True, tag="frame"):
 
 
 class Forked(Line, frozen=True, kw_only=True, tag="forked"):
-    """In place of an open: all that the parent's first ``parent_lines`` lines tell came before."""
+    """In place of an open: all that the parent's first ``parent_lines`` lines tell came before.
+
+    ``resumed``: it is the same session, which goes on after a restart of its server.
+    """
 
     parent: str
     parent_lines: int
     committed_step: int
+    resumed: bool = False
 
 
 class Refused(Line, frozen=True, kw_only=True, tag="refused"):

@@ -7,12 +7,14 @@
     client     ``StreamClient``: what a user starts from   session  ``RemoteSession``
     async_client, async_connection   the same for asyncio
     stream     one session's state and rules, as operations that do not wait themselves
+    comeback   finding a restarted server   step_log  what its recording may lack
     operations run blocking or awaited   frame  ``RemoteFrame``   checks  of arguments
     connection the socket and its timeouts   mailbox  request ids and replies underneath
 
     engine     what the server needs of a runtime   host, jobs  its sessions and their work
     faults     what a failed request tells its client
     observe    what recorders get to see of either side
+    archive    resume tokens, recorded sessions   rebuild  taking their steps again
     worker     the engine thread and the decoder thread
     ledger     one session's steps, openings  the sessions: each taken exactly once
     dispatch   requests in, jobs and replies out    requests, replies  its checks and its packets

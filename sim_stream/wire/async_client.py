@@ -10,7 +10,6 @@ Imports no torch; knows the protocol, not the models.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,7 +21,7 @@ import zmq
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.async_connection import AsyncConnection
-from sim_stream.wire.client import CLOSE_LINGER_MS
+from sim_stream.wire.client import CLOSE_LINGER_MS, RESUME_S, check_patience
 from sim_stream.wire.frame import RemoteFrame
 from sim_stream.wire.messages import HelloOk, Status
 from sim_stream.wire.observe import Observer
@@ -143,30 +142,30 @@ class AsyncRemoteSession:
 class AsyncStreamClient:
     """A connection to one server, made by ``async with``; arguments are ``StreamClient``'s."""
 
-    info: HelloOk
-
     def __init__(
         self,
         endpoint: str = "tcp://127.0.0.1:5555",
         *,
         timeout_s: float = 30.0,
+        resume_s: float = RESUME_S,
         observer: Observer | None = None,
     ) -> None:
-        if not math.isfinite(timeout_s) or timeout_s <= 0:
-            raise InvalidInput("timeout_s", timeout_s, "more than 0 seconds")
+        check_patience(timeout_s, resume_s)
         self.endpoint = endpoint
-        self._timeout_s = timeout_s
+        self._timeout_s, self._resume_s = timeout_s, resume_s
         self._observer = observer
         self._sessions: WeakSet[AsyncRemoteSession] = weakref.WeakSet()
         self._link: AsyncConnection | None = None
 
     async def __aenter__(self) -> AsyncStreamClient:
         try:
-            self._link = AsyncConnection(self.endpoint, timeout_s=self._timeout_s)
+            self._link = AsyncConnection(
+                self.endpoint, timeout_s=self._timeout_s, resume_s=self._resume_s
+            )
         except zmq.ZMQError as error:
             raise InvalidInput("endpoint", self.endpoint, f"tcp://HOST:PORT ({error})") from error
         try:
-            self.info = await run_async(say_hello(self._link), self._link)
+            await run_async(say_hello(self._link), self._link)
         except BaseException:
             await self._link.close()
             raise
@@ -180,6 +179,11 @@ class AsyncStreamClient:
     ) -> None:
         await self.close()
 
+    @property
+    def info(self) -> HelloOk:
+        """What the server said of itself; after a session was resumed, the server that did it."""
+        return self._connection.info
+
     async def open(
         self,
         frames: Any,
@@ -190,6 +194,7 @@ class AsyncStreamClient:
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,
         lookahead: int | None = None,
+        record: bool | None = None,
     ) -> AsyncRemoteSession:
         """Opens a session on context frames, uint8 [T, H, W, 3] (``StreamClient.open``)."""
         start = Start(
@@ -201,7 +206,7 @@ class AsyncStreamClient:
             decoding=decoding,
         )
         link = self._connection
-        opening = open_stream(link, self.info, self._observer, start, lookahead)
+        opening = open_stream(link, self._observer, start, lookahead, record)
         return AsyncRemoteSession(link, await run_async(opening, link), siblings=self._sessions)
 
     async def status(self) -> Status:

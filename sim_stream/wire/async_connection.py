@@ -20,7 +20,7 @@ from sim_stream.wire import framing
 from sim_stream.wire.connection import connect
 from sim_stream.wire.framing import ZERO_COPY_BYTES, Arrays
 from sim_stream.wire.mailbox import Mailbox, Received
-from sim_stream.wire.messages import Message
+from sim_stream.wire.messages import HelloOk, Message
 
 _NO_ARRAYS: Arrays = {}
 
@@ -28,9 +28,9 @@ _NO_ARRAYS: Arrays = {}
 class AsyncConnection:
     """Connects at once, in the background. Needs a running event loop."""
 
-    def __init__(self, endpoint: str, *, timeout_s: float) -> None:
+    def __init__(self, endpoint: str, *, timeout_s: float, resume_s: float = 0.0) -> None:
         self.endpoint = endpoint
-        self.timeout_s = timeout_s
+        self.timeout_s, self.resume_s = timeout_s, resume_s
         self._mail = Mailbox()
         self._changed = asyncio.Event()
         self._broken: ProtocolError | None = None
@@ -45,6 +45,12 @@ class AsyncConnection:
     @property
     def closed(self) -> bool:
         return self._socket.closed
+
+    @property
+    def info(self) -> HelloOk:
+        """What the server says of itself, the last one that was greeted."""
+        assert self._mail.info is not None, "a client begins with a hello"
+        return self._mail.info
 
     async def close(self, *, linger_ms: int = 0) -> None:
         """Idempotent. Whoever waits for a reply gets SessionClosed."""
@@ -72,11 +78,13 @@ class AsyncConnection:
     def send_unanswered(self, message: Message) -> bool:
         """Sends a request if that can be done at once, and ignores its reply."""
         # A rid of its own: 0 would make its refusal look like the server's farewell.
-        unawaited = msgspec.structs.replace(message, rid=self._mail.issue())
+        return self._post(msgspec.structs.replace(message, rid=self._mail.issue()))
+
+    def _post(self, message: Message) -> bool:
         # The socket's own method, although nobody awaits it: a send past zmq.asyncio could swallow
         # the signal that a reply has come.
         sent = asyncio.ensure_future(
-            self._socket.send_multipart(framing.pack(unawaited), zmq.NOBLOCK)
+            self._socket.send_multipart(framing.pack(message), zmq.NOBLOCK)
         )
         return sent.done() and sent.exception() is None
 
@@ -87,12 +95,20 @@ class AsyncConnection:
                 self._require_open()
                 self._raise_broken()
                 self._mail.raise_farewell()
-                await self._changed.wait()
+                await self._next_change()
         if lost:
             await self._reconnect()
         if lost or not self._mail.has(rid):  # another task's request went unanswered
             raise ConnectionLost(self.endpoint, self.timeout_s)
         return self._mail.take(rid)
+
+    async def _next_change(self) -> None:
+        """What comes next; when nothing does, whether the server is still the same."""
+        try:
+            async with asyncio.timeout(self._mail.heartbeat_s):
+                await self._changed.wait()
+        except TimeoutError:
+            self._post(self._mail.beat())
 
     def forget(self, rid: int) -> None:
         self._mail.forget(rid)

@@ -49,6 +49,12 @@ def wire_lookahead(lookahead: Any) -> Literal[0, 1] | None:
     return 1 if lookahead else 0
 
 
+def wire_record(record: Any) -> bool | None:
+    if record is not None and not isinstance(record, bool):
+        raise InvalidInput("record", record, "True, False or None")
+    return record
+
+
 def wire_action(action: Any, info: HelloOk, field: str = "action") -> WireAction | None:
     if action is None:
         return None

@@ -31,10 +31,16 @@ __all__ = ["RemoteFrame", "RemoteSession", "StreamClient"]
 
 # How long the last close messages may take to leave when the client itself is closed.
 CLOSE_LINGER_MS = 200
+# How long a session may take to come back when its server was restarted.
+RESUME_S = 60.0
 
 
 class StreamClient:
     """A connection to one server; ``info`` says what it runs (``messages.HelloOk``).
+
+    Where the server records its sessions, they survive its restart: whatever was asked for is
+    asked again of the server that comes within ``resume_s``, which goes on where the session was.
+    0: sessions end with their server.
 
     Waits up to ``timeout_s`` for the server to appear, and for every reply after that; what the
     server does once however often it is asked is asked again meanwhile. Raises
@@ -47,20 +53,25 @@ class StreamClient:
         endpoint: str = "tcp://127.0.0.1:5555",
         *,
         timeout_s: float = 30.0,
+        resume_s: float = RESUME_S,
         observer: Observer | None = None,
     ) -> None:
-        if not math.isfinite(timeout_s) or timeout_s <= 0:
-            raise InvalidInput("timeout_s", timeout_s, "more than 0 seconds")
+        check_patience(timeout_s, resume_s)
         try:
-            self._connection = Connection(endpoint, timeout_s=timeout_s)
+            self._connection = Connection(endpoint, timeout_s=timeout_s, resume_s=resume_s)
         except zmq.ZMQError as error:
             raise InvalidInput("endpoint", endpoint, f"tcp://HOST:PORT ({error})") from error
         self._observer = observer
         self._sessions: weakref.WeakSet[RemoteSession] = weakref.WeakSet()
         with ExitStack() as on_failure:
             on_failure.callback(self._connection.close)
-            self.info: HelloOk = run(say_hello(self._connection), self._connection)
+            run(say_hello(self._connection), self._connection)
             on_failure.pop_all()
+
+    @property
+    def info(self) -> HelloOk:
+        """What the server said of itself; after a session was resumed, the server that did it."""
+        return self._connection.info
 
     @property
     def endpoint(self) -> str:
@@ -87,13 +98,14 @@ class StreamClient:
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,
         lookahead: int | None = None,
+        record: bool | None = None,
     ) -> RemoteSession:
         """Opens a session on context frames, uint8 [T, H, W, 3], oldest first.
 
         ``actions``: what led to each of them, None where unknown. None for ``text``, ``sampling``,
         ``decoding`` and ``lookahead`` takes the server's. ``lookahead`` 1: the reply to step n
         shows frame n-1, decoded with both neighbours; 0: frame n at once, without its right
-        neighbour.
+        neighbour. ``record``: True asks for a server that records, False not to be recorded.
         """
         start = Start(
             frames=frames,
@@ -103,7 +115,7 @@ class StreamClient:
             sampling=sampling,
             decoding=decoding,
         )
-        opening = open_stream(self._connection, self.info, self._observer, start, lookahead)
+        opening = open_stream(self._connection, self._observer, start, lookahead, record)
         return RemoteSession(
             self._connection, run(opening, self._connection), siblings=self._sessions
         )
@@ -118,3 +130,11 @@ class StreamClient:
         """Ends the connection and, without waiting, the sessions still open. Idempotent."""
         told = [session.abandon() for session in list(self._sessions)]
         self._connection.close(linger_ms=CLOSE_LINGER_MS if any(told) else 0)
+
+
+def check_patience(timeout_s: float, resume_s: float) -> None:
+    """Raises InvalidInput."""
+    if not math.isfinite(timeout_s) or timeout_s <= 0:
+        raise InvalidInput("timeout_s", timeout_s, "more than 0 seconds")
+    if not math.isfinite(resume_s) or resume_s < 0:
+        raise InvalidInput("resume_s", resume_s, "0 seconds or more")

@@ -15,7 +15,7 @@ from sim_stream.errors import ConnectionLost
 from sim_stream.wire import framing
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.mailbox import LIMITS, MAX_REPLY_BYTES, Mailbox, Received
-from sim_stream.wire.messages import Message
+from sim_stream.wire.messages import HelloOk, Message
 
 REPLIES_QUEUED = 64
 _NO_ARRAYS: Arrays = {}
@@ -24,9 +24,9 @@ _NO_ARRAYS: Arrays = {}
 class Connection:
     """Connects at once, in the background; ``send`` waits for the server to be there."""
 
-    def __init__(self, endpoint: str, *, timeout_s: float) -> None:
+    def __init__(self, endpoint: str, *, timeout_s: float, resume_s: float = 0.0) -> None:
         self.endpoint = endpoint
-        self.timeout_s = timeout_s
+        self.timeout_s, self.resume_s = timeout_s, resume_s
         self._mail = Mailbox()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
@@ -38,6 +38,12 @@ class Connection:
     @property
     def closed(self) -> bool:
         return self._socket.closed
+
+    @property
+    def info(self) -> HelloOk:
+        """What the server says of itself, the last one that was greeted."""
+        assert self._mail.info is not None, "a client begins with a hello"
+        return self._mail.info
 
     def close(self, *, linger_ms: int = 0) -> None:
         """Idempotent. ``linger_ms``: how long sent messages may take to leave."""
@@ -73,13 +79,22 @@ class Connection:
         self._read_waiting()
         while not self._mail.has(rid):
             self._mail.raise_farewell()
+            if not self._mail.expects(rid):  # it went to a server that is gone
+                raise ConnectionLost(self.endpoint, self.timeout_s)
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 self._reconnect()
                 raise ConnectionLost(self.endpoint, self.timeout_s)
-            self._socket.poll(max(1, round(left_s * 1e3)), zmq.POLLIN)
+            patience_s = min(left_s, self._mail.heartbeat_s)
+            silent = not self._socket.poll(max(1, round(patience_s * 1e3)), zmq.POLLIN)
+            if silent and patience_s < left_s:
+                self._beat()
             self._read_waiting()
         return self._mail.take(rid)
+
+    def _beat(self) -> None:
+        if self._socket.poll(0, zmq.POLLOUT):
+            self._transmit(self._mail.beat(), _NO_ARRAYS)
 
     def poll(self, rid: int, timeout_s: float) -> bool:
         """Whether ``wait`` for that reply would return at once; gives it up to ``timeout_s``."""

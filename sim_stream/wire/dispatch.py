@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,6 +17,7 @@ import numpy as np
 
 from sim_stream.errors import ProtocolError
 from sim_stream.wire import codec
+from sim_stream.wire.archive import Archive, sign, signed_sid
 from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
 from sim_stream.wire.jobs import Job, Result
@@ -35,12 +37,13 @@ from sim_stream.wire.messages import (
     Opened,
     Request,
     Reset,
+    Resume,
     Status,
     Step,
 )
 from sim_stream.wire.observe import Exchange, Observer
 from sim_stream.wire.openings import Openings, opening_digest
-from sim_stream.wire.replies import addressed, reply_to, viewers_copy
+from sim_stream.wire.replies import addressed, remembered_reply, reply_to, viewers_copy
 from sim_stream.wire.requests import (
     require_actions,
     require_frames,
@@ -48,6 +51,8 @@ from sim_stream.wire.requests import (
     require_offered,
 )
 
+# How long an opening waits for its recording to begin before it goes without.
+HOLD_NS = 2_000_000_000
 # Replies to the last closes, so that a close whose reply was lost can be asked again.
 CLOSED_KEPT = 16
 
@@ -58,6 +63,16 @@ class Outgoing:
 
     route: bytes | None
     packet: Packet
+
+
+@dataclass(frozen=True)
+class Held:
+    """A reply that waits until the recording would survive this process."""
+
+    result: Result
+    packet: Packet
+    give_up_ns: int
+    written: Future[bool] = field(default_factory=Future)
 
 
 @dataclass
@@ -71,13 +86,17 @@ class Counters:
 
 @dataclass
 class Dispatcher:
-    """``submit`` hands a job to the engine and says False when its queue is full."""
+    """``submit`` hands a job to the engine and says False when its queue is full.
+
+    With an ``archive``, which ``observer`` writes, sessions can be resumed.
+    """
 
     info: HelloOk
     submit: Callable[[Job], bool]
     lease_ns: int
     clock_ns: Callable[[], int]
     observer: Observer | None = None
+    archive: Archive | None = None
     counters: Counters = field(default_factory=Counters)
     shutting_down: bool = False
 
@@ -91,6 +110,7 @@ class Dispatcher:
         self._sessions: dict[str, SessionRecord] = {}
         self._closed: OrderedDict[str, Packet] = OrderedDict()
         self._openings = Openings()
+        self._held: list[Held] = []
 
     @property
     def sessions(self) -> int:
@@ -119,26 +139,61 @@ class Dispatcher:
 
     def on_result(self, result: Result) -> Iterator[Outgoing]:
         """Replies, and what viewers get to see, for a job that has ended."""
-        job = result.job
-        record = self._sessions[job.sid]
+        record = self._sessions[result.job.sid]
         packet = reply_to(
             result, queue_depth=max(len(record.in_flight) - 1, 0), now_ns=self.clock_ns()
         )
+        if self._begins_recording(result):
+            held = Held(result, packet, self.clock_ns() + HOLD_NS)
+            self._held.append(held)
+            self._show(result, packet, held.written)
+            return
+        yield from self._finish(result, packet)
+        self._show(result, packet)  # last, when the reply is on its way
+
+    @property
+    def holding(self) -> bool:
+        """Whether ``release`` should be called soon."""
+        return bool(self._held)
+
+    def release(self) -> Iterator[Outgoing]:
+        """Replies that waited for their recording. An opening that waited too long cannot be
+        resumed; a reset waits on, lest a resumed session go on from before it."""
+        now_ns = self.clock_ns()
+        for held in [*self._held]:
+            written, request = held.written, held.result.job.request
+            if not written.done() and (now_ns < held.give_up_ns or isinstance(request, Reset)):
+                continue
+            self._held.remove(held)
+            packet, archive = held.packet, self.archive
+            if isinstance(packet.message, Opened) and written.done() and written.result():
+                assert archive is not None, "without an archive nothing is held"
+                token = sign(archive.key, held.result.job.sid)
+                message = msgspec.structs.replace(packet.message, resume_token=token)
+                packet = Packet(message, packet.arrays)
+            yield from self._finish(held.result, packet)
+
+    def _begins_recording(self, result: Result) -> bool:
+        begins = isinstance(result.job.request, Open | Fork | Reset | Resume)
+        recorded = self.archive is not None and self.observer is not None
+        return begins and recorded and result.refusal is None
+
+    def _finish(self, result: Result, packet: Packet) -> Iterator[Outgoing]:
+        job, record = result.job, self._sessions[result.job.sid]
         waiters = [Waiter(job.route, job.request.rid)] if job.route is not None else []
         if isinstance(job.request, Step):
             kept = packet if result.refusal is None else None
             waiters = record.finish(job.request.step, result.committed_step, kept)
         else:
-            if isinstance(job.request, Open | Fork):
+            if isinstance(job.request, Open | Fork | Resume):
                 waiters = self._openings.finish(job.sid, packet if result.refusal is None else None)
             self._finish_control(record, result, packet)
         for waiter in waiters:
             yield Outgoing(waiter.route, addressed(packet, waiter.rid))
         if result.info is not None:
             yield Outgoing(None, viewers_copy(packet))
-        self._show(result, packet)  # last, when the reply is on its way
 
-    def _show(self, result: Result, packet: Packet) -> None:
+    def _show(self, result: Result, packet: Packet, written: Future[bool] | None = None) -> None:
         if self.observer is None:
             return
         job, reply = result.job, packet.message
@@ -151,6 +206,8 @@ class Dispatcher:
                 reply=reply,
                 frames=job.frames,
                 image=result.image,
+                past=result.past,
+                written=written,
             )
         )
 
@@ -179,6 +236,9 @@ class Dispatcher:
             case Open():
                 self._require_running()
                 return self._open(request, arrays, waiter, recv_ns)
+            case Resume():
+                self._require_running()
+                return self._resume(request, waiter, recv_ns)
             case Close() if request.sid not in self._sessions:
                 return self._closed_before(request)
         record = self._record(request.sid, recv_ns)
@@ -188,7 +248,7 @@ class Dispatcher:
         if isinstance(request, Step):
             return self._step(record, request, waiter, recv_ns)
         if isinstance(request, Fork):
-            return self._admit(request, waiter, recv_ns, record)
+            return self._fork(record, request, waiter, recv_ns)
         self._control(record, request, arrays, waiter, recv_ns)
         return None
 
@@ -212,12 +272,61 @@ class Dispatcher:
             client_send_ns=request.client_send_ns,
             srv_recv_ns=recv_ns,
             srv_send_ns=self.clock_ns(),
+            server_epoch=self.info.server_epoch,
         )
 
     def _open(self, request: Open, arrays: Arrays, waiter: Waiter, recv_ns: int) -> Packet | None:
         require_offered(request, self.info)
         frames = require_frames(request, arrays, self.info)
-        return self._admit(request, waiter, recv_ns, frames=frames)
+        if request.record and self.archive is None:
+            raise Refusal(ErrorCode.LIMIT, "record: got true; this server does not record")
+        digest = opening_digest(request, frames) if request.open_key else b""
+        known = self._openings.recall(request.open_key, digest, waiter)
+        if isinstance(known, Packet):
+            return addressed(known, waiter.rid)
+        if not known:
+            job = self._admit(request, waiter, recv_ns, frames=frames)
+            self._openings.begin(request.open_key, digest, job.sid, waiter)
+        return None
+
+    def _fork(
+        self, parent: SessionRecord, request: Fork, waiter: Waiter, recv_ns: int
+    ) -> Packet | None:
+        digest = opening_digest(request, None) if request.open_key else b""
+        known = self._openings.recall(request.open_key, digest, waiter)
+        if isinstance(known, Packet):
+            return addressed(known, waiter.rid)
+        if not known:
+            parent.require_no_control()
+            job = self._admit(request, waiter, recv_ns)
+            self._openings.begin(request.open_key, digest, job.sid, waiter)
+        return None
+
+    def _resume(self, request: Resume, waiter: Waiter, recv_ns: int) -> Packet | None:
+        if self.archive is None:
+            raise Refusal(ErrorCode.LIMIT, "resume: this server does not record its sessions")
+        sid = signed_sid(self.archive.key, request.resume_token)
+        record = self._sessions.get(sid)
+        if record is None:
+            if sid in self._closed:
+                raise Refusal(ErrorCode.NO_SESSION, "resume: the session was closed")
+            self._admit(request, waiter, recv_ns, sid=sid)
+            self._openings.begin("", b"", sid, waiter)
+            return None
+        if record.closing:
+            raise Refusal(ErrorCode.NO_SESSION, "resume: the session is being closed")
+        if self._openings.join(sid, waiter):
+            return None
+        record.require_no_control()
+        record.last_seen_ns = recv_ns
+        return Packet(
+            Opened(
+                rid=waiter.rid,
+                sid=sid,
+                committed_step=record.committed_step,
+                resume_token=request.resume_token,
+            )
+        )
 
     def _step(
         self, record: SessionRecord, request: Step, waiter: Waiter, recv_ns: int
@@ -258,34 +367,24 @@ class Dispatcher:
 
     def _admit(
         self,
-        request: Open | Fork,
+        request: Open | Fork | Resume,
         waiter: Waiter,
         recv_ns: int,
-        parent: SessionRecord | None = None,
         *,
         frames: np.typing.NDArray[np.uint8] | None = None,
-    ) -> Packet | None:
-        """Sends a request for a new session to the engine, unless its key is known."""
-        digest = opening_digest(request, frames) if request.open_key else b""
-        known = self._openings.recall(request.open_key, digest, waiter)
-        if isinstance(known, Packet):
-            return addressed(known, waiter.rid)
-        if known:
-            return None
-        if parent is not None:
-            parent.require_no_control()
+        sid: str | None = None,
+    ) -> Job:
+        """Sends a request for a session to the engine."""
         limits = self.info.limits
         if self.sessions >= limits.max_sessions:
             raise Refusal(
                 ErrorCode.LIMIT, f"{limits.max_sessions} sessions are open; close one first"
             )
-        sid = secrets.token_hex(8)
-        self._submit(
-            Job(sid=sid, request=request, t_recv_ns=recv_ns, route=waiter.route, frames=frames)
-        )
+        sid = sid or secrets.token_hex(8)
+        job = Job(sid=sid, request=request, t_recv_ns=recv_ns, route=waiter.route, frames=frames)
+        self._submit(job)
         self._sessions[sid] = SessionRecord(sid, limits.max_in_flight, recv_ns, control=True)
-        self._openings.begin(request.open_key, digest, sid, waiter)
-        return None
+        return job
 
     def _submit(self, job: Job) -> None:
         if not self.submit(job):
@@ -309,7 +408,7 @@ class Dispatcher:
         return addressed(kept, request.rid)
 
     def _finish_control(self, record: SessionRecord, result: Result, packet: Packet) -> None:
-        record.control = False
+        record.control, record.last_seen_ns = False, self.clock_ns()
         request, sid = result.job.request, record.sid
         if isinstance(request, Close):
             if result.refusal is not None and result.refusal.code is ErrorCode.SHUTTING_DOWN:
@@ -321,5 +420,7 @@ class Dispatcher:
                 self._closed.popitem(last=False)
         elif result.refusal is None:
             record.restart(result.committed_step)
-        elif isinstance(request, Open | Fork):
+            for one in result.remembered:
+                record.remember(one.request, remembered_reply(sid, one))
+        elif isinstance(request, Open | Fork | Resume):
             del self._sessions[sid]

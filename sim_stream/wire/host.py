@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim_stream.wire import engine
+from sim_stream.wire.archive import Archive
 from sim_stream.wire.faults import Refusal, attempt
 from sim_stream.wire.jobs import Job, checked
-from sim_stream.wire.messages import Close, ErrorCode, Fork, Open, Reset, Step
+from sim_stream.wire.messages import Close, ErrorCode, Fork, Open, Reset, Resume, Step
+from sim_stream.wire.rebuild import Rebuild
 
 
 @dataclass
@@ -23,8 +25,9 @@ class _Live:
 class SessionHost:
     """Runs jobs on sessions. Methods raise whatever the runtime raises; callers ``attempt``."""
 
-    def __init__(self, runtime: engine.Runtime) -> None:
+    def __init__(self, runtime: engine.Runtime, archive: Archive | None) -> None:
         self._runtime = runtime
+        self._archive = archive
         self._sessions: dict[str, _Live] = {}
         self._failed: set[str] = set()
 
@@ -67,7 +70,7 @@ class SessionHost:
                 return self._open(job, job.request)
             case Reset():
                 live = self._sessions[job.sid]
-                first = _start(live.session, job, job.request)
+                first = _start(live.session, job.frames, job.request)
                 live.seed = job.request.seed
                 self._failed.discard(job.sid)
                 return first
@@ -77,8 +80,27 @@ class SessionHost:
                 return None
             case Close():
                 return self._close(job)
-            case Step():
-                raise AssertionError("a step is begun and rendered, not controlled")
+            case Step() | Resume():
+                raise AssertionError("begun and advanced, not controlled")
+
+    def revive(self, job: Job, *, keep: int) -> Rebuild:
+        """A recorded session, at its start; it has ``keep`` of its last steps to answer again."""
+        assert self._archive is not None, "the dispatcher refuses to resume without"
+        runtime = self._runtime
+        past = self._archive.find(
+            job.sid, model_id=runtime.model_id, weights_sha256=runtime.weights_sha256
+        )
+        session = runtime.open_session(lookahead=past.lookahead)
+        self._sessions[job.sid] = _Live(session, past.start.seed)
+        first = _start(session, past.frames, past.start)
+        return Rebuild(session, first, past, keep)
+
+    def drop(self, sid: str) -> None:
+        """A session that could not be rebuilt."""
+        live = self._sessions.get(sid)
+        if live is not None:
+            attempt(live.session.close, what=f"close {sid}")
+        self.forget(sid)
 
     def forget(self, sid: str) -> None:
         self._sessions.pop(sid, None)
@@ -91,7 +113,7 @@ class SessionHost:
 
     def _open(self, job: Job, request: Open) -> engine.Frame:
         session = self._runtime.open_session(lookahead=request.lookahead)
-        first = attempt(lambda: _start(session, job, request), what=f"open {job.sid}")
+        first = attempt(lambda: _start(session, job.frames, request), what=f"open {job.sid}")
         if isinstance(first, Refusal):
             session.close()
             raise first
@@ -114,12 +136,14 @@ class SessionHost:
         return self._sessions[sid]
 
 
-def _start(session: engine.Session, job: Job, request: Open | Reset) -> engine.Frame:
-    assert job.frames is not None, "the dispatcher refuses an open or reset without frames"
+def _start(
+    session: engine.Session, frames: engine.Image | None, request: Open | Reset
+) -> engine.Frame:
+    assert frames is not None, "the dispatcher refuses an open or reset without frames"
     actions = request.actions
     return checked(
         session.reset(
-            job.frames,
+            frames,
             seed=request.seed,
             text=request.text,
             actions=None if actions is None else [a.to_action() if a else None for a in actions],

@@ -35,6 +35,10 @@ class Inbox:
     def waiting(self) -> int:
         return len(self._jobs)
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def put(self, job: Job) -> bool:
         """False when it is full or closed."""
         with self._changed:

@@ -29,6 +29,8 @@ from sim_stream.wire.worker import EngineWorker
 log = logging.getLogger(__name__)
 
 POLL_MS = 250
+# While replies wait for their recording.
+HOLDING_POLL_MS = 2
 REQUESTS_PER_ROUND = 32
 # Clients that are told of the shutdown; who was silent for longer than this many others is not.
 ROUTES_KEPT = 256
@@ -82,10 +84,12 @@ class IoLoop(threading.Thread):
             self._close()
 
     def _round(self, poller: zmq.Poller) -> None:
-        ready = dict(poller.poll(POLL_MS))
+        ready = dict(poller.poll(HOLDING_POLL_MS if self._dispatcher.holding else POLL_MS))
         if self._sockets.wake in ready:
             self._hush()
         self._deliver_results()
+        for outgoing in self._dispatcher.release():
+            self._deliver(outgoing)
         if self._sockets.router in ready:
             self._serve_requests()
         for sid in self._dispatcher.expire():
@@ -100,7 +104,7 @@ class IoLoop(threading.Thread):
             refusal = Refusal(ErrorCode.SHUTTING_DOWN, "the server is shutting down")
             self._worker.results.put(Result(job=job, committed_step=-1, refusal=refusal))
         deadline_s = time.monotonic() + self._stop_timeout_s
-        while not self._worker_done:
+        while not self._worker_done or self._dispatcher.holding:
             if time.monotonic() > deadline_s:
                 log.warning("the engine did not finish within %g s", self._stop_timeout_s)
                 return

@@ -5,15 +5,17 @@ Knows no queues, threads or sockets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sim_stream.wire import engine
+from sim_stream.wire.archive import Past
 from sim_stream.wire.faults import Refusal
-from sim_stream.wire.messages import Close, Fork, FrameInfo, Open, Reset, Step
+from sim_stream.wire.messages import Close, Fork, FrameInfo, Open, Reset, Resume, Step
 
-JobRequest = Open | Reset | Step | Fork | Close
+JobRequest = Open | Reset | Step | Fork | Resume | Close
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +33,29 @@ class Job:
         return type(self.request).__name__.lower()
 
 
+@dataclass(frozen=True)
+class Remembered:
+    """A step that was taken before, with its reply."""
+
+    request: Step
+    info: FrameInfo
+    image: engine.Image
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How a job ended. ``committed_step`` is the session's, -1 where none exists."""
+    """How a job ended. ``committed_step`` is the session's, -1 where none exists.
+
+    ``past`` and ``remembered``: of a session that was resumed.
+    """
 
     job: Job
     committed_step: int
     info: FrameInfo | None = None
     image: engine.Image | None = None
     refusal: Refusal | None = None
+    past: Past | None = None
+    remembered: Sequence[Remembered] = ()
 
 
 def checked(frame: engine.Frame) -> engine.Frame:

@@ -100,6 +100,10 @@ class SessionRecord:
                 self.replies.popitem(last=False)
         return entry.waiters
 
+    def remember(self, request: Step, packet: Packet) -> None:
+        """The reply to a step that was taken before the session was resumed."""
+        self.replies[request.step] = (step_digest(request), packet)
+
     def restart(self, committed_step: int) -> None:
         """The session begins anew: its old steps are another stream's."""
         self.committed_step = committed_step

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from sim_stream.errors import RemoteError
 from sim_stream.wire import codec, framing
 from sim_stream.wire.framing import AnyArray, Buffer, FramingLimits
-from sim_stream.wire.messages import Error, Reply
+from sim_stream.wire.messages import Error, Heartbeat, HelloOk, Reply, Status
 
 # Bounds what a server may send before its hello says how large its frames are.
 MAX_REPLY_BYTES = 64 * 1024 * 1024
+# Until a server says how often it would be asked.
+HEARTBEAT_MS = 1000
 LIMITS = FramingLimits(message_bytes=MAX_REPLY_BYTES)
 
 
@@ -29,9 +31,15 @@ class Received:
 
 
 class Mailbox:
-    """Request ids count from 1; a server's farewell concerns all of them."""
+    """Request ids count from 1; a server's farewell concerns all of them.
+
+    ``info``: what the server said last that answered a hello. Another epoch in any reply means
+    that the server before is gone, with all requests that it had not answered.
+    """
 
     def __init__(self) -> None:
+        self.info: HelloOk | None = None
+        self._epoch = ""
         self._last_rid = 0
         self._expected: set[int] = set()
         self._replies: dict[int, Received] = {}
@@ -65,10 +73,27 @@ class Mailbox:
         framing.check_sizes(parts, LIMITS)
         message = codec.decode_reply(parts[0])
         arrays = framing.unpack(message.arrays, parts[1:])
+        if isinstance(message, HelloOk | Status):
+            self._meet(message)
         if message.rid in self._expected:
             self._replies[message.rid] = Received(message, arrays, recv_ns)
         elif message.rid == 0 and isinstance(message, Error):
             self._farewell = message
+
+    def _meet(self, message: HelloOk | Status) -> None:
+        if self._epoch not in ("", message.server_epoch):
+            self._expected &= {message.rid, *self._replies}
+        self._epoch = message.server_epoch
+        if isinstance(message, HelloOk):
+            self.info = message
+
+    def beat(self) -> Heartbeat:
+        """Asks whether the server is still the same; nobody waits for the answer."""
+        return Heartbeat(rid=self.issue())
+
+    @property
+    def heartbeat_s(self) -> float:
+        return (HEARTBEAT_MS if self.info is None else self.info.heartbeat_ms) / 1e3
 
     def take(self, rid: int) -> Received:
         """A reply that is there. Raises RemoteError where it is an error."""

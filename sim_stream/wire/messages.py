@@ -28,6 +28,7 @@ SessionId = Annotated[str, Meta(max_length=64)]
 Name = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=4096)]
 Nanoseconds = Annotated[dict[Name, Count], Meta(max_length=32)]
+Epoch = Annotated[str, Meta(max_length=64)]
 Shape = Annotated[list[Annotated[int, Meta(ge=0, le=2**31 - 1)]], Meta(max_length=8)]
 
 
@@ -154,12 +155,14 @@ class Open(Start, frozen=True, kw_only=True, tag="open"):
     """A new session. ``dt_us`` is the period the client expects; null takes the server's.
 
     ``open_key`` makes it repeatable: the same open with the same key brings the same session.
+    ``record``: whether the server records the session; null is as it records all.
     """
 
     mode: Name = "lockstep"
     lookahead: Literal[0, 1] | None = None
     dt_us: Count | None = None
     open_key: Name = ""
+    record: bool | None = None
 
 
 class Reset(Start, frozen=True, kw_only=True, tag="reset"):
@@ -187,6 +190,12 @@ class Fork(Message, frozen=True, kw_only=True, tag="fork"):
 
     sid: SessionId
     open_key: Name = ""
+
+
+class Resume(Message, frozen=True, kw_only=True, tag="resume"):
+    """Brings back a session of the server, or of the one before it, from its recording."""
+
+    resume_token: Name
 
 
 class Close(Message, frozen=True, kw_only=True, tag="close"):
@@ -247,10 +256,15 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
 
 
 class HelloOk(Message, frozen=True, kw_only=True, tag="hello_ok"):
-    """Who the server is, what it runs and takes. Without ``action_spec`` it takes no actions."""
+    """Who the server is, what it runs and takes. Without ``action_spec`` it takes no actions.
+
+    ``heartbeat_ms``: how often a client that waits asks whether the server is still the same.
+    ``resume_steps``: how many of its last steps a client must remember so that none is lost when
+    the server is restarted; 0: it does not record, so sessions end with it.
+    """
 
     protocol: Count
-    server_epoch: Annotated[str, Meta(max_length=64)]
+    server_epoch: Epoch
     model_id: Annotated[str, Meta(max_length=256)]
     weights_sha256: Annotated[str, Meta(max_length=128)]
     fps_num: Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -264,6 +278,8 @@ class HelloOk(Message, frozen=True, kw_only=True, tag="hello_ok"):
     action_spec: Annotated[list[ActionSpec], Meta(max_length=16)]
     limits: ServerLimits
     lease_ms: Count
+    heartbeat_ms: Count
+    resume_steps: Count
 
     @property
     def fps(self) -> float:
@@ -275,11 +291,15 @@ class HelloOk(Message, frozen=True, kw_only=True, tag="hello_ok"):
 
 
 class Opened(Message, frozen=True, kw_only=True, tag="opened"):
-    """A session stands. ``frame`` is its first frame; null after ``fork``."""
+    """A session stands. ``frame`` is its first frame; null after ``fork`` and ``resume``.
+
+    ``resume_token``: brings it back after a restart; empty where it is not recorded.
+    """
 
     sid: SessionId
     committed_step: I64
     frame: FrameInfo | None = None
+    resume_token: Name = ""
 
 
 class FrameMessage(Message, frozen=True, kw_only=True, tag="frame"):
@@ -299,8 +319,12 @@ class Closed(Message, frozen=True, kw_only=True, tag="closed"):
 
 
 class Status(Message, frozen=True, kw_only=True, tag="status"):
-    """The reply to ``heartbeat``: ``progress`` counts finished jobs, so a hung engine shows."""
+    """The reply to ``heartbeat``: ``progress`` counts finished jobs, so a hung engine shows.
 
+    ``server_epoch`` shows a client that waits that another server has come.
+    """
+
+    server_epoch: Epoch
     progress: Count
     queued: Count
     sessions: Count
@@ -321,6 +345,6 @@ class Error(Message, frozen=True, kw_only=True, tag="error"):
     sid: SessionId = ""
 
 
-Request = Hello | Open | Reset | Step | Fork | Close | Heartbeat
+Request = Hello | Open | Reset | Step | Fork | Resume | Close | Heartbeat
 Reply = HelloOk | Opened | FrameMessage | Closed | Status | Error
-REQUEST_TYPES = "hello, open, reset, step, fork, close, heartbeat"
+REQUEST_TYPES = "hello, open, reset, step, fork, resume, close, heartbeat"

@@ -6,11 +6,13 @@ Recorders hang on here. Knows no files, no sockets and no threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
 
+from sim_stream.wire.archive import Past
 from sim_stream.wire.engine import Image
 from sim_stream.wire.frame import RemoteFrame
 from sim_stream.wire.messages import (
@@ -23,10 +25,11 @@ from sim_stream.wire.messages import (
     Open,
     Opened,
     Reset,
+    Resume,
     Step,
 )
 
-SessionRequest = Open | Reset | Step | Fork | Close
+SessionRequest = Open | Reset | Step | Fork | Resume | Close
 FrameReply = Opened | FrameMessage | Closed
 
 
@@ -35,7 +38,9 @@ class Exchange:
     """A request that reached the engine, with its reply.
 
     ``sid`` is the session that it made or concerned. ``frames`` [T, H, W, 3] came with an open or
-    reset, ``image`` [H, W, 3] with the reply. Nobody writes to either any more.
+    reset, ``image`` [H, W, 3] with the reply. Nobody writes to either any more. ``past``: what a
+    resumed session was rebuilt from. ``written``: a server that can resume waits for it before it
+    sends the reply; a recorder says whether the exchange will survive the process's death.
     """
 
     info: HelloOk
@@ -44,6 +49,8 @@ class Exchange:
     reply: FrameReply | Error
     frames: Image | None = None
     image: Image | None = None
+    past: Past | None = None
+    written: Future[bool] | None = None
 
 
 # Called on the thread that moves the messages: it must return at once and never raise.

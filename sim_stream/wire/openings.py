@@ -52,10 +52,15 @@ class Openings:
             raise Refusal(ErrorCode.STEP_CONFLICT, "open_key: was used before with another content")
         if opening.ended:
             raise Refusal(ErrorCode.NO_SESSION, "open_key: the session that it opened has ended")
+        return opening.reply or self.join(opening.sid, waiter)
+
+    def join(self, sid: str, waiter: Waiter) -> bool:
+        """Waits for a session that is being made; False: it stands already. Raises Refusal."""
+        opening = self._by_key[self._keys[sid]]
         if opening.reply is not None:
-            return opening.reply
+            return False
         if len(opening.waiters) >= MAX_WAITERS:
-            raise Refusal(ErrorCode.BUSY, "open_key: asked for too often while under way")
+            raise Refusal(ErrorCode.BUSY, f"{opening.sid}: asked for too often while under way")
         opening.waiters.append(waiter)
         return True
 

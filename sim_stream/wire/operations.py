@@ -7,6 +7,7 @@ rule. Knows no sockets.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -39,7 +40,14 @@ class Wait:
     timeout_s: float
 
 
-Operation: TypeAlias = Generator[Send | Wait, Any, T]
+@dataclass(frozen=True)
+class Pause:
+    """Answered with nothing, after that time."""
+
+    seconds: float
+
+
+Operation: TypeAlias = Generator[Send | Wait | Pause, Any, T]
 
 
 class Blocking(Protocol):
@@ -91,6 +99,9 @@ def run(operation: Operation[T], connection: Blocking) -> T:
             try:
                 if isinstance(step, Send):
                     answer: Any = connection.send(step.message, step.arrays, anew=step.anew)
+                elif isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    answer = None
                 else:
                     answer = connection.wait(step.rid, step.timeout_s)
             except SimStreamError as error:
@@ -110,6 +121,9 @@ async def run_async(operation: Operation[T], connection: Awaiting) -> T:
             try:
                 if isinstance(step, Send):
                     answer: Any = await connection.send(step.message, step.arrays, anew=step.anew)
+                elif isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    answer = None
                 else:
                     answer = await connection.wait(step.rid, step.timeout_s)
             except SimStreamError as error:

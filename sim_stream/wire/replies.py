@@ -8,15 +8,24 @@ from __future__ import annotations
 import msgspec
 
 from sim_stream.wire.framing import Arrays, Packet
-from sim_stream.wire.jobs import Job, Result
-from sim_stream.wire.messages import Close, Closed, Fork, FrameInfo, FrameMessage, Open, Opened
+from sim_stream.wire.jobs import Job, Remembered, Result
+from sim_stream.wire.messages import (
+    Close,
+    Closed,
+    Fork,
+    FrameInfo,
+    FrameMessage,
+    Open,
+    Opened,
+    Resume,
+)
 
 
 def reply_to(result: Result, *, queue_depth: int, now_ns: int) -> Packet:
     """The reply to the job that has ended, not yet addressed to anybody."""
     job = result.job
     if result.refusal is not None:
-        sid = "" if isinstance(job.request, Open) else job.request.sid
+        sid = "" if isinstance(job.request, Open | Resume) else job.request.sid
         return Packet(result.refusal.to_error(rid=0, sid=sid, committed_step=result.committed_step))
     info = result.info
     if info is not None:
@@ -29,12 +38,18 @@ def reply_to(result: Result, *, queue_depth: int, now_ns: int) -> Packet:
 def _message(
     job: Job, committed_step: int, info: FrameInfo | None
 ) -> Opened | FrameMessage | Closed:
-    if isinstance(job.request, Open | Fork):
+    if isinstance(job.request, Open | Fork | Resume):
         return Opened(sid=job.sid, committed_step=committed_step, frame=info)
     if isinstance(job.request, Close):
         return Closed(sid=job.sid, committed_step=committed_step, frame=info)
     assert info is not None, "a step or reset that succeeds has a frame"
     return FrameMessage(sid=job.sid, committed_step=committed_step, frame=info)
+
+
+def remembered_reply(sid: str, one: Remembered) -> Packet:
+    """The reply to a step that was taken before the session was resumed."""
+    step = one.request.step
+    return Packet(FrameMessage(sid=sid, committed_step=step, frame=one.info), {"image": one.image})
 
 
 def addressed(packet: Packet, rid: int) -> Packet:

@@ -25,6 +25,7 @@ import zmq
 
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.wire.addresses import require_local
+from sim_stream.wire.archive import RESUME_STEPS, Archive
 from sim_stream.wire.dispatch import Dispatcher
 from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
@@ -39,13 +40,16 @@ CLIENT_QUEUE = 64
 # Frames that wait for one viewer; what does not fit is dropped, never waited for.
 VIEWER_QUEUE = 8
 LIVENESS_CHECK_S = 0.5
+# How often a client that waits should ask whether this is still the server it knew.
+HEARTBEAT_MS = 1000
 
 
 class StreamServer:
     """Serves until stopped. ``publish`` adds a PUB socket that shows every frame to viewers.
 
     A session whose client is silent for ``lease_s`` is closed. ``observer`` sees every session's
-    requests and replies (a recorder). Port 0 binds a free port; see
+    requests and replies (a recorder); from an ``archive`` that it writes, sessions are resumed
+    after a restart. Port 0 binds a free port; see
     ``endpoint``. Raises InvalidInput for an address that is not this machine's.
     """
 
@@ -60,6 +64,7 @@ class StreamServer:
         lease_s: float = 60.0,
         stop_timeout_s: float = 10.0,
         observer: Observer | None = None,
+        archive: Archive | None = None,
     ) -> None:
         for name, count in (("max_sessions", max_sessions), ("max_in_flight", max_in_flight)):
             if count < 1:
@@ -70,10 +75,13 @@ class StreamServer:
         self._bind = require_local("bind", bind)
         self._publish = None if publish is None else require_local("publish", publish)
         self._runtime = runtime
-        self._info = describe(runtime, max_sessions, max_in_flight, lease_s)
+        self._info = describe(
+            runtime, max_sessions, max_in_flight, lease_s, resumable=archive is not None
+        )
         self._lease_s = lease_s
         self._stop_timeout_s = stop_timeout_s
         self._observer = observer
+        self._archive = archive
         self._context: Context | None = None
         self._worker: EngineWorker | None = None
         self._io: IoLoop | None = None
@@ -106,13 +114,20 @@ class StreamServer:
         limits = info.limits
         # Every step in flight, and one open, reset, fork or close of every session.
         depth = limits.max_sessions * (limits.max_in_flight + 1)
-        worker = EngineWorker(self._runtime, context, depth=depth)
+        worker = EngineWorker(
+            self._runtime,
+            context,
+            depth=depth,
+            max_in_flight=limits.max_in_flight,
+            archive=self._archive,
+        )
         dispatcher = Dispatcher(
             info,
             worker.submit,
             round(self._lease_s * 1e9),
             time.monotonic_ns,
             observer=self._observer,
+            archive=self._archive,
         )
         framing = FramingLimits(message_bytes=limits.message_bytes)
         self._context, self._worker = context, worker
@@ -174,7 +189,14 @@ class StreamServer:
         return Sockets(router=router, wake=wake, publisher=publisher)
 
 
-def describe(runtime: Runtime, max_sessions: int, max_in_flight: int, lease_s: float) -> HelloOk:
+def describe(
+    runtime: Runtime,
+    max_sessions: int,
+    max_in_flight: int,
+    lease_s: float,
+    *,
+    resumable: bool = False,
+) -> HelloOk:
     """What ``hello_ok`` says of a runtime and this server's limits."""
     preset = runtime.preset
     size = preset.vq.image_size
@@ -210,6 +232,8 @@ def describe(runtime: Runtime, max_sessions: int, max_in_flight: int, lease_s: f
             max_in_flight=max_in_flight,
         ),
         lease_ms=round(lease_s * 1e3),
+        heartbeat_ms=max(1, min(HEARTBEAT_MS, round(lease_s * 1e3 / 3))),
+        resume_steps=RESUME_STEPS if resumable else 0,
     )
 
 

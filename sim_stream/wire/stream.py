@@ -13,9 +13,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import (
@@ -25,7 +25,7 @@ from sim_stream.errors import (
     RemoteError,
     SessionClosed,
 )
-from sim_stream.wire import checks
+from sim_stream.wire import checks, comeback
 from sim_stream.wire.engine import Image
 from sim_stream.wire.frame import RemoteFrame, remote_frame
 from sim_stream.wire.framing import Arrays
@@ -55,7 +55,9 @@ from sim_stream.wire.operations import (
     ask,
     ask_until_answered,
 )
+from sim_stream.wire.step_log import StepLog
 
+T = TypeVar("T")
 # After these errors the server has no such session any more.
 OVER = frozenset({ErrorCode.NO_SESSION, ErrorCode.SHUTTING_DOWN})
 
@@ -64,7 +66,10 @@ class Link(Protocol):
     """What a stream asks of its connection without waiting."""
 
     timeout_s: float
+    resume_s: float
 
+    @property
+    def info(self) -> HelloOk: ...
     @property
     def closed(self) -> bool: ...
     def expects(self, rid: int) -> bool: ...
@@ -109,20 +114,15 @@ class Stream:
     """``frame`` came with the opening, the last reset, or is the parent's last after a fork."""
 
     def __init__(
-        self,
-        link: Link,
-        info: HelloOk,
-        observer: Observer | None,
-        *,
-        sid: str,
-        frame: RemoteFrame,
-        committed_step: int,
+        self, link: Link, observer: Observer | None, opened: Opened, frame: RemoteFrame
     ) -> None:
-        self.sid = sid
+        self.sid = opened.sid
         self.frame = frame
         self.in_flight: deque[_Sent] = deque()
-        self._link, self._info, self._observer = link, info, observer
-        self._next_step = committed_step + 1
+        self._link, self._info, self._observer = link, link.info, observer
+        self._next_step = opened.committed_step + 1
+        self._token = opened.resume_token if link.resume_s > 0 else ""
+        self._log = StepLog(self._info.resume_steps, since=opened.committed_step)
         self._latest = frame
         self._closed = False
         self._last: RemoteFrame | None = None
@@ -149,7 +149,7 @@ class Stream:
             sim_time_us=sim_time_us,
             deadline_ms=deadline_ms,
         )
-        sent = yield from self._send(message)
+        sent = yield from self._watched(lambda: self._send(message))
         self.in_flight.append(sent)
         self._next_step += 1
         return message.step
@@ -159,7 +159,7 @@ class Stream:
         if not self.in_flight:
             raise InvalidInput("receive", "no step in flight", "a step; send_step() first")
         try:
-            received = yield from self._watched(self._first_reply())
+            received = yield from self._watched(self._first_reply)
         except RemoteError as error:
             if not self._still_in_flight(error):
                 self.in_flight.popleft()
@@ -169,6 +169,7 @@ class Stream:
         frame = remote_frame(received, sent.send_ns)
         self._show(sent.message, received, frame)
         self._settle(frame.committed_step)
+        self._log.add(sent.message)
         self._latest = frame
         return frame
 
@@ -179,9 +180,12 @@ class Stream:
         self._forget_steps()
         send_ns = time.monotonic_ns()
         timeout_s = self._link.timeout_s
-        received = yield from self._watched(ask(message, {"frames": array}, timeout_s=timeout_s))
+        received = yield from self._watched(
+            lambda: ask(message, {"frames": array}, timeout_s=timeout_s), catch_up=False
+        )
         self.frame = self._latest = remote_frame(received, send_ns)
         self._next_step = self.frame.committed_step + 1
+        self._log.restart(self.frame.committed_step)
         self._show(message, received, self.frame, array)
         return self.frame
 
@@ -192,21 +196,13 @@ class Stream:
                 "fork", f"{len(self.in_flight)} steps in flight", "none; receive() first"
             )
         message = Fork(sid=self.sid, open_key=new_key())
-        received = yield from self._watched(self._ask(message))
-        opened = as_opened(received)
+        received = yield from self._watched(lambda: self._ask(message))
         self._show(message, received, None)
-        return Stream(
-            self._link,
-            self._info,
-            self._observer,
-            sid=opened.sid,
-            frame=self._latest,
-            committed_step=opened.committed_step,
-        )
+        return Stream(self._link, self._observer, as_opened(received), self._latest)
 
     def status(self) -> Operation[Status]:
         self.require_open()
-        return (yield from request_status(self._link, self.sid))
+        return (yield from self._watched(lambda: request_status(self._link, self.sid)))
 
     def close(self) -> Operation[RemoteFrame | None]:
         if self._closed or self._link.closed:
@@ -215,7 +211,12 @@ class Stream:
         self._forget_steps()
         send_ns = time.monotonic_ns()
         message = Close(sid=self.sid)
-        received = yield from self._watched(self._ask(message))
+        try:
+            received = yield from self._watched(lambda: self._close(message))
+        except RemoteError as error:
+            if error.code == ErrorCode.NO_SESSION:
+                return None  # over all the same
+            raise
         if isinstance(received.message, Closed) and received.message.frame is not None:
             self._last = remote_frame(received, send_ns)
         self._show(message, received, self._last)
@@ -236,20 +237,38 @@ class Stream:
     def _ask(self, message: Fork | Close) -> Operation[Received]:
         return ask_until_answered(message, timeout_s=self._link.timeout_s)
 
+    def _close(self, message: Close) -> Operation[Received]:
+        """A server that does not know the session may still have its recording, and so its last
+        frame."""
+        received = yield from self._ask(message)
+        closed = received.message
+        if self._token and isinstance(closed, Closed) and closed.committed_step < 0:
+            raise RemoteError(
+                ErrorCode.NO_SESSION, "it is not there", retryable=False, committed_step=-1
+            )
+        return received
+
     def _send(self, message: Step, *, again: bool = False) -> Operation[_Sent]:
         send_ns = time.monotonic_ns()
-        rid = yield from self._watched(_sent(message))
+        rid: int = yield Send(message)
         return _Sent(message, rid, send_ns, again)
+
+    def _send_lost(self) -> Operation[None]:
+        """Steps that were lost with the connection they were sent on, in their order."""
+        for index, sent in enumerate(self.in_flight):
+            if not self._link.expects(sent.rid):
+                self.in_flight[index] = yield from self._send(sent.message, again=True)
 
     def _first_reply(self) -> Operation[Received]:
         """The reply to the oldest step in flight, which is sent again when it does not come."""
         give_up_s = time.monotonic() + self._link.timeout_s
         while True:
-            sent = self.in_flight[0]
             try:
-                if not self._link.expects(sent.rid):  # lost with the connection it was sent on
-                    sent = self.in_flight[0] = yield from self._send(sent.message, again=True)
-                return (yield from _reply(sent.rid, self._link.timeout_s * ATTEMPT))
+                yield from self._send_lost()
+                received: Received = yield Wait(
+                    self.in_flight[0].rid, self._link.timeout_s * ATTEMPT
+                )
+                return received
             except ConnectionLost:
                 if time.monotonic() >= give_up_s:
                     raise
@@ -259,13 +278,63 @@ class Stream:
         busy = error.code == ErrorCode.BUSY and self.in_flight[0].again
         return busy or isinstance(error, ConnectionLost)
 
-    def _watched(self, operation: Operation[Any]) -> Operation[Any]:
-        """Some refusals mean that the session is over."""
+    def _watched(
+        self, attempt: Callable[[], Operation[T]], *, catch_up: bool = True
+    ) -> Operation[T]:
+        """Some refusals mean that the session is over, unless it can be resumed: then the attempt
+        is made again."""
+        give_up_s: float | None = None
+        while True:
+            try:
+                return (yield from attempt())
+            except RemoteError as error:
+                if give_up_s is None:
+                    give_up_s = time.monotonic() + self._link.resume_s
+                if not (yield from self._came_back(error, give_up_s, catch_up=catch_up)):
+                    self._closed = self._closed or error.code in OVER
+                    raise
+
+    def _came_back(
+        self, error: RemoteError, give_up_s: float, *, catch_up: bool
+    ) -> Operation[bool]:
+        """Brings the session back from its recording, if the server it was on is gone.
+
+        Raises RemoteError when that is in vain.
+        """
+        while self._token and error.code in comeback.LOST and time.monotonic() < give_up_s:
+            try:
+                there = yield from comeback.find_server(give_up_s)
+                if isinstance(error, ConnectionLost) and self._same_server(there):
+                    return False
+                yield from self._resume(there, give_up_s, catch_up=catch_up)
+            except RemoteError as again:
+                if again.code not in comeback.LOST or not self._token:
+                    self._closed = True
+                    raise
+                error = again
+            else:
+                return True
+        return False
+
+    def _same_server(self, there: HelloOk) -> bool:
+        return there.server_epoch == self._info.server_epoch
+
+    def _resume(self, there: HelloOk, give_up_s: float, *, catch_up: bool) -> Operation[None]:
+        """What the recording lacks is taken again, what was in flight is sent again."""
         try:
-            return (yield from operation)
+            opened = yield from comeback.resume(self._token, self._link.timeout_s, give_up_s)
+            last_sent = self._next_step - 1
+            missing = self._log.after(opened.committed_step, last_sent) if catch_up else []
         except RemoteError as error:
-            self._closed = self._closed or error.code in OVER
+            if error.code not in comeback.COMING:
+                self._token = ""  # never again
             raise
+        self._info = there
+        for step in missing:
+            yield from ask_until_answered(step, timeout_s=self._link.timeout_s)
+        for sent in self.in_flight:
+            self._link.forget(sent.rid)
+        yield from self._send_lost()
 
     def _show(
         self,
@@ -303,21 +372,24 @@ def say_hello(link: Link) -> Operation[HelloOk]:
 
 
 def open_stream(
-    link: Link, info: HelloOk, observer: Observer | None, start: Start, lookahead: int | None
+    link: Link, observer: Observer | None, start: Start, lookahead: int | None, record: bool | None
 ) -> Operation[Stream]:
     if link.closed:
         raise SessionClosed("the client is closed")
-    array, fields = start.fields(info)
-    message = Open(**fields, lookahead=checks.wire_lookahead(lookahead), open_key=new_key())
+    array, fields = start.fields(link.info)
+    message = Open(
+        **fields,
+        lookahead=checks.wire_lookahead(lookahead),
+        open_key=new_key(),
+        record=checks.wire_record(record),
+    )
     send_ns = time.monotonic_ns()
     arrays: Arrays = {"frames": array}
     received = yield from ask_until_answered(message, arrays, timeout_s=link.timeout_s, anew=True)
     opened, frame = as_opened(received), remote_frame(received, send_ns)
     if observer is not None:
-        observer(as_client_saw_it(info, message, opened, frame, array))
-    return Stream(
-        link, info, observer, sid=opened.sid, frame=frame, committed_step=opened.committed_step
-    )
+        observer(as_client_saw_it(link.info, message, opened, frame, array))
+    return Stream(link, observer, opened, frame)
 
 
 def request_status(link: Link, sid: str) -> Operation[Status]:
@@ -333,13 +405,3 @@ def as_opened(received: Received) -> Opened:
     if not isinstance(opened, Opened):
         raise ProtocolError("reply", type(opened).__name__, "opened")
     return opened
-
-
-def _sent(message: Message) -> Operation[int]:
-    rid: int = yield Send(message)
-    return rid
-
-
-def _reply(rid: int, timeout_s: float) -> Operation[Received]:
-    received: Received = yield Wait(rid, timeout_s)
-    return received

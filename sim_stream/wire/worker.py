@@ -18,11 +18,13 @@ from dataclasses import dataclass
 import zmq
 
 from sim_stream.wire import engine
+from sim_stream.wire.archive import Archive
 from sim_stream.wire.faults import Refusal, attempt
 from sim_stream.wire.host import SessionHost
 from sim_stream.wire.inbox import Inbox
 from sim_stream.wire.jobs import Job, Result, checked, describe
-from sim_stream.wire.messages import Close, ErrorCode, Reset, Step
+from sim_stream.wire.messages import Close, ErrorCode, Reset, Resume, Step
+from sim_stream.wire.rebuild import Rebuild
 
 WAKE_ADDRESS = "inproc://sim-stream-wake"
 
@@ -31,11 +33,12 @@ Context = zmq.Context[zmq.Socket[bytes]]
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """A step that was begun."""
+    """A step that was begun; one that a session took before, when it is being rebuilt."""
 
     job: Job
     prediction: engine.Prediction
     start_ns: int
+    rebuild: Rebuild | None = None
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,20 @@ class Wake:
 class EngineWorker:
     """Runs jobs, at most ``depth`` waiting. ``results`` ends with None when both threads end."""
 
-    def __init__(self, runtime: engine.Runtime, context: Context, *, depth: int) -> None:
+    def __init__(
+        self,
+        runtime: engine.Runtime,
+        context: Context,
+        *,
+        depth: int,
+        max_in_flight: int,
+        archive: Archive | None = None,
+    ) -> None:
         self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
         self.progress = 0
         self._context = context
-        self._host = SessionHost(runtime)
+        self._host = SessionHost(runtime, archive)
+        self._max_in_flight = max_in_flight
         self._inbox = Inbox(depth)
         self._under_way: dict[str, _UnderWay] = {}
         # Pendings are steps in flight, which the dispatcher bounds by the inbox's depth.
@@ -114,6 +126,8 @@ class EngineWorker:
             for job in jobs:
                 if isinstance(job.request, Step):
                     result = self._begin(job, job.request)
+                elif isinstance(job.request, Resume):
+                    result = self._revive(job)
                 else:
                     result = self._control(job)
                 self._reply(result, wake)
@@ -149,6 +163,8 @@ class EngineWorker:
         """A result when it failed; else the decoder thread has it now."""
         job = step.job
         del self._under_way[job.sid]
+        if step.rebuild is not None:
+            return self._take_again(step, step.rebuild)
         pending = attempt(step.prediction.result, what=f"step {job.sid}")
         end_ns = time.monotonic_ns()
         if isinstance(pending, Refusal):
@@ -161,6 +177,49 @@ class EngineWorker:
         ):
             self._host.mark_failed(job.sid)
         return None
+
+    def _revive(self, job: Job) -> Result | None:
+        """A result when there is nothing to take again, or it was refused."""
+        keep = self._max_in_flight
+        rebuild = attempt(lambda: self._host.revive(job, keep=keep), what=f"resume {job.sid}")
+        return (
+            self._gave_up(job, rebuild)
+            if isinstance(rebuild, Refusal)
+            else self._take(job, rebuild)
+        )
+
+    def _take_again(self, step: _UnderWay, rebuild: Rebuild) -> Result | None:
+        """A recorded step has been predicted once more."""
+        self.progress += 1
+        job, what = step.job, f"resume {step.job.sid}"
+        if self._inbox.closed:
+            refusal = Refusal(ErrorCode.SHUTTING_DOWN, "the server is shutting down")
+            return self._gave_up(job, refusal)
+        taken = attempt(lambda: rebuild.take(step.prediction), what=what)
+        return self._gave_up(job, taken) if isinstance(taken, Refusal) else self._take(job, rebuild)
+
+    def _take(self, job: Job, rebuild: Rebuild) -> Result | None:
+        """Begins the next recorded step; a result after the last."""
+        what = f"resume {job.sid}"
+        prediction = attempt(rebuild.begin, what=what)
+        if isinstance(prediction, Refusal):
+            return self._gave_up(job, prediction)
+        if prediction is not None:
+            self._under_way[job.sid] = _UnderWay(job, prediction, time.monotonic_ns(), rebuild)
+            return None
+        remembered = attempt(lambda: rebuild.render(job), what=what)
+        if isinstance(remembered, Refusal):
+            return self._gave_up(job, remembered)
+        return Result(
+            job=job,
+            committed_step=rebuild.committed_step,
+            past=rebuild.past,
+            remembered=remembered,
+        )
+
+    def _gave_up(self, job: Job, refusal: Refusal) -> Result:
+        self._host.drop(job.sid)
+        return Result(job=job, committed_step=-1, refusal=refusal)
 
     def _refused(self, job: Job, refusal: Refusal) -> Result:
         if refusal.code is ErrorCode.ENGINE_FAILED:

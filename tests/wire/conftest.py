@@ -49,9 +49,12 @@ class RawClient:
         self.send(header, *parts)
         return self.receive()
 
-    def open(self, **fields: Any) -> str:
+    def ask_open(self, **fields: Any) -> dict[str, Any]:
         frames = prompt_frames()
-        reply = self.ask({"t": "open", "arrays": [frames_spec(frames)]} | fields, frames.tobytes())
+        return self.ask({"t": "open", "arrays": [frames_spec(frames)]} | fields, frames.tobytes())
+
+    def open(self, **fields: Any) -> str:
+        reply = self.ask_open(**fields)
         assert reply["t"] == "opened", reply
         return reply["sid"]
 

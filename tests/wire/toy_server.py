@@ -8,6 +8,7 @@ import resource
 from contextlib import ExitStack
 from pathlib import Path
 
+from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
 from sim_stream.wire.server import StreamServer
 from tests.wire.toy import ToyRuntime
@@ -22,7 +23,9 @@ if __name__ == "__main__":
     if options.file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.file_bytes, options.file_bytes))
     with ExitStack() as stack:
-        recorder = None
+        recorder = archive = None
         if options.record is not None:
             recorder = stack.enter_context(Recorder(options.record, by="server"))
-        StreamServer(ToyRuntime(), bind=options.bind, observer=recorder).serve_forever()
+            archive = RecordedSessions(options.record)
+        server = StreamServer(ToyRuntime(), bind=options.bind, observer=recorder, archive=archive)
+        server.serve_forever()

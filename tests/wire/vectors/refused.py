@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sim_stream.wire.messages import ErrorCode
-from tests.wire.vectors.valid import IMAGE, LATER, SID, SIZE, fields, hello_ok, images
+from tests.wire.vectors.valid import IMAGE, LATER, SID, SIZE, TOKEN, fields, hello_ok, images
 
 FRAME = images(1, SIZE, SIZE, 3).tobytes()
 NAN, INF = float("nan"), float("inf")
@@ -76,6 +76,9 @@ BAD_REQUESTS = BROKEN | {
     "33 capabilities": [packed("hello", capabilities=[""] * 33)],
     "sid of 65 characters": [packed("close", sid="x" * 65)],
     "close without sid": [packed("close")],
+    "resume without a token": [packed("resume")],
+    "resume_token of 65 characters": [packed("resume", resume_token="x" * 65)],
+    "record as a number": opening(record=1),
     "negative step": step(step=-1),
     "step beyond 64 bits signed": step(step=2**63),
     "step as a float": step(step=1.0),
@@ -129,7 +132,11 @@ OTHER_REQUESTS = {
         "reset of no session": [packed("reset", sid=SID, arrays=[spec()]), FRAME],
         "heartbeat of no session": [packed("heartbeat", sid=SID)],
     },
-    ErrorCode.LIMIT: {"realtime": opening(mode="realtime")},
+    ErrorCode.LIMIT: {
+        "realtime": opening(mode="realtime"),
+        "record on a server that does not": opening(record=True),
+        "resume on a server that does not record": [packed("resume", resume_token=TOKEN)],
+    },
 }
 
 IMAGE_BYTES = IMAGE["image"].tobytes()

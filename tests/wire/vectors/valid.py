@@ -18,6 +18,7 @@ from sim_stream.wire.framing import pack
 SIZE = 16
 CONTEXT_MAX = 5
 SID = "0011223344556677"
+TOKEN = f"{SID}.{'0123456789abcdef' * 2}"
 I64_MAX, U64_MAX = 2**63 - 1, 2**64 - 1
 
 
@@ -74,6 +75,7 @@ REQUESTS = (
             lookahead=0,
             dt_us=250_000,
             open_key="k" * 64,
+            record=False,
         ),
         {"frames": images(2, SIZE, SIZE, 3)},
     ),
@@ -91,6 +93,7 @@ REQUESTS = (
     ),
     _Sample("fork", m.Fork(rid=9, sid=SID)),
     _Sample("fork with a key", m.Fork(rid=9, sid=SID, open_key="0123456789abcdef")),
+    _Sample("resume", m.Resume(rid=14, resume_token=TOKEN)),
     _Sample("close", m.Close(rid=10, sid=SID)),
     _Sample("heartbeat of the connection", m.Heartbeat(rid=11)),
     _Sample("heartbeat of a session", m.Heartbeat(rid=12, sid=SID, client_send_ns=I64_MAX)),
@@ -143,6 +146,8 @@ def hello_ok(**changes: Any) -> m.HelloOk:
         "action_spec": ACTION_SPEC,
         "limits": LIMITS,
         "lease_ms": 60_000,
+        "heartbeat_ms": 1000,
+        "resume_steps": 0,
     }
     return m.HelloOk(**(values | changes))
 
@@ -153,7 +158,13 @@ REPLIES = (
         "hello_ok of a model without actions",
         hello_ok(action_spec=[], fps_num=30_000, fps_den=1001, lookahead=0),
     ),
+    _Sample("hello_ok of a server that records", hello_ok(resume_steps=256)),
     _Sample("opened by open", m.Opened(rid=2, sid=SID, committed_step=0, frame=FIRST), IMAGE),
+    _Sample(
+        "opened, to be resumed",
+        m.Opened(rid=2, sid=SID, committed_step=0, frame=FIRST, resume_token=TOKEN),
+        IMAGE,
+    ),
     _Sample("opened by fork", m.Opened(rid=9, sid=SID, committed_step=300)),
     _Sample("frame", m.FrameMessage(rid=7, sid=SID, committed_step=300, frame=LATER), IMAGE),
     _Sample(
@@ -174,6 +185,7 @@ REPLIES = (
             client_send_ns=5,
             srv_recv_ns=6,
             srv_send_ns=7,
+            server_epoch="8899aabbccddeeff",
         ),
     ),
     *(
@@ -206,7 +218,7 @@ def requests() -> list[Valid]:
 
 
 def replies() -> list[Valid]:
-    status = REPLIES[7].message
+    (status,) = (sample.message for sample in REPLIES if sample.name == "status")
     return [*map(_canonical, REPLIES), *_other_spellings(status)]
 
 

@@ -1,0 +1,123 @@
+"""A folder of a server's recordings as what its sessions can be resumed from.
+
+The key that signs resume tokens lies beside them, readable to its owner alone. Knows no sockets and
+no models.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from sim_stream.errors import InvalidInput
+from sim_stream.recording.load import Recording, load
+from sim_stream.recording.recorder import RECORDER_CLOSED
+from sim_stream.recording.replay import default_decoding, first_cut_short
+from sim_stream.wire.archive import Past
+from sim_stream.wire.faults import Refusal
+from sim_stream.wire.messages import ErrorCode, Open, Reset, Step, WireDecoding
+
+KEY_FILE = ".resume-key"
+KEY_BYTES = 32
+
+
+class RecordedSessions:
+    """An ``Archive`` (``wire.archive``). Raises InvalidInput where the key cannot be had."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        try:
+            self.key = _key(self._folder)
+        except OSError as error:
+            raise InvalidInput(
+                "record", f"{folder} ({error.strerror})", "a folder to write to"
+            ) from error
+
+    def find(self, sid: str, *, model_id: str, weights_sha256: str) -> Past:
+        """What the last recording of that session tells. Raises Refusal."""
+        part, path = self._last_part(sid)
+        try:
+            recording = load(path)
+            frames = recording.runs[-1].prompt()
+        except InvalidInput as error:
+            raise Refusal(ErrorCode.NO_SESSION, f"resume: {error}") from error
+        _require_open_end(recording)
+        ours = recording.header.info
+        if (ours.model_id, ours.weights_sha256) != (model_id, weights_sha256):
+            raise Refusal(
+                ErrorCode.NO_SESSION,
+                f"resume: the session ran on model {ours.model_id}, weights {ours.weights_sha256}; "
+                f"this server runs {model_id}, weights {weights_sha256}",
+            )
+        run = recording.runs[-1]
+        return Past(
+            start=_with_defaults(run.start, recording),
+            frames=frames,
+            lookahead=run.lookahead,
+            steps=[line.request for line in run.shown if isinstance(line.request, Step)],
+            sha256=[line.sha256 for line in run.shown],
+            source=path.name,
+            lines=recording.lines,
+            part=part,
+        )
+
+    def _last_part(self, sid: str) -> tuple[int, Path]:
+        """Parts are counted, since clocks may be set back. Raises Refusal."""
+        name = re.compile(rf"\w+-server-{re.escape(sid)}(?:-(\d+))?\.jsonl")
+        found = [
+            (int(match[1] or 0), path)
+            for path in self._folder.glob("*.jsonl")
+            if (match := name.fullmatch(path.name))
+        ]
+        if not found:
+            raise Refusal(ErrorCode.NO_SESSION, "resume: the session was not recorded")
+        return max(found)
+
+
+def _require_open_end(recording: Recording) -> None:
+    """The session was neither closed nor did it go on beyond its recording. Raises Refusal."""
+    end = recording.end
+    if end is not None and (end.complete or end.reason != RECORDER_CLOSED):
+        ended = "the session was closed" if end.complete else f"its recording ended: {end.reason}"
+        raise Refusal(ErrorCode.NO_SESSION, f"resume: {ended}")
+    hurried = first_cut_short(recording)
+    if hurried is not None:
+        step = recording.shown[hurried].frame.step
+        raise Refusal(
+            ErrorCode.NO_SESSION,
+            f"resume: a deadline cut step {step} short, so what followed cannot be made again",
+        )
+
+
+def _with_defaults(start: Open | Reset, recording: Recording) -> Open | Reset:
+    """What the session's server chose then, whatever this one would."""
+    decoding = start.decoding
+    if decoding is None and (default := default_decoding(recording.header)) is not None:
+        decoding = WireDecoding(strategy=default.strategy, window=default.window, k=default.k)  # type: ignore[arg-type]  # a checked string
+    return replace(
+        start, sampling=start.sampling or recording.header.info.sampling, decoding=decoding
+    )
+
+
+def _key(folder: Path) -> bytes:
+    """The folder's key, made whole or not at all when it is first asked for."""
+    path = folder / KEY_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        partial = folder / f"{KEY_FILE}.{secrets.token_hex(4)}"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, secrets.token_bytes(KEY_BYTES))
+        finally:
+            os.close(descriptor)
+        try:
+            os.link(partial, path)  # another server may have been quicker: its key stays
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink()
+    return path.read_bytes()

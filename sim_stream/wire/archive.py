@@ -1,0 +1,65 @@
+"""Sessions that were recorded, and the tokens that bring them back after a restart.
+
+A token is the session's id and a signature of it, by a key that outlives the server. It is checked
+before anything is read. Knows no files; ``recording.archive`` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Protocol
+
+from sim_stream.wire.engine import Image
+from sim_stream.wire.faults import Refusal
+from sim_stream.wire.messages import ErrorCode, Open, Reset, Step
+
+# By how many steps a session's recording may be behind its replies; a client that remembers as many
+# loses none. A recording that falls further behind is given up.
+RESUME_STEPS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """A session as its recording tells it: enough to make it again.
+
+    ``start`` names its sampling and decoding, ``frames`` [T, H, W, 3] are its prompt. ``sha256``:
+    of the pixels that each reply showed, the start's first. ``source``, ``lines`` and ``part`` say
+    where it stands, for the recording that goes on from there.
+    """
+
+    start: Open | Reset
+    frames: Image
+    lookahead: int
+    steps: list[Step]
+    sha256: list[str]
+    source: str
+    lines: int
+    part: int
+
+
+class Archive(Protocol):
+    """``key`` signs tokens and is the same after a restart."""
+
+    @property
+    def key(self) -> bytes: ...
+
+    def find(self, sid: str, *, model_id: str, weights_sha256: str) -> Past:
+        """Raises Refusal where there is nothing that this model could go on from."""
+        ...
+
+
+def sign(key: bytes, sid: str) -> str:
+    """The token of a session."""
+    signature = hmac.new(key, sid.encode(), hashlib.sha256).hexdigest()
+    return f"{sid}.{signature[:32]}"
+
+
+def signed_sid(key: bytes, token: str) -> str:
+    """The session of a token. Raises Refusal."""
+    sid, _, _ = token.partition(".")
+    # Compared as bytes: a text beyond ASCII is no reason to fail.
+    if not hmac.compare_digest(sign(key, sid).encode(), token.encode()):
+        raise Refusal(ErrorCode.NO_SESSION, "resume_token: not one of this server's")
+    return sid
