@@ -2,9 +2,10 @@
 
 SIM_STREAM_ENDPOINT says where the server is, SIM_STREAM_PATIENCE_MS how long to wait for a reply.
 
-    python -m tests.bridge.with_server toy|pocket PROGRAM [ARGUMENT ...]
+    python -m tests.bridge.with_server toy|phoenix|pocket PROGRAM [ARGUMENT ...]
 
 `toy` is the server of the wire's tests, with numpy in place of models: quick, and no torch.
+`phoenix` is a toy that records and that is started again, where it was, when it is killed.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.wire.conftest import ServerProcess
 
 # How long a client waits for a reply that never comes: well beyond what a step takes.
-PATIENCE_MS = {"toy": 500, "pocket": 3000}
+PATIENCE_MS = {"toy": 500, "phoenix": 500, "pocket": 3000}
 
 
 def main(kind: str, command: list[str]) -> int:
@@ -37,10 +44,39 @@ def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
         return {"SIM_STREAM_ENDPOINT": server.endpoint}
     from tests.wire.conftest import ServerProcess as ToyServerProcess
 
+    if kind == "phoenix":
+        return rising(ToyServerProcess, on_exit)
     toy = ToyServerProcess()
     on_exit.callback(toy.process.wait)
     on_exit.callback(toy.process.terminate)
     return {"SIM_STREAM_ENDPOINT": toy.endpoint, "SIM_STREAM_SERVER_PID": str(toy.process.pid)}
+
+
+def rising(server: type[ServerProcess], on_exit: ExitStack) -> dict[str, str]:
+    """Its process is the first one's."""
+    folder = on_exit.enter_context(tempfile.TemporaryDirectory())
+    toy = server("--record", folder)
+    environment = {
+        "SIM_STREAM_ENDPOINT": toy.endpoint,
+        "SIM_STREAM_SERVER_PID": str(toy.process.pid),
+    }
+    over = threading.Event()
+
+    def watch() -> None:
+        current = toy
+        while not over.is_set():
+            if current.process.poll() is not None:
+                current.process.communicate()
+                current = server("--record", folder, "--bind", toy.endpoint)
+            over.wait(0.05)
+        current.process.terminate()
+        current.process.communicate()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    on_exit.callback(watching.join)
+    on_exit.callback(over.set)
+    return environment
 
 
 if __name__ == "__main__":

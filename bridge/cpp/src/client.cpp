@@ -60,7 +60,7 @@ Session Session::fork() {
 
 Status Session::status() {
   Impl& impl = open_impl();
-  return ask_status(*impl.connection, impl.sid);
+  return impl.surviving([&] { return ask_status(*impl.connection, impl.sid); });
 }
 
 std::optional<Frame> Session::close() {
@@ -81,18 +81,17 @@ Session Client::open(const std::vector<Image>& frames, const OpenOptions& option
   request.start = options;
   request.lookahead = options.lookahead;
   request.open_key = new_key();
+  request.record = options.record;
   const auto at = Clock::now();
   Received received = connection_->ask(request, &array, true);
   auto& opened = expect<wire::Opened>(received, "opened");
   if (!opened.frame) {
     throw ProtocolError("reply: opened without a frame");
   }
-  const FrameInfo info = *opened.frame;
-  const std::string sid = opened.sid;
-  const std::int64_t committed_step = opened.committed_step;
-  return Session(std::make_unique<Session::Impl>(
-      connection_, info_, sid, make_frame(std::move(received), info, committed_step, at),
-      committed_step));
+  const wire::Opened reply = opened;
+  Frame frame = make_frame(std::move(received), *reply.frame, reply.committed_step, at);
+  return Session(
+      std::make_unique<Session::Impl>(connection_, info_, reply, std::move(frame)));
 }
 
 Status Client::status() { return ask_status(*connection_, ""); }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <thread>
 #include <utility>
 
 #include "codec.hpp"
@@ -14,6 +15,8 @@ constexpr std::int64_t kMaxReplyBytes = 64 * 1024 * 1024;
 constexpr int kRepliesQueued = 64;
 // How long the last messages, closes of sessions, may take to leave.
 constexpr int kLingerMs = 200;
+// Between two attempts to reach a server that comes up.
+constexpr std::chrono::milliseconds kPause{100};
 
 RemoteError remote_error(const wire::Refusal& refusal) {
   return {refusal.code, refusal.message, refusal.retryable, refusal.committed_step};
@@ -67,17 +70,22 @@ void Connection::send_unanswered(const wire::Request& request) noexcept {
   }
 }
 
-Received Connection::wait(std::uint64_t rid) {
-  const auto deadline = Clock::now() + options_.timeout;
+Received Connection::wait(std::uint64_t rid, std::chrono::milliseconds timeout) {
+  const auto deadline = Clock::now() + timeout;
   read_waiting();
   while (replies_.count(rid) == 0) {
     raise_farewell();
+    if (!expects(rid)) {  // it went to a server that is gone
+      throw lost();
+    }
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
     if (left.count() <= 0) {
       reconnect();
       throw lost();
     }
-    poll(ZMQ_POLLIN, left);
+    if (!poll(ZMQ_POLLIN, std::min(left, heartbeat_)) && heartbeat_ < left) {
+      beat();
+    }
     read_waiting();
   }
   Received received = std::move(replies_.at(rid));
@@ -97,6 +105,44 @@ Received Connection::ask(const wire::Request& request, const OutgoingArray* arra
         throw;
       }
     }
+  }
+}
+
+Received Connection::persevere(const wire::Request& request, std::chrono::milliseconds timeout,
+                               Clock::time_point give_up) {
+  while (true) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(give_up - Clock::now());
+    try {
+      return wait(send(request, nullptr, true), std::min(timeout, left));
+    } catch (const RemoteError& error) {
+      const bool coming = error.code() == "CONNECTION_LOST" || error.code() == "SHUTTING_DOWN" ||
+                          error.code() == "BUSY";
+      if (!coming || Clock::now() >= give_up) {
+        throw;
+      }
+    }
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
+// Another epoch: the server before is gone, with all requests that it had not answered.
+void Connection::meet(const std::string& epoch, std::uint64_t rid) {
+  if (!epoch_.empty() && epoch != epoch_) {
+    std::set<std::uint64_t> kept;
+    for (const std::uint64_t expected : expected_) {
+      if (expected == rid || replies_.count(expected) == 1) {
+        kept.insert(expected);
+      }
+    }
+    expected_ = std::move(kept);
+  }
+  epoch_ = epoch;
+}
+
+// Asks whether the server is still the same; nobody waits for the answer.
+void Connection::beat() {
+  if (poll(ZMQ_POLLOUT, std::chrono::milliseconds(0))) {
+    transmit(wire::Heartbeat{}, next_rid_++, nullptr);
   }
 }
 
@@ -184,6 +230,12 @@ void Connection::read_one() {
   }
   wire::check_parts(received.reply.arrays, sizes);
   const std::uint64_t rid = received.reply.rid;
+  if (const auto* info = std::get_if<ServerInfo>(&received.reply.body)) {
+    meet(info->server_epoch, rid);
+    heartbeat_ = std::chrono::milliseconds(std::max<std::int64_t>(info->heartbeat_ms, 1));
+  } else if (const auto* status = std::get_if<Status>(&received.reply.body)) {
+    meet(status->server_epoch, rid);
+  }
   const auto* refusal = std::get_if<wire::Refusal>(&received.reply.body);
   if (expects(rid)) {
     for (std::size_t i = 1; i < parts.size(); ++i) {

@@ -41,7 +41,7 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  [[nodiscard]] unsigned resends() const { return options_.resends; }
+  [[nodiscard]] const ClientOptions& options() const { return options_; }
 
   // Sends a request; its rid, to `wait` for. Throws ConnectionLost, RemoteError. Once a server said
   // farewell every request fails at once, but for those that begin `anew`.
@@ -51,12 +51,18 @@ class Connection {
   // Sends a request if that can be done at once, and ignores its reply.
   void send_unanswered(const wire::Request& request) noexcept;
 
-  // The reply to a request. Throws ConnectionLost (the socket is then a new one), RemoteError.
-  Received wait(std::uint64_t rid);
+  // The reply to a request. Throws ConnectionLost (the socket is then a new one, or another server
+  // has come), RemoteError.
+  Received wait(std::uint64_t rid) { return wait(rid, options_.timeout); }
+  Received wait(std::uint64_t rid, std::chrono::milliseconds timeout);
 
   // Sends and waits; again up to `resends` times what the server does once however often it comes.
   Received ask(const wire::Request& request, const OutgoingArray* array = nullptr,
                bool anew = false);
+
+  // The same until somebody answers it, for as long as errors are those of a server that comes up.
+  Received persevere(const wire::Request& request, std::chrono::milliseconds timeout,
+                     Clock::time_point give_up);
 
   void forget(std::uint64_t rid);
 
@@ -70,6 +76,8 @@ class Connection {
   void transmit(const wire::Request& request, std::uint64_t rid, const OutgoingArray* array);
   void read_waiting();
   void read_one();
+  void meet(const std::string& epoch, std::uint64_t rid);
+  void beat();
   void raise_farewell();
   [[nodiscard]] ConnectionLost lost() const;
 
@@ -78,6 +86,8 @@ class Connection {
   std::uint64_t next_rid_ = 1;
   std::set<std::uint64_t> expected_;
   std::map<std::uint64_t, Received> replies_;
+  std::string epoch_;
+  std::chrono::milliseconds heartbeat_{1000};
   std::optional<wire::Refusal> farewell_;
   bool farewell_told_ = false;
   zmq::context_t context_;

@@ -123,6 +123,8 @@ ServerInfo read_info(const Fields& fields) {
   info.action_spec = read_action_spec(fields.required("action_spec"));
   info.limits = read_limits(fields.required("limits").fields());
   info.lease_ms = fields.required("lease_ms").count();
+  info.heartbeat_ms = fields.required("heartbeat_ms").count();
+  info.resume_steps = fields.required("resume_steps").count();
   return info;
 }
 
@@ -136,6 +138,7 @@ Status read_status(const Fields& fields) {
   status.client_send_ns = fields.required("client_send_ns").count();
   status.srv_recv_ns = fields.required("srv_recv_ns").count();
   status.srv_send_ns = fields.required("srv_send_ns").count();
+  status.server_epoch = fields.required("server_epoch").text(64);
   return status;
 }
 
@@ -158,6 +161,9 @@ T read_with_frame(const Fields& fields) {
     reply.frame = read_frame(fields.required("frame").fields());
   } else if (const auto frame = fields.nullable("frame")) {
     reply.frame = read_frame(frame->fields());
+  }
+  if constexpr (std::is_same_v<T, Opened>) {
+    reply.resume_token = fields.get_or<std::string>("resume_token", "", &Value::name);
   }
   return reply;
 }

@@ -25,6 +25,7 @@ class Writer {
     packer_.pack_str_body(text.data(), static_cast<std::uint32_t>(text.size()));
   }
   void put(const std::string& text) { put(std::string_view(text)); }
+  void put(bool value) { value ? packer_.pack_true() : packer_.pack_false(); }
   void put(std::int64_t value) { packer_.pack_int64(value); }
   void put(std::uint64_t value) { packer_.pack_uint64(value); }
 
@@ -119,12 +120,13 @@ struct Fields {
     out.field("capabilities", hello.capabilities);
   }
   void operator()(const Open& open) const {
-    begin("open", kStartFields + 4);
+    begin("open", kStartFields + 5);
     start(open.start);
     out.field("mode", open.mode);
     out.field("lookahead", open.lookahead);
     out.field("dt_us", open.dt_us);
     out.field("open_key", open.open_key);
+    out.field("record", open.record);
   }
   void operator()(const Reset& reset) const {
     begin("reset", kStartFields + 1);
@@ -143,6 +145,10 @@ struct Fields {
     begin("fork", 2);
     out.field("sid", fork.sid);
     out.field("open_key", fork.open_key);
+  }
+  void operator()(const Resume& resume) const {
+    begin("resume", 1);
+    out.field("resume_token", resume.resume_token);
   }
   void operator()(const Close& close) const {
     begin("close", 1);

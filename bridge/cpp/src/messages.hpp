@@ -37,6 +37,7 @@ struct Open {
   std::optional<std::int64_t> lookahead;
   std::optional<std::int64_t> dt_us;
   std::string open_key;
+  std::optional<bool> record;
 };
 
 struct Reset {
@@ -57,6 +58,10 @@ struct Fork {
   std::string open_key;
 };
 
+struct Resume {
+  std::string resume_token;
+};
+
 struct Close {
   std::string sid;
 };
@@ -66,12 +71,13 @@ struct Heartbeat {
   std::int64_t client_send_ns = 0;
 };
 
-using Request = std::variant<Hello, Open, Reset, Step, Fork, Close, Heartbeat>;
+using Request = std::variant<Hello, Open, Reset, Step, Fork, Resume, Close, Heartbeat>;
 
 struct Opened {
   std::string sid;
   std::int64_t committed_step = -1;
   std::optional<FrameInfo> frame;
+  std::string resume_token;
 };
 
 struct FrameReply {

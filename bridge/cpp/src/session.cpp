@@ -5,6 +5,9 @@
 
 namespace sim_stream {
 
+// How long one attempt to greet a server that may be coming up takes.
+constexpr std::chrono::milliseconds kHello{1000};
+
 std::string new_key() {
   std::random_device source;
   std::string key;
@@ -15,28 +18,21 @@ std::string new_key() {
 }
 
 Session::Impl::Impl(std::shared_ptr<Connection> its_connection,
-                    std::shared_ptr<const ServerInfo> its_info, std::string its_sid, Frame frame,
-                    std::int64_t committed_step)
+                    std::shared_ptr<const ServerInfo> its_info, const wire::Opened& opened,
+                    Frame frame)
     : connection(std::move(its_connection)),
       info(std::move(its_info)),
-      sid(std::move(its_sid)),
+      sid(opened.sid),
       first(frame),
       latest(std::move(frame)),
-      next_step(committed_step + 1) {}
+      next_step(opened.committed_step + 1),
+      token_(connection->options().resume.count() > 0 ? opened.resume_token : ""),
+      epoch_(info->server_epoch),
+      log_since_(opened.committed_step) {}
 
 Session::Impl::~Impl() {
   if (!closed) {
     connection->send_unanswered(wire::Close{sid});
-  }
-}
-
-template <typename Call>
-auto Session::Impl::guarded(Call&& call) -> decltype(call()) {
-  try {
-    return call();
-  } catch (const RemoteError& error) {
-    closed = closed || error.code() == "NO_SESSION" || error.code() == "SHUTTING_DOWN";
-    throw;
   }
 }
 
@@ -53,8 +49,8 @@ std::int64_t Session::Impl::send_step(const std::optional<Action>& action,
   }
   const wire::Step message{sid, next_step, action, options.sim_time_us, options.deadline_ms};
   const auto at = Clock::now();
-  const auto rid = guarded([&] { return connection->send(message); });
-  in_flight.push_back({message, rid, at});
+  const auto rid = surviving([&] { return connection->send(message); });
+  in_flight.push_back({message, rid, at, false});
   return next_step++;
 }
 
@@ -64,15 +60,23 @@ Frame Session::Impl::receive() {
   }
   Received received;
   try {
-    received = guarded([&] { return receive_front(); });
+    received = surviving([&] { return receive_front(); });
   } catch (const ConnectionLost&) {
     throw;  // the step stays in flight
   } catch (const RemoteError& error) {
-    in_flight.pop_front();
-    settle(error.committed_step());
+    // A server too busy to say it once more has the step all the same.
+    if (error.code() != "BUSY" || !in_flight.front().again) {
+      in_flight.pop_front();
+      settle(error.committed_step());
+    }
     throw;
   }
   const auto at = in_flight.front().at;
+  log_.push_back(in_flight.front().message);
+  if (static_cast<std::int64_t>(log_.size()) > info->resume_steps) {
+    log_since_ = log_.front().step;
+    log_.pop_front();
+  }
   in_flight.pop_front();
   const auto& reply = expect<wire::FrameReply>(received, "frame");
   const FrameInfo frame = reply.frame;
@@ -85,18 +89,100 @@ Frame Session::Impl::receive() {
 // The reply to the oldest step, which is sent again when it was lost with its connection: the
 // server takes a step once and answers it as often as it is asked.
 Received Session::Impl::receive_front() {
-  Sent& sent = in_flight.front();
-  for (unsigned left = connection->resends();; --left) {
+  for (unsigned left = connection->options().resends;; --left) {
     try {
-      if (!connection->expects(sent.rid)) {
-        sent.rid = connection->send(sent.message);
-      }
-      return connection->wait(sent.rid);
+      send_lost();
+      return connection->wait(in_flight.front().rid);
     } catch (const ConnectionLost&) {
       if (left == 0) {
         throw;
       }
     }
+  }
+}
+
+// A server that does not know the session may still have its recording, and so its last frame.
+Received Session::Impl::ask_close() {
+  Received received = connection->ask(wire::Close{sid});
+  if (!token_.empty() && expect<wire::Closed>(received, "closed").committed_step < 0) {
+    throw RemoteError("NO_SESSION", "it is not there", false, -1);
+  }
+  return received;
+}
+
+// Steps that were lost with the connection they were sent on, in their order.
+void Session::Impl::send_lost() {
+  for (Sent& sent : in_flight) {
+    if (!connection->expects(sent.rid)) {
+      sent.rid = connection->send(sent.message);
+      sent.again = true;
+    }
+  }
+}
+
+// Brings the session back from its recording, if the server it was on is gone.
+bool Session::Impl::came_back(std::string code, Clock::time_point give_up, bool catch_up) {
+  const auto lost = [](const std::string& why) {
+    return why == "CONNECTION_LOST" || why == "SHUTTING_DOWN" || why == "NO_SESSION";
+  };
+  while (!token_.empty() && lost(code) && Clock::now() < give_up) {
+    try {
+      Received received = connection->persevere(wire::Hello{}, kHello, give_up);
+      const auto& there = expect<ServerInfo>(received, "hello_ok");
+      if (code == "CONNECTION_LOST" && there.server_epoch == epoch_) {
+        return false;  // it hangs
+      }
+      resume(there, give_up, catch_up);
+      return true;
+    } catch (const RemoteError& again) {
+      if (!lost(again.code()) || token_.empty()) {
+        closed = true;
+        throw;
+      }
+      code = again.code();
+    }
+  }
+  return false;
+}
+
+// What the recording lacks is taken again, what was in flight is sent again.
+void Session::Impl::resume(const ServerInfo& there, Clock::time_point give_up, bool catch_up) {
+  std::int64_t recorded = 0;
+  try {
+    Received received =
+        connection->persevere(wire::Resume{token_}, connection->options().timeout, give_up);
+    recorded = expect<wire::Opened>(received, "opened").committed_step;
+    if (catch_up) {
+      require_remembered(recorded);
+    }
+  } catch (const ConnectionLost&) {
+    throw;
+  } catch (const RemoteError& error) {
+    if (!error.retryable()) {
+      token_.clear();  // never again
+    }
+    throw;
+  }
+  epoch_ = there.server_epoch;
+  for (const wire::Step& step : log_) {
+    if (catch_up && step.step > recorded) {
+      connection->ask(step);
+    }
+  }
+  for (const Sent& sent : in_flight) {
+    connection->forget(sent.rid);
+  }
+  send_lost();
+}
+
+void Session::Impl::require_remembered(std::int64_t recorded) const {
+  if (recorded < log_since_ || recorded >= next_step) {
+    throw RemoteError("NO_SESSION",
+                      "resume: the recording ends with step " + std::to_string(recorded) +
+                          "; this client remembers the steps after " + std::to_string(log_since_) +
+                          " up to " + std::to_string(next_step - 1) +
+                          ", so what is between is lost",
+                      false, recorded);
   }
 }
 
@@ -112,21 +198,24 @@ Frame Session::Impl::reset(const std::vector<Image>& frames, const StartOptions&
   check_start(options, frames.size(), *info);
   forget_steps();
   const auto at = Clock::now();
-  Received received = guarded(
-      [&] { return connection->wait(connection->send(wire::Reset{options, sid}, &array)); });
+  Received received = surviving(
+      [&] { return connection->wait(connection->send(wire::Reset{options, sid}, &array)); }, false);
   const auto& reply = expect<wire::FrameReply>(received, "frame");
   const FrameInfo frame = reply.frame;
   const std::int64_t committed_step = reply.committed_step;
   first = latest = make_frame(std::move(received), frame, committed_step, at);
   next_step = committed_step + 1;
+  log_.clear();
+  log_since_ = committed_step;
   return first;
 }
 
 std::unique_ptr<Session::Impl> Session::Impl::fork() {
+  const std::string key = new_key();
   Received received =
-      guarded([&] { return connection->ask(wire::Fork{sid, new_key()}); });
+      surviving([&] { return connection->ask(wire::Fork{sid, key}); });
   const auto& opened = expect<wire::Opened>(received, "opened");
-  return std::make_unique<Impl>(connection, info, opened.sid, latest, opened.committed_step);
+  return std::make_unique<Impl>(connection, info, opened, latest);
 }
 
 std::optional<Frame> Session::Impl::close() {
@@ -136,7 +225,15 @@ std::optional<Frame> Session::Impl::close() {
   closed = true;
   forget_steps();
   const auto at = Clock::now();
-  Received received = connection->ask(wire::Close{sid});
+  Received received;
+  try {
+    received = surviving([&] { return ask_close(); });
+  } catch (const RemoteError& error) {
+    if (error.code() == "NO_SESSION") {
+      return std::nullopt;  // over all the same
+    }
+    throw;
+  }
   const auto& reply = expect<wire::Closed>(received, "closed");
   if (const auto frame = reply.frame) {
     last = make_frame(std::move(received), *frame, reply.committed_step, at);

@@ -13,15 +13,16 @@
 namespace sim_stream {
 
 struct Session::Impl {
-  // A step in flight.
+  // A step in flight. `again`: it was sent before.
   struct Sent {
     wire::Step message;
     std::uint64_t rid;
     Clock::time_point at;
+    bool again = false;
   };
 
   Impl(std::shared_ptr<Connection> its_connection, std::shared_ptr<const ServerInfo> its_info,
-       std::string its_sid, Frame frame, std::int64_t committed_step);
+       const wire::Opened& opened, Frame frame);
   ~Impl();
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -34,9 +35,22 @@ struct Session::Impl {
   void forget_steps();
   void require_none_in_flight(const char* call) const;
 
-  // Runs a call; afterwards a session that the server no longer has is closed here, too.
+  // Runs a call, and runs it again when the session had to be resumed on another server. A session
+  // that the server no longer has is closed here, too.
   template <typename Call>
-  auto guarded(Call&& call) -> decltype(call());
+  auto surviving(Call&& call, bool catch_up = true) -> decltype(call()) {
+    const auto give_up = Clock::now() + connection->options().resume;
+    while (true) {
+      try {
+        return call();
+      } catch (const RemoteError& error) {
+        if (!came_back(error.code(), give_up, catch_up)) {
+          closed = closed || error.code() == "NO_SESSION" || error.code() == "SHUTTING_DOWN";
+          throw;
+        }
+      }
+    }
+  }
 
   std::shared_ptr<Connection> connection;
   std::shared_ptr<const ServerInfo> info;
@@ -50,6 +64,18 @@ struct Session::Impl {
 
  private:
   Received receive_front();
+  Received ask_close();
+  void send_lost();
+  bool came_back(std::string code, Clock::time_point give_up, bool catch_up);
+  void resume(const ServerInfo& there, Clock::time_point give_up, bool catch_up);
+  void require_remembered(std::int64_t recorded) const;
+
+  // Empty: the session ends with its server.
+  std::string token_;
+  std::string epoch_;
+  // Steps whose replies came: what the recording may still lack, the steps after `log_since_`.
+  std::deque<wire::Step> log_;
+  std::int64_t log_since_;
   void settle(std::int64_t committed_step);
 };
 

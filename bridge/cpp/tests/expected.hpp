@@ -73,7 +73,8 @@ inline sim_stream::wire::Request request_of(const Map& message) {
   if (t == "open") {
     return wire::Open{start_of(message), text(message, "mode"),
                       maybe<std::int64_t>(message, "lookahead"),
-                      maybe<std::int64_t>(message, "dt_us"), text(message, "open_key")};
+                      maybe<std::int64_t>(message, "dt_us"), text(message, "open_key"),
+                      maybe<bool>(message, "record")};
   }
   if (t == "reset") {
     return wire::Reset{start_of(message), text(message, "sid")};
@@ -85,6 +86,9 @@ inline sim_stream::wire::Request request_of(const Map& message) {
   }
   if (t == "fork") {
     return wire::Fork{text(message, "sid"), text(message, "open_key")};
+  }
+  if (t == "resume") {
+    return wire::Resume{text(message, "resume_token")};
   }
   if (t == "close") {
     return wire::Close{text(message, "sid")};
@@ -162,12 +166,15 @@ inline void check_body(const sim_stream::ServerInfo& info, const Map& expected) 
   CHECK(info.limits.max_sessions == number(limits, "max_sessions"));
   CHECK(info.limits.max_in_flight == number(limits, "max_in_flight"));
   CHECK(info.lease_ms == number(expected, "lease_ms"));
+  CHECK(info.heartbeat_ms == number(expected, "heartbeat_ms"));
+  CHECK(info.resume_steps == number(expected, "resume_steps"));
 }
 
 inline void check_body(const sim_stream::wire::Opened& opened, const Map& expected) {
   CHECK(text(expected, "t") == "opened");
   CHECK(opened.sid == text(expected, "sid"));
   CHECK(opened.committed_step == number(expected, "committed_step"));
+  CHECK(opened.resume_token == text(expected, "resume_token"));
   check_frame(opened.frame, expected.at("frame"));
 }
 
@@ -195,6 +202,7 @@ inline void check_body(const sim_stream::Status& status, const Map& expected) {
   CHECK(status.client_send_ns == number(expected, "client_send_ns"));
   CHECK(status.srv_recv_ns == number(expected, "srv_recv_ns"));
   CHECK(status.srv_send_ns == number(expected, "srv_send_ns"));
+  CHECK(status.server_epoch == text(expected, "server_epoch"));
 }
 
 inline void check_body(const sim_stream::wire::Refusal& refusal, const Map& expected) {

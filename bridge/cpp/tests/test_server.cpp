@@ -298,3 +298,34 @@ TEST_SUITE("shutdown" * doctest::skip()) {
     CHECK_THROWS_AS(client.open(prompt(client.info())), RemoteError);
   }
 }
+
+// Kills a server that is started again and has its recordings, hence on its own.
+TEST_SUITE("restart" * doctest::skip()) {
+  TEST_CASE("a session survives that its server is killed, with equal frames and no step twice") {
+    ClientOptions options;
+    options.timeout = 3s;
+    Client client(endpoint(), options);
+    const auto expected = undisturbed(client, 6);
+    auto session = client.open(prompt(client.info()));
+    auto twin = session.fork();
+    std::vector<Frame> frames;
+    for (int n = 0; n < 3; ++n) {
+      frames.push_back(session.step(kLeft));
+    }
+    REQUIRE(::kill(std::stoi(environment("SIM_STREAM_SERVER_PID")), SIGKILL) == 0);
+    session.send_step(kLeft);
+    session.send_step(kLeft);
+    frames.push_back(session.receive());
+    frames.push_back(session.receive());
+    CHECK(client.status().server_epoch != client.info().server_epoch);
+    frames.push_back(session.step(kLeft));
+    for (std::size_t n = 0; n < expected.size(); ++n) {
+      CAPTURE(n);
+      CHECK(frames[n].step == static_cast<std::int64_t>(n) + 1);
+      CHECK(frames[n].image.rgb == expected[n].image.rgb);
+    }
+    CHECK(twin.step(kLeft).image.rgb == expected[0].image.rgb);
+    CHECK(session.close()->frame_id == 6);
+    CHECK(client.status().sessions == 1);
+  }
+}

@@ -22,10 +22,12 @@
 namespace sim_stream {
 
 // `timeout`: how long one attempt waits for its reply. `resends`: how often it is sent again after
-// that; the server does it once all the same. A reset alone is sent once.
+// that; the server does it once all the same. A reset alone is sent once. `resume`: how long a
+// session may take to come back when its server, which records, was restarted; 0: it ends.
 struct ClientOptions {
   std::chrono::milliseconds timeout{30'000};
   unsigned resends = 2;
+  std::chrono::milliseconds resume{60'000};
 };
 
 // What is not set is the server's choice. `actions`: the action that led to each context frame,
@@ -38,9 +40,11 @@ struct StartOptions {
   std::vector<std::optional<Action>> actions;
 };
 
-// `lookahead` 1: the reply to step n shows frame n-1; 0: frame n at once.
+// `lookahead` 1: the reply to step n shows frame n-1; 0: frame n at once. `record`: true asks for a
+// server that records, false not to be recorded.
 struct OpenOptions : StartOptions {
   std::optional<int> lookahead;
+  std::optional<bool> record;
 };
 
 struct StepOptions {
@@ -50,7 +54,8 @@ struct StepOptions {
 
 class Connection;
 
-// One stream of predicted frames. Its end tells the server, without waiting; `close` waits.
+// One stream of predicted frames. Its end tells the server, without waiting; `close` waits. Where
+// the server records, it survives the server's restart: every call goes on where the session was.
 // Methods throw InvalidInput (nothing was sent), RemoteError, ConnectionLost, SessionClosed.
 class Session {
  public:

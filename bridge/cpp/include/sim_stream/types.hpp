@@ -71,6 +71,8 @@ struct ServerInfo {
   std::vector<ActionSpec> action_spec;
   ServerLimits limits;
   std::int64_t lease_ms = 0;
+  std::int64_t heartbeat_ms = 0;
+  std::int64_t resume_steps = 0;  // 0: it does not record, so sessions end with it
 
   [[nodiscard]] double fps() const {
     return static_cast<double>(fps_num) / static_cast<double>(fps_den);
@@ -111,6 +113,7 @@ struct Status {
   std::int64_t client_send_ns = 0;
   std::int64_t srv_recv_ns = 0;
   std::int64_t srv_send_ns = 0;
+  std::string server_epoch;
 };
 
 }  // namespace sim_stream
