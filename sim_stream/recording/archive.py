@@ -11,10 +11,11 @@ import re
 import secrets
 from pathlib import Path
 
+from msgspec import convert
 from msgspec.structs import replace
 
 from sim_stream.errors import InvalidInput
-from sim_stream.recording.load import Recording, load
+from sim_stream.recording.load import Recording, Run, load
 from sim_stream.recording.recorder import RECORDER_CLOSED
 from sim_stream.recording.replay import default_decoding, first_cut_short
 from sim_stream.wire.archive import Past
@@ -55,7 +56,7 @@ class RecordedSessions:
             )
         run = recording.runs[-1]
         return Past(
-            start=_with_defaults(run.start, recording),
+            start=_with_defaults(run),
             frames=frames,
             lookahead=run.lookahead,
             steps=[line.request for line in run.shown if isinstance(line.request, Step)],
@@ -84,23 +85,22 @@ def _require_open_end(recording: Recording) -> None:
     if end is not None and (end.complete or end.reason != RECORDER_CLOSED):
         ended = "the session was closed" if end.complete else f"its recording ended: {end.reason}"
         raise Refusal(ErrorCode.NO_SESSION, f"resume: {ended}")
-    hurried = first_cut_short(recording)
+    shown = recording.runs[-1].shown
+    hurried = first_cut_short(shown)
     if hurried is not None:
-        step = recording.shown[hurried].frame.step
+        step = shown[hurried].frame.step
         raise Refusal(
             ErrorCode.NO_SESSION,
             f"resume: a deadline cut step {step} short, so what followed cannot be made again",
         )
 
 
-def _with_defaults(start: Open | Reset, recording: Recording) -> Open | Reset:
+def _with_defaults(run: Run) -> Open | Reset:
     """What the session's server chose then, whatever this one would."""
-    decoding = start.decoding
-    if decoding is None and (default := default_decoding(recording.header)) is not None:
-        decoding = WireDecoding(strategy=default.strategy, window=default.window, k=default.k)  # type: ignore[arg-type]  # a checked string
-    return replace(
-        start, sampling=start.sampling or recording.header.info.sampling, decoding=decoding
-    )
+    start, decoding = run.start, run.start.decoding
+    if decoding is None and (default := default_decoding(run.header)) is not None:
+        decoding = convert(default, WireDecoding, from_attributes=True)
+    return replace(start, sampling=start.sampling or run.header.info.sampling, decoding=decoding)
 
 
 def _key(folder: Path) -> bytes:

@@ -30,8 +30,12 @@ MAX_FORKS = 64  # of forks of forks; more is a circle
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """From an open or a reset to the next: ``shown[0]`` is the frame that came with it."""
+    """From an open or a reset to the next: ``shown[0]`` is the frame that came with it.
 
+    ``header``: of the recording that it began in, whatever it went on in.
+    """
+
+    header: Header
     folder: Path
     lookahead: int
     shown: list[Shown]
@@ -131,7 +135,8 @@ def _load(path: Path, first_lines: int | None, *, forks: int) -> Recording:
             lookahead = runs[-1].lookahead if runs else header.info.lookahead
             if isinstance(line.request, Open) and line.request.lookahead is not None:
                 lookahead = line.request.lookahead
-            runs.append(Run(folder=path.parent, lookahead=lookahead, shown=[line]))
+            run = Run(header=header, folder=path.parent, lookahead=lookahead, shown=[line])
+            runs.append(run)
         elif isinstance(line, Shown) and runs:
             runs[-1].shown.append(line)
     return Recording(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def replay(recording: Recording, endpoint: str) -> Report:
             bar.update()
 
         for one in recording.runs:
-            replay_run(client, one, recording.header, compare)
+            replay_run(client, one, compare)
     header, end = recording.header, recording.end
     return Report(
         recording=str(recording.path),
@@ -134,7 +134,7 @@ def replay(recording: Recording, endpoint: str) -> Report:
         frames=compared,
         equal=compared - len(differences),
         first_difference=differences[0] if differences else None,
-        after_deadline=first_cut_short(recording),
+        after_deadline=first_cut_short(recording.shown),
         intact_pixels=recording.intact_pixels() if header.lossless else None,
         complete=end is not None and end.complete,
         end="cut off in the middle" if end is None else end.reason,
@@ -144,11 +144,10 @@ def replay(recording: Recording, endpoint: str) -> Report:
 def replay_run(
     client: StreamClient,
     one: Run,
-    header: Header,
     compare: Callable[[Shown, RemoteFrame], None],
 ) -> None:
     """One session from its prompt on; ``compare`` gets each line with the frame it has now."""
-    start = one.start
+    start, header = one.start, one.header
     actions = start.actions
     session = client.open(
         one.prompt(),
@@ -213,9 +212,9 @@ def difference(index: int, line: Shown, frame: RemoteFrame) -> Difference | None
     )
 
 
-def first_cut_short(recording: Recording) -> int | None:
+def first_cut_short(shown: Sequence[Shown]) -> int | None:
     """The first approximated frame whose request had a deadline."""
-    for index, line in enumerate(recording.shown):
+    for index, line in enumerate(shown):
         request = line.request
         hurried = isinstance(request, Step) and request.deadline_ms is not None
         if hurried and line.frame.approximated:

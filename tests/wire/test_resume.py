@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sim_stream.wire.async_client import AsyncStreamClient
 from sim_stream.wire.client import StreamClient
 from sim_stream.wire.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
-from tests.wire.toy import ToyRuntime, drive, prompt_frames
+from tests.wire.toy import PRESET, ToyRuntime, drive, prompt_frames
 
 FRAMES = prompt_frames()
 
@@ -256,6 +257,16 @@ def test_what_cannot_be_resumed_says_why(recording, raw_to):
     recording.restart(raw)
     assert "missing" in refused(other["resume_token"])
     assert raw.ask({"t": "heartbeat"})["sessions"] == recording.runtime.sessions_open == 0
+
+
+def test_what_the_first_server_chose_stays_whatever_the_next_ones_would(recording, connected):
+    session = connected().open(FRAMES)
+    images = [session.step(action).image for action in drive(3)[:1]]
+    warmer = replace(PRESET, sampling=SamplingConfig(top_k=7, temperature=0.1))
+    for action in drive(3)[1:]:
+        recording.restart(runtime=ToyRuntime(preset=warmer))
+        images.append(session.step(action).image)
+    np.testing.assert_array_equal(images, uninterrupted(3)[1:-1])
 
 
 def test_frame_that_does_not_come_out_as_recorded_ends_the_resumption(recording, connected):
