@@ -59,6 +59,7 @@ class RecordedSessions:
             start=_with_defaults(run),
             frames=frames,
             lookahead=run.lookahead,
+            mode=run.mode,
             steps=[line.request for line in run.shown if isinstance(line.request, Step)],
             sha256=[line.sha256 for line in run.shown],
             source=path.name,

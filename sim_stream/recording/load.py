@@ -38,6 +38,7 @@ class Run:
     header: Header
     folder: Path
     lookahead: int
+    mode: str
     shown: list[Shown]
 
     @property
@@ -135,7 +136,12 @@ def _load(path: Path, first_lines: int | None, *, forks: int) -> Recording:
             lookahead = runs[-1].lookahead if runs else header.info.lookahead
             if isinstance(line.request, Open) and line.request.lookahead is not None:
                 lookahead = line.request.lookahead
-            run = Run(header=header, folder=path.parent, lookahead=lookahead, shown=[line])
+            mode = runs[-1].mode if runs else "lockstep"
+            if isinstance(line.request, Open):
+                mode = line.request.mode
+            run = Run(
+                header=header, folder=path.parent, lookahead=lookahead, mode=mode, shown=[line]
+            )
             runs.append(run)
         elif isinstance(line, Shown) and runs:
             runs[-1].shown.append(line)

@@ -32,6 +32,7 @@ class Past:
     start: Open | Reset
     frames: Image
     lookahead: int
+    mode: str
     steps: list[Step]
     sha256: list[str]
     source: str

@@ -195,6 +195,7 @@ class AsyncStreamClient:
         decoding: DecodingConfig | None = None,
         lookahead: int | None = None,
         record: bool | None = None,
+        mode: str = "lockstep",
     ) -> AsyncRemoteSession:
         """Opens a session on context frames, uint8 [T, H, W, 3] (``StreamClient.open``)."""
         start = Start(
@@ -206,7 +207,7 @@ class AsyncStreamClient:
             decoding=decoding,
         )
         link = self._connection
-        opening = open_stream(link, self._observer, start, lookahead, record)
+        opening = open_stream(link, self._observer, start, lookahead, record, mode)
         return AsyncRemoteSession(link, await run_async(opening, link), siblings=self._sessions)
 
     async def status(self) -> Status:

@@ -113,6 +113,9 @@ class AsyncConnection:
     def forget(self, rid: int) -> None:
         self._mail.forget(rid)
 
+    def was_dropped(self, rid: int) -> bool:
+        return self._mail.was_dropped(rid)
+
     def expects(self, rid: int) -> bool:
         return self._mail.expects(rid)
 

@@ -14,7 +14,7 @@ from msgspec import convert
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput
-from sim_stream.wire.messages import HelloOk, WireAction, WireDecoding, WireSampling
+from sim_stream.wire.messages import MODES, HelloOk, WireAction, WireDecoding, WireSampling
 
 TEXT_CHARS = 4096
 
@@ -47,6 +47,12 @@ def wire_lookahead(lookahead: Any) -> Literal[0, 1] | None:
     if isinstance(lookahead, bool) or lookahead not in (0, 1):
         raise InvalidInput("lookahead", lookahead, "0, 1 or None")
     return 1 if lookahead else 0
+
+
+def wire_mode(mode: Any) -> str:
+    if mode not in MODES:
+        raise InvalidInput("mode", mode, ", ".join(MODES))
+    return str(mode)
 
 
 def wire_record(record: Any) -> bool | None:

@@ -99,6 +99,7 @@ class StreamClient:
         decoding: DecodingConfig | None = None,
         lookahead: int | None = None,
         record: bool | None = None,
+        mode: str = "lockstep",
     ) -> RemoteSession:
         """Opens a session on context frames, uint8 [T, H, W, 3], oldest first.
 
@@ -106,6 +107,8 @@ class StreamClient:
         ``decoding`` and ``lookahead`` takes the server's. ``lookahead`` 1: the reply to step n
         shows frame n-1, decoded with both neighbours; 0: frame n at once, without its right
         neighbour. ``record``: True asks for a server that records, False not to be recorded.
+        ``mode`` "realtime": the server takes the newest step, one a period at most; ``send_step``
+        at any pace, and ``receive`` gives the frames of the steps that were taken.
         """
         start = Start(
             frames=frames,
@@ -115,7 +118,7 @@ class StreamClient:
             sampling=sampling,
             decoding=decoding,
         )
-        opening = open_stream(self._connection, self._observer, start, lookahead, record)
+        opening = open_stream(self._connection, self._observer, start, lookahead, record, mode)
         return RemoteSession(
             self._connection, run(opening, self._connection), siblings=self._sessions
         )

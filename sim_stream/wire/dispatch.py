@@ -20,7 +20,7 @@ from sim_stream.wire import codec
 from sim_stream.wire.archive import Archive, sign, signed_sid
 from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
-from sim_stream.wire.jobs import Job, Result
+from sim_stream.wire.jobs import Job, Pace, Result
 from sim_stream.wire.ledger import SessionRecord, Waiter
 from sim_stream.wire.messages import (
     VERSION,
@@ -45,6 +45,7 @@ from sim_stream.wire.observe import Exchange, Observer
 from sim_stream.wire.openings import Openings, opening_digest
 from sim_stream.wire.replies import addressed, remembered_reply, reply_to, viewers_copy
 from sim_stream.wire.requests import (
+    period_ns,
     require_actions,
     require_frames,
     require_no_arrays,
@@ -86,7 +87,8 @@ class Counters:
 
 @dataclass
 class Dispatcher:
-    """``submit`` hands a job to the engine and says False when its queue is full.
+    """``submit`` hands a job to the engine and says False when its queue is full; ``supersede``
+    puts a realtime step in the place of one that waits, and hands that back.
 
     With an ``archive``, which ``observer`` writes, sessions can be resumed.
     """
@@ -97,6 +99,7 @@ class Dispatcher:
     clock_ns: Callable[[], int]
     observer: Observer | None = None
     archive: Archive | None = None
+    supersede: Callable[[Job], Job | None] = lambda job: None
     counters: Counters = field(default_factory=Counters)
     shutting_down: bool = False
 
@@ -111,6 +114,7 @@ class Dispatcher:
         self._closed: OrderedDict[str, Packet] = OrderedDict()
         self._openings = Openings()
         self._held: list[Held] = []
+        self._drops: list[Outgoing] = []
 
     @property
     def sessions(self) -> int:
@@ -141,7 +145,10 @@ class Dispatcher:
         """Replies, and what viewers get to see, for a job that has ended."""
         record = self._sessions[result.job.sid]
         packet = reply_to(
-            result, queue_depth=max(len(record.in_flight) - 1, 0), now_ns=self.clock_ns()
+            result,
+            queue_depth=max(len(record.in_flight) - 1, 0),
+            dropped=record.dropped,
+            now_ns=self.clock_ns(),
         )
         if self._begins_recording(result):
             held = Held(result, packet, self.clock_ns() + HOLD_NS)
@@ -157,8 +164,13 @@ class Dispatcher:
         return bool(self._held)
 
     def release(self) -> Iterator[Outgoing]:
-        """Replies that waited for their recording. An opening that waited too long cannot be
-        resumed; a reset waits on, lest a resumed session go on from before it."""
+        """Replies to steps that gave way, and those that waited for their recording.
+
+        An opening that waited too long cannot be resumed; a reset waits on, lest a resumed session
+        go on from before it.
+        """
+        drops, self._drops = self._drops, []
+        yield from drops
         now_ns = self.clock_ns()
         for held in [*self._held]:
             written, request = held.written, held.result.job.request
@@ -287,6 +299,7 @@ class Dispatcher:
         if not known:
             job = self._admit(request, waiter, recv_ns, frames=frames)
             self._openings.begin(request.open_key, digest, job.sid, waiter)
+            self._sessions[job.sid].realtime = request.mode == "realtime"
         return None
 
     def _fork(
@@ -300,6 +313,7 @@ class Dispatcher:
             parent.require_no_control()
             job = self._admit(request, waiter, recv_ns)
             self._openings.begin(request.open_key, digest, job.sid, waiter)
+            self._sessions[job.sid].realtime = parent.realtime
         return None
 
     def _resume(self, request: Resume, waiter: Waiter, recv_ns: int) -> Packet | None:
@@ -338,9 +352,28 @@ class Dispatcher:
             return None
         require_actions("action", [request.action], self.info)
         record.require_room()
-        self._submit(Job(sid=record.sid, request=request, t_recv_ns=recv_ns, route=waiter.route))
+        pace = None
+        if record.realtime:
+            pace = Pace(period_ns=period_ns(self.info), ahead=record.max_in_flight)
+        job = Job(sid=record.sid, request=request, t_recv_ns=recv_ns, route=waiter.route, pace=pace)
+        given_way = self.supersede(job) if record.realtime else None
+        if given_way is None:
+            self._submit(job)
+        else:
+            self._drop(record, given_way)
         record.accept(request, waiter)
         return None
+
+    def _drop(self, record: SessionRecord, job: Job) -> None:
+        assert isinstance(job.request, Step)
+        refusal = Refusal(
+            ErrorCode.DROPPED, f"step {job.request.step}: a newer one came before the engine did"
+        )
+        for waiter in record.drop(job.request.step):
+            error = refusal.to_error(
+                rid=waiter.rid, sid=record.sid, committed_step=record.committed_step
+            )
+            self._drops.append(Outgoing(waiter.route, Packet(error)))
 
     def _control(
         self,
@@ -420,6 +453,8 @@ class Dispatcher:
                 self._closed.popitem(last=False)
         elif result.refusal is None:
             record.restart(result.committed_step)
+            if result.past is not None:
+                record.realtime = result.past.mode == "realtime"
             for one in result.remembered:
                 record.remember(one.request, remembered_reply(sid, one))
         elif isinstance(request, Open | Fork | Resume):

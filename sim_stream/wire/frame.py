@@ -23,6 +23,7 @@ class RemoteFrame:
     difference. ``approximated``: by a deadline or by diagonal decoding; ``accepted``: codes that
     each pass of the world model added. ``final`` is False when the frame will come again with its
     right neighbour known. ``inflated``: drawn by a video decoder never trained in time.
+    ``dropped``: steps of a realtime session, so far, that gave way to newer ones.
     ``timings_ns``: durations per stage, plus ``round_trip`` as this client saw it. ``stamps_ns``:
     ``client_*`` by this machine's monotonic clock, all others by the server's.
     """
@@ -36,6 +37,7 @@ class RemoteFrame:
     inflated: bool
     accepted: tuple[int, ...]
     committed_step: int
+    dropped: int
     sim_time_us: int | None
     timings_ns: dict[str, int]
     stamps_ns: dict[str, int]
@@ -60,6 +62,7 @@ def remote_frame(received: Received, send_ns: int) -> RemoteFrame:
         inflated=info.inflated,
         accepted=tuple(info.accepted),
         committed_step=message.committed_step,
+        dropped=info.dropped,
         sim_time_us=info.sim_time_us,
         timings_ns=info.timings_ns | {"round_trip": received.recv_ns - send_ns},
         stamps_ns=info.stamps_ns | {"client_send": send_ns, "client_recv": received.recv_ns},

@@ -6,7 +6,7 @@ belong to the engine thread, but for ``mark_failed``. Knows no threads, queues o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim_stream.wire import engine
 from sim_stream.wire.archive import Archive
@@ -18,8 +18,12 @@ from sim_stream.wire.rebuild import Rebuild
 
 @dataclass
 class _Live:
+    """``committed_step`` is the client's count of what the session took."""
+
     session: engine.Session
     seed: int
+    realtime: bool
+    committed_step: int = 0
 
 
 class SessionHost:
@@ -41,13 +45,13 @@ class SessionHost:
 
     def committed_step(self, sid: str) -> int:
         live = self._sessions.get(sid)
-        return -1 if live is None else live.session.committed_step
+        return -1 if live is None else live.committed_step
 
     def begin(self, job: Job, request: Step, now_ns: int) -> engine.Prediction:
         """Starts the world model's part of a step; ``advance`` takes it further."""
-        session = self._healthy(job.sid).session
-        expected = session.committed_step + 1
-        if request.step != expected:  # an earlier step in flight was refused
+        live = self._healthy(job.sid)
+        session, expected = live.session, live.committed_step + 1
+        if request.step != expected and not live.realtime:  # an earlier step in flight was refused
             raise Refusal(ErrorCode.STEP_CONFLICT, f"step: got {request.step}; next is {expected}")
         left_ms = None
         if request.deadline_ms is not None:
@@ -56,6 +60,10 @@ class SessionHost:
                 raise Refusal(ErrorCode.DEADLINE, f"step: waited {-left_ms:.1f} ms too long")
         action = request.action.to_action() if request.action else None
         return session.begin(action, deadline_ms=left_ms if session.takes_deadline else None)
+
+    def took(self, sid: str, step: int) -> None:
+        """The session has taken that step."""
+        self._sessions[sid].committed_step = step
 
     def advance(self) -> None:
         self._runtime.advance()
@@ -71,12 +79,12 @@ class SessionHost:
             case Reset():
                 live = self._sessions[job.sid]
                 first = _start(live.session, job.frames, job.request)
-                live.seed = job.request.seed
+                live.seed, live.committed_step = job.request.seed, 0
                 self._failed.discard(job.sid)
                 return first
             case Fork(sid=parent_sid):
                 parent = self._healthy(parent_sid)
-                self._sessions[job.sid] = _Live(parent.session.fork(), parent.seed)
+                self._sessions[job.sid] = replace(parent, session=parent.session.fork())
                 return None
             case Close():
                 return self._close(job)
@@ -91,7 +99,7 @@ class SessionHost:
             job.sid, model_id=runtime.model_id, weights_sha256=runtime.weights_sha256
         )
         session = runtime.open_session(lookahead=past.lookahead)
-        self._sessions[job.sid] = _Live(session, past.start.seed)
+        self._sessions[job.sid] = _Live(session, past.start.seed, past.mode == "realtime")
         first = _start(session, past.frames, past.start)
         return Rebuild(session, first, past, keep)
 
@@ -117,7 +125,7 @@ class SessionHost:
         if isinstance(first, Refusal):
             session.close()
             raise first
-        self._sessions[job.sid] = _Live(session, request.seed)
+        self._sessions[job.sid] = _Live(session, request.seed, request.mode == "realtime")
         return first
 
     def _close(self, job: Job) -> engine.Frame | None:

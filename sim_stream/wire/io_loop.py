@@ -88,10 +88,10 @@ class IoLoop(threading.Thread):
         if self._sockets.wake in ready:
             self._hush()
         self._deliver_results()
-        for outgoing in self._dispatcher.release():
-            self._deliver(outgoing)
         if self._sockets.router in ready:
             self._serve_requests()
+        for outgoing in self._dispatcher.release():
+            self._deliver(outgoing)
         for sid in self._dispatcher.expire():
             log.info("session %s: lease ran out", sid)
         counters = self._dispatcher.counters

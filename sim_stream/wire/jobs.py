@@ -19,14 +19,26 @@ JobRequest = Open | Reset | Step | Fork | Resume | Close
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Of a realtime session: a step a period at most, with at most ``ahead`` frames unrendered."""
+
+    period_ns: int
+    ahead: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """One request on its way through the engine. ``sid`` is the session it makes or concerns."""
+    """One request on its way through the engine. ``sid`` is the session it makes or concerns.
+
+    ``pace``: of a step in realtime.
+    """
 
     sid: str
     request: JobRequest
     t_recv_ns: int
     route: bytes | None = None  # None: nobody waits, the lease ran out
     frames: engine.Image | None = None
+    pace: Pace | None = None
 
     @property
     def kind(self) -> str:
@@ -65,14 +77,19 @@ def checked(frame: engine.Frame) -> engine.Frame:
     return frame
 
 
-def describe(frame: engine.Frame, job: Job, seed: int, stamps_ns: dict[str, int]) -> FrameInfo:
-    """A frame's header fields, with the time its job waited in the server's two queues."""
+def describe(
+    frame: engine.Frame, job: Job, step: int, seed: int, stamps_ns: dict[str, int]
+) -> FrameInfo:
+    """A frame's header fields, with the time its job waited in the server's two queues.
+
+    ``step``: as its client counts, which in realtime leaves numbers out.
+    """
     timings_ns = {stage: int(duration) for stage, duration in frame.timings_ns.items()}
     timings_ns["queue"] = stamps_ns["engine_start"] - job.t_recv_ns
     if "decode_start" in stamps_ns:
         timings_ns["decode_queue"] = stamps_ns["decode_start"] - stamps_ns["engine_end"]
     return FrameInfo(
-        step=frame.step,
+        step=step,
         frame_id=frame.frame_id,
         lag_frames=frame.lag_frames,
         final=frame.final,

@@ -37,7 +37,10 @@ class InFlight:
 
 @dataclass
 class SessionRecord:
-    """``control``: an open, reset, fork or close is under way; ``closing``: it is a close."""
+    """``control``: an open, reset, fork or close is under way; ``closing``: it is a close.
+
+    ``dropped`` counts a realtime session's steps that gave way, ``newest`` is the last that came.
+    """
 
     sid: str
     max_in_flight: int
@@ -45,6 +48,9 @@ class SessionRecord:
     committed_step: int = -1
     control: bool = False
     closing: bool = False
+    realtime: bool = False
+    dropped: int = 0
+    newest: int = 0
     in_flight: dict[int, InFlight] = field(default_factory=dict)
     replies: OrderedDict[int, tuple[bytes, Packet]] = field(default_factory=OrderedDict)
 
@@ -73,14 +79,17 @@ class SessionRecord:
             cached_digest, packet = self.replies[step]
             self._require_equal(step, digest, cached_digest)
             return packet
-        if step != self.next_step:
+        if self.realtime:
+            if step <= self.newest:
+                raise Refusal(ErrorCode.DROPPED, f"step {step}: step {self.newest} came before it")
+        elif step != self.next_step:
             raise Refusal(ErrorCode.STEP_CONFLICT, f"step: got {step}; next is {self.next_step}")
         return False
 
     def require_room(self) -> None:
         """Raises Refusal when no further step may be sent to the engine now."""
         self.require_no_control()
-        if len(self.in_flight) >= self.max_in_flight:
+        if len(self.in_flight) >= self.max_in_flight and not self.realtime:
             raise Refusal(ErrorCode.BUSY, f"{self.max_in_flight} steps are in flight; wait for one")
 
     def require_no_control(self) -> None:
@@ -89,6 +98,12 @@ class SessionRecord:
 
     def accept(self, request: Step, waiter: Waiter) -> None:
         self.in_flight[request.step] = InFlight(step_digest(request), [waiter])
+        self.newest = request.step
+
+    def drop(self, step: int) -> list[Waiter]:
+        """Ends a step that gave way to a newer one."""
+        self.dropped += 1
+        return self.in_flight.pop(step).waiters
 
     def finish(self, step: int, committed_step: int, packet: Packet | None) -> list[Waiter]:
         """Ends a step in flight; a packet (None: it failed) is kept for repeats."""
@@ -106,7 +121,7 @@ class SessionRecord:
 
     def restart(self, committed_step: int) -> None:
         """The session begins anew: its old steps are another stream's."""
-        self.committed_step = committed_step
+        self.committed_step = self.newest = committed_step
         self.replies.clear()
 
     def _require_equal(self, step: int, digest: bytes, known: bytes) -> None:

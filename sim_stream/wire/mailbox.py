@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sim_stream.errors import RemoteError
 from sim_stream.wire import codec, framing
 from sim_stream.wire.framing import AnyArray, Buffer, FramingLimits
-from sim_stream.wire.messages import Error, Heartbeat, HelloOk, Reply, Status
+from sim_stream.wire.messages import Error, ErrorCode, Heartbeat, HelloOk, Reply, Status
 
 # Bounds what a server may send before its hello says how large its frames are.
 MAX_REPLY_BYTES = 64 * 1024 * 1024
@@ -102,6 +102,13 @@ class Mailbox:
         if isinstance(received.message, Error):
             raise remote_error(received.message)
         return received
+
+    def was_dropped(self, rid: int) -> bool:
+        """Whether the reply is there and says that a newer step took that one's place."""
+        received = self._replies.get(rid)
+        if received is None or not isinstance(received.message, Error):
+            return False
+        return received.message.code is ErrorCode.DROPPED
 
     def forget(self, rid: int) -> None:
         """The reply to this request, come or not, is of no interest any more."""

@@ -44,6 +44,7 @@ class ErrorCode(StrEnum):
     LIMIT = "LIMIT"
     BUSY = "BUSY"
     DEADLINE = "DEADLINE"
+    DROPPED = "DROPPED"
     SHUTTING_DOWN = "SHUTTING_DOWN"
 
 
@@ -128,6 +129,9 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="t"):
     arrays: Arrays = []
 
 
+MODES = ("lockstep", "realtime")
+
+
 class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     """Asks who is there. The server picks a major version within the client's range."""
 
@@ -154,6 +158,7 @@ class Start(Message, frozen=True, kw_only=True):
 class Open(Start, frozen=True, kw_only=True, tag="open"):
     """A new session. ``dt_us`` is the period the client expects; null takes the server's.
 
+    ``mode``: in lockstep every step is taken; in realtime the newest, once a period (``MODES``).
     ``open_key`` makes it repeatable: the same open with the same key brings the same session.
     ``record``: whether the server records the session; null is as it records all.
     """
@@ -174,6 +179,7 @@ class Reset(Start, frozen=True, kw_only=True, tag="reset"):
 class Step(Message, frozen=True, kw_only=True, tag="step"):
     """Predicts frame ``step`` under ``action``. Repeating it brings the same reply again.
 
+    In lockstep it is the one after the last, in realtime any later one.
     ``deadline_ms`` counts from the server's receipt: a step that waited longer is refused; jacobi
     decoding also ships the codes it has when time is up, marked ``approximated``.
     """
@@ -218,6 +224,7 @@ class FrameInfo(Struct, frozen=True, kw_only=True):
     ``approximated``: its codes or its neighbours' may be others than raster decoding's.
     ``inflated``: drawn by a video decoder that was never trained in time.
     ``accepted``: codes that each pass of the world model added in this step.
+    ``dropped``: steps of the session, so far, that gave way to newer ones.
     ``timings_ns`` has a duration per stage, ``stamps_ns`` the server's monotonic clock.
     """
 

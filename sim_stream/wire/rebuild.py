@@ -72,7 +72,7 @@ class Rebuild:
                 "decode_end": time.monotonic_ns(),
             }
             step = Job(sid=job.sid, request=one.request, t_recv_ns=job.t_recv_ns)
-            info = describe(frame, step, self.past.start.seed, stamps_ns)
+            info = describe(frame, step, one.request.step, self.past.start.seed, stamps_ns)
             remembered.append(Remembered(one.request, info, frame.image))
         return remembered
 

@@ -21,7 +21,7 @@ from sim_stream.wire.messages import (
 )
 
 
-def reply_to(result: Result, *, queue_depth: int, now_ns: int) -> Packet:
+def reply_to(result: Result, *, queue_depth: int, dropped: int, now_ns: int) -> Packet:
     """The reply to the job that has ended, not yet addressed to anybody."""
     job = result.job
     if result.refusal is not None:
@@ -30,7 +30,9 @@ def reply_to(result: Result, *, queue_depth: int, now_ns: int) -> Packet:
     info = result.info
     if info is not None:
         stamps_ns = info.stamps_ns | {"srv_send": now_ns}
-        info = msgspec.structs.replace(info, queue_depth=queue_depth, stamps_ns=stamps_ns)
+        info = msgspec.structs.replace(
+            info, queue_depth=queue_depth, dropped=dropped, stamps_ns=stamps_ns
+        )
     arrays: Arrays = {} if result.image is None else {"image": result.image}
     return Packet(_message(job, result.committed_step, info), arrays)
 

@@ -1,6 +1,6 @@
 """What a well-formed request must still fulfil on this server: frames, actions, modes.
 
-Pure checks against the server's ``HelloOk``; all raise Refusal or ProtocolError.
+Pure checks against the server's ``HelloOk``; all raise ProtocolError.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim_stream.errors import ProtocolError
-from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import Arrays
-from sim_stream.wire.messages import ErrorCode, HelloOk, Open, Reset, WireAction
+from sim_stream.wire.messages import MODES, HelloOk, Open, Reset, WireAction
 
 
 def require_no_arrays(arrays: Arrays) -> None:
@@ -44,14 +43,15 @@ def require_frames(request: Open | Reset, arrays: Arrays, info: HelloOk) -> npt.
     return frames.astype(np.uint8, copy=False)
 
 
+def period_ns(info: HelloOk) -> int:
+    """Between two frames."""
+    return round(1e9 * info.fps_den / info.fps_num)
+
+
 def require_offered(request: Open, info: HelloOk) -> None:
     """Modes and periods that this version of the server has."""
-    if request.mode == "realtime":
-        raise Refusal(
-            ErrorCode.LIMIT, "mode: got realtime; this server offers lockstep only, so far"
-        )
-    if request.mode != "lockstep":
-        raise ProtocolError("mode", request.mode, "lockstep")
-    period_us = round(1e6 * info.fps_den / info.fps_num)
+    if request.mode not in MODES:
+        raise ProtocolError("mode", request.mode, ", ".join(MODES))
+    period_us = round(period_ns(info) / 1e3)
     if request.dt_us is not None and request.dt_us != period_us:
         raise ProtocolError("dt_us", request.dt_us, f"null or {period_us} ({info.fps:g} fps)")

@@ -128,6 +128,7 @@ class StreamServer:
             time.monotonic_ns,
             observer=self._observer,
             archive=self._archive,
+            supersede=worker.supersede,
         )
         framing = FramingLimits(message_bytes=limits.message_bytes)
         self._context, self._worker = context, worker

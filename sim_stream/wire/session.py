@@ -58,7 +58,7 @@ class RemoteSession:
 
     @property
     def in_flight(self) -> int:
-        """Steps sent whose frames were not received."""
+        """Steps sent whose replies were not received."""
         return len(self._stream.in_flight)
 
     def step(
@@ -90,8 +90,12 @@ class RemoteSession:
     def ready(self, timeout_s: float = 0.0) -> bool:
         """Whether ``receive`` would return at once; waits for that, up to ``timeout_s``."""
         self._stream.require_open()
-        in_flight = self._stream.in_flight
-        return bool(in_flight) and self._connection.poll(in_flight[0].rid, timeout_s)
+        while in_flight := self._stream.in_flight:
+            if not self._connection.poll(in_flight[0].rid, timeout_s):
+                return False
+            if not self._stream.shed():
+                return True
+        return False
 
     def receive(self) -> RemoteFrame:
         """The reply to the oldest step in flight; asks again when it was lost before."""

@@ -59,6 +59,8 @@ from sim_stream.wire.step_log import StepLog
 
 T = TypeVar("T")
 # After these errors the server has no such session any more.
+# A realtime session's steps are answered at once or soon; more without an answer is a server gone.
+UNANSWERED = 64
 OVER = frozenset({ErrorCode.NO_SESSION, ErrorCode.SHUTTING_DOWN})
 
 
@@ -74,6 +76,7 @@ class Link(Protocol):
     def closed(self) -> bool: ...
     def expects(self, rid: int) -> bool: ...
     def forget(self, rid: int) -> None: ...
+    def was_dropped(self, rid: int) -> bool: ...
     def send_unanswered(self, message: Message) -> bool: ...
 
 
@@ -114,12 +117,18 @@ class Stream:
     """``frame`` came with the opening, the last reset, or is the parent's last after a fork."""
 
     def __init__(
-        self, link: Link, observer: Observer | None, opened: Opened, frame: RemoteFrame
+        self,
+        link: Link,
+        observer: Observer | None,
+        opened: Opened,
+        frame: RemoteFrame,
+        mode: str,
     ) -> None:
         self.sid = opened.sid
         self.frame = frame
         self.in_flight: deque[_Sent] = deque()
         self._link, self._info, self._observer = link, link.info, observer
+        self._mode = mode
         self._next_step = opened.committed_step + 1
         self._token = opened.resume_token if link.resume_s > 0 else ""
         self._log = StepLog(self._info.resume_steps, since=opened.committed_step)
@@ -139,7 +148,9 @@ class Stream:
         self, action: Action | None, sim_time_us: int | None, deadline_ms: int | None
     ) -> Operation[int]:
         self.require_open()
-        limit = self._info.limits.max_in_flight
+        self.shed()
+        lockstep = self._mode == "lockstep"
+        limit = self._info.limits.max_in_flight if lockstep else UNANSWERED
         if len(self.in_flight) >= limit:
             raise InvalidInput("send_step", f"{len(self.in_flight)} in flight", f"{limit} at most")
         message = Step(
@@ -154,7 +165,28 @@ class Stream:
         self._next_step += 1
         return message.step
 
+    def shed(self) -> bool:
+        """Forgets steps in flight that are known to have given way to newer ones."""
+        waiting: deque[_Sent] = deque()
+        for sent in self.in_flight:
+            if self._link.was_dropped(sent.rid):
+                self._link.forget(sent.rid)
+            else:
+                waiting.append(sent)
+        known = len(waiting) < len(self.in_flight)
+        self.in_flight = waiting
+        return known
+
     def receive(self) -> Operation[RemoteFrame]:
+        """In realtime that of the oldest step that was taken; the newest always is."""
+        while True:
+            try:
+                return (yield from self._receive())
+            except RemoteError as error:
+                if error.code != ErrorCode.DROPPED or not self.in_flight:
+                    raise
+
+    def _receive(self) -> Operation[RemoteFrame]:
         self.require_open()
         if not self.in_flight:
             raise InvalidInput("receive", "no step in flight", "a step; send_step() first")
@@ -198,7 +230,7 @@ class Stream:
         message = Fork(sid=self.sid, open_key=new_key())
         received = yield from self._watched(lambda: self._ask(message))
         self._show(message, received, None)
-        return Stream(self._link, self._observer, as_opened(received), self._latest)
+        return Stream(self._link, self._observer, as_opened(received), self._latest, self._mode)
 
     def status(self) -> Operation[Status]:
         self.require_open()
@@ -351,7 +383,7 @@ class Stream:
 
     def _settle(self, committed_step: int) -> None:
         """After a refusal the next step is the server's next; those in flight fail likewise."""
-        if not self.in_flight and committed_step >= 0:
+        if self._mode == "lockstep" and not self.in_flight and committed_step >= 0:
             self._next_step = committed_step + 1
 
     def _forget_steps(self) -> None:
@@ -372,7 +404,12 @@ def say_hello(link: Link) -> Operation[HelloOk]:
 
 
 def open_stream(
-    link: Link, observer: Observer | None, start: Start, lookahead: int | None, record: bool | None
+    link: Link,
+    observer: Observer | None,
+    start: Start,
+    lookahead: int | None,
+    record: bool | None,
+    mode: str,
 ) -> Operation[Stream]:
     if link.closed:
         raise SessionClosed("the client is closed")
@@ -382,6 +419,7 @@ def open_stream(
         lookahead=checks.wire_lookahead(lookahead),
         open_key=new_key(),
         record=checks.wire_record(record),
+        mode=checks.wire_mode(mode),
     )
     send_ns = time.monotonic_ns()
     arrays: Arrays = {"frames": array}
@@ -389,7 +427,7 @@ def open_stream(
     opened, frame = as_opened(received), remote_frame(received, send_ns)
     if observer is not None:
         observer(as_client_saw_it(link.info, message, opened, frame, array))
-    return Stream(link, observer, opened, frame)
+    return Stream(link, observer, opened, frame, mode)
 
 
 def request_status(link: Link, sid: str) -> Operation[Status]:

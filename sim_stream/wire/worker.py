@@ -107,6 +107,10 @@ class EngineWorker:
         """False when the inbox is full. For the I/O thread alone."""
         return self._inbox.put(job)
 
+    def supersede(self, job: Job) -> Job | None:
+        """The waiting step whose place the job takes; None: nothing waits, so ``submit`` it."""
+        return self._inbox.supersede(job)
+
     def shut_down(self) -> list[Job]:
         """Lets the steps under way finish; hands back the jobs that will not run. Does not wait."""
         return self._inbox.close()
@@ -169,7 +173,9 @@ class EngineWorker:
         end_ns = time.monotonic_ns()
         if isinstance(pending, Refusal):
             return self._refused(job, pending)
-        committed_step, seed = self._host.committed_step(job.sid), self._host.seed(job.sid)
+        assert isinstance(job.request, Step)
+        committed_step, seed = job.request.step, self._host.seed(job.sid)
+        self._host.took(job.sid, committed_step)
         self._inbox.rendering(job.sid)
         self._decodes.put(_Decode(job, pending, committed_step, seed, step.start_ns, end_ns))
         if isinstance(
@@ -210,6 +216,7 @@ class EngineWorker:
         remembered = attempt(lambda: rebuild.render(job), what=what)
         if isinstance(remembered, Refusal):
             return self._gave_up(job, remembered)
+        self._host.took(job.sid, rebuild.committed_step)
         return Result(
             job=job,
             committed_step=rebuild.committed_step,
@@ -241,7 +248,7 @@ class EngineWorker:
         if frame is None:
             return Result(job=job, committed_step=committed_step)
         stamps_ns = {"engine_start": start_ns, "engine_end": end_ns}
-        info = describe(frame, job, seed, stamps_ns)
+        info = describe(frame, job, committed_step, seed, stamps_ns)
         return Result(job=job, committed_step=committed_step, info=info, image=frame.image)
 
     # Decoder thread.
@@ -270,5 +277,5 @@ class EngineWorker:
             "decode_start": start_ns,
             "decode_end": time.monotonic_ns(),
         }
-        info = describe(frame, job, decode.seed, stamps_ns)
+        info = describe(frame, job, committed_step, decode.seed, stamps_ns)
         return Result(job=job, committed_step=committed_step, info=info, image=frame.image)

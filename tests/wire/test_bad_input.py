@@ -148,11 +148,6 @@ def test_unknown_session_cannot_be_reset(raw):
     assert reply["code"] == "NO_SESSION" and "'x'" in reply["message"]
 
 
-def test_realtime_is_refused_as_not_offered_yet(raw):
-    reply = raw.ask(*open_message(mode="realtime"))
-    assert reply["code"] == "LIMIT" and "lockstep only" in reply["message"]
-
-
 def test_refusal_bears_the_committed_step(raw):
     sid = raw.open()
     raw.ask({"t": "step", "sid": sid, "step": 1})

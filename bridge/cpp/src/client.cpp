@@ -82,6 +82,7 @@ Session Client::open(const std::vector<Image>& frames, const OpenOptions& option
   request.lookahead = options.lookahead;
   request.open_key = new_key();
   request.record = options.record;
+  request.mode = options.realtime ? "realtime" : "lockstep";
   const auto at = Clock::now();
   Received received = connection_->ask(request, &array, true);
   auto& opened = expect<wire::Opened>(received, "opened");
@@ -91,7 +92,7 @@ Session Client::open(const std::vector<Image>& frames, const OpenOptions& option
   const wire::Opened reply = opened;
   Frame frame = make_frame(std::move(received), *reply.frame, reply.committed_step, at);
   return Session(
-      std::make_unique<Session::Impl>(connection_, info_, reply, std::move(frame)));
+      std::make_unique<Session::Impl>(connection_, info_, reply, std::move(frame), options.realtime));
 }
 
 Status Client::status() { return ask_status(*connection_, ""); }

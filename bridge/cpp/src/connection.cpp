@@ -146,6 +146,15 @@ void Connection::beat() {
   }
 }
 
+bool Connection::was_dropped(std::uint64_t rid) const {
+  const auto found = replies_.find(rid);
+  if (found == replies_.end()) {
+    return false;
+  }
+  const auto* refusal = std::get_if<wire::Refusal>(&found->second.reply.body);
+  return refusal != nullptr && refusal->code == "DROPPED";
+}
+
 void Connection::forget(std::uint64_t rid) {
   expected_.erase(rid);
   replies_.erase(rid);

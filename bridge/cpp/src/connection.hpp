@@ -66,6 +66,9 @@ class Connection {
 
   void forget(std::uint64_t rid);
 
+  // Whether the reply is there and says that a newer step took that one's place.
+  [[nodiscard]] bool was_dropped(std::uint64_t rid) const;
+
   // Whether a reply to this request has come or can still come.
   [[nodiscard]] bool expects(std::uint64_t rid) const { return expected_.count(rid) == 1; }
 

@@ -13,7 +13,7 @@ constexpr std::size_t kAccepted = 65'536;
 
 const std::set<std::string> kCodes = {
     "BAD_MESSAGE",   "VERSION", "UNAUTHENTICATED", "NO_SESSION", "STEP_CONFLICT",
-    "ENGINE_FAILED", "LIMIT",   "BUSY",            "DEADLINE",   "SHUTTING_DOWN"};
+    "ENGINE_FAILED", "LIMIT",   "BUSY",            "DEADLINE",   "SHUTTING_DOWN", "DROPPED"};
 
 std::string one_of(const Value& value, const std::set<std::string>& allowed) {
   std::string text = value.name();

@@ -1,10 +1,13 @@
 #include "session.hpp"
 
+#include <algorithm>
 #include <random>
 #include <utility>
 
 namespace sim_stream {
 
+// A realtime session's steps are answered soon; more without an answer is a server gone.
+constexpr std::int64_t kUnanswered = 64;
 // How long one attempt to greet a server that may be coming up takes.
 constexpr std::chrono::milliseconds kHello{1000};
 
@@ -19,13 +22,14 @@ std::string new_key() {
 
 Session::Impl::Impl(std::shared_ptr<Connection> its_connection,
                     std::shared_ptr<const ServerInfo> its_info, const wire::Opened& opened,
-                    Frame frame)
+                    Frame frame, bool in_realtime)
     : connection(std::move(its_connection)),
       info(std::move(its_info)),
       sid(opened.sid),
       first(frame),
       latest(std::move(frame)),
       next_step(opened.committed_step + 1),
+      realtime(in_realtime),
       token_(connection->options().resume.count() > 0 ? opened.resume_token : ""),
       epoch_(info->server_epoch),
       log_since_(opened.committed_step) {}
@@ -38,9 +42,11 @@ Session::Impl::~Impl() {
 
 std::int64_t Session::Impl::send_step(const std::optional<Action>& action,
                                       const StepOptions& options) {
-  if (static_cast<std::int64_t>(in_flight.size()) >= info->limits.max_in_flight) {
+  shed();
+  const std::int64_t most = realtime ? kUnanswered : info->limits.max_in_flight;
+  if (static_cast<std::int64_t>(in_flight.size()) >= most) {
     throw InvalidInput("send_step: got " + std::to_string(in_flight.size()) +
-                       " in flight; allowed: " + std::to_string(info->limits.max_in_flight));
+                       " in flight; allowed: " + std::to_string(most));
   }
   check_action(action, *info);
   if (options.deadline_ms.value_or(0) < 0) {
@@ -54,7 +60,33 @@ std::int64_t Session::Impl::send_step(const std::optional<Action>& action,
   return next_step++;
 }
 
+// In realtime the newest step is always taken.
 Frame Session::Impl::receive() {
+  while (true) {
+    try {
+      return receive_one();
+    } catch (const RemoteError& error) {
+      if (error.code() != "DROPPED" || in_flight.empty()) {
+        throw;
+      }
+    }
+  }
+}
+
+// Forgets steps in flight that are known to have given way to newer ones.
+void Session::Impl::shed() {
+  const auto given_way = std::remove_if(
+      in_flight.begin(), in_flight.end(), [&](const Sent& sent) {
+        const bool dropped = connection->was_dropped(sent.rid);
+        if (dropped) {
+          connection->forget(sent.rid);
+        }
+        return dropped;
+      });
+  in_flight.erase(given_way, in_flight.end());
+}
+
+Frame Session::Impl::receive_one() {
   if (in_flight.empty()) {
     throw InvalidInput("receive: got no step in flight; allowed: after send_step");
   }
@@ -188,7 +220,7 @@ void Session::Impl::require_remembered(std::int64_t recorded) const {
 
 // After a refusal the next step is the server's next; those in flight fail likewise.
 void Session::Impl::settle(std::int64_t committed_step) {
-  if (in_flight.empty() && committed_step >= 0) {
+  if (!realtime && in_flight.empty() && committed_step >= 0) {
     next_step = committed_step + 1;
   }
 }
@@ -215,7 +247,7 @@ std::unique_ptr<Session::Impl> Session::Impl::fork() {
   Received received =
       surviving([&] { return connection->ask(wire::Fork{sid, key}); });
   const auto& opened = expect<wire::Opened>(received, "opened");
-  return std::make_unique<Impl>(connection, info, opened, latest);
+  return std::make_unique<Impl>(connection, info, opened, latest, realtime);
 }
 
 std::optional<Frame> Session::Impl::close() {

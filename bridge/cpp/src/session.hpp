@@ -22,7 +22,7 @@ struct Session::Impl {
   };
 
   Impl(std::shared_ptr<Connection> its_connection, std::shared_ptr<const ServerInfo> its_info,
-       const wire::Opened& opened, Frame frame);
+       const wire::Opened& opened, Frame frame, bool in_realtime);
   ~Impl();
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -60,11 +60,14 @@ struct Session::Impl {
   std::optional<Frame> last;
   std::deque<Sent> in_flight;
   std::int64_t next_step;
+  bool realtime;
   bool closed = false;
 
  private:
   Received receive_front();
   Received ask_close();
+  Frame receive_one();
+  void shed();
   void send_lost();
   bool came_back(std::string code, Clock::time_point give_up, bool catch_up);
   void resume(const ServerInfo& there, Clock::time_point give_up, bool catch_up);

@@ -214,6 +214,29 @@ TEST_CASE("a fork continues alike and apart") {
   CHECK(twin.step().image.rgb != session.step(kLeft).image.rgb);
 }
 
+TEST_CASE("in realtime steps that come too fast give way to the newest") {
+  Client client(endpoint());
+  OpenOptions options;
+  options.realtime = true;
+  auto session = client.open(prompt(client.info()), options);
+  const int steps = 12;
+  for (int n = 1; n <= steps; ++n) {
+    session.send_step(kLeft);
+  }
+  std::vector<Frame> frames;
+  while (session.in_flight() > 0) {
+    frames.push_back(session.receive());
+  }
+  REQUIRE(frames.size() >= 2);
+  CHECK(frames.size() < steps);
+  CHECK(frames.back().step == steps);
+  CHECK(frames.back().dropped == steps - static_cast<std::int64_t>(frames.size()));
+  const auto expected = undisturbed(client, static_cast<int>(frames.size()));
+  for (std::size_t n = 0; n < frames.size(); ++n) {
+    CHECK(frames[n].image.rgb == expected[n].image.rgb);
+  }
+}
+
 TEST_CASE("a reset starts the same stream anew") {
   Client client(endpoint());
   auto session = client.open(prompt(client.info()));

@@ -133,7 +133,6 @@ OTHER_REQUESTS = {
         "heartbeat of no session": [packed("heartbeat", sid=SID)],
     },
     ErrorCode.LIMIT: {
-        "realtime": opening(mode="realtime"),
         "record on a server that does not": opening(record=True),
         "resume on a server that does not record": [packed("resume", resume_token=TOKEN)],
     },

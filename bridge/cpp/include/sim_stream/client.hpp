@@ -41,10 +41,12 @@ struct StartOptions {
 };
 
 // `lookahead` 1: the reply to step n shows frame n-1; 0: frame n at once. `record`: true asks for a
-// server that records, false not to be recorded.
+// server that records, false not to be recorded. `realtime`: the server takes the newest step, one a
+// period at most; `send_step` at any pace, and `receive` gives the frames of the steps it took.
 struct OpenOptions : StartOptions {
   std::optional<int> lookahead;
   std::optional<bool> record;
+  bool realtime = false;
 };
 
 struct StepOptions {
@@ -72,7 +74,8 @@ class Session {
   // Predicts one frame further and waits for it. No step may be in flight.
   Frame step(const std::optional<Action>& action = std::nullopt, const StepOptions& options = {});
 
-  // The two halves of `step`: up to `limits.max_in_flight` steps may be in flight.
+  // The two halves of `step`: up to `limits.max_in_flight` steps may be in flight. In realtime the
+  // reply that is received is that of the oldest step that was taken.
   std::int64_t send_step(const std::optional<Action>& action = std::nullopt,
                          const StepOptions& options = {});
   Frame receive();
