@@ -9,11 +9,14 @@
     stream     one session's state and rules, as operations that do not wait themselves
     operations run blocking or awaited   frame  ``RemoteFrame``   checks  of arguments
     connection the socket and its timeouts   mailbox  request ids and replies underneath
+    keys       CURVE keys as files   handshakes  why a client does not get through
 
     engine     what the server needs of a runtime   host, jobs  its sessions and their work
     faults     what a failed request tells its client
     observe    what recorders get to see of either side
     worker     the engine thread and the decoder thread
+    guard      encryption, and who may connect   allow_list  by public key
+    admission  whose requests are taken   rates  and how many
     ledger     one session's steps, each taken exactly once
     dispatch   requests in, jobs and replies out    requests, replies  its checks and its packets
     io_loop    the thread that owns the sockets

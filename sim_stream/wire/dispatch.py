@@ -16,6 +16,7 @@ import numpy as np
 
 from sim_stream.errors import ProtocolError
 from sim_stream.wire import codec
+from sim_stream.wire.admission import Admission
 from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
 from sim_stream.wire.jobs import Job, Result
@@ -70,13 +71,17 @@ class Counters:
 
 @dataclass
 class Dispatcher:
-    """``submit`` hands a job to the engine and says False when its queue is full."""
+    """``submit`` hands a job to the engine and says False when its queue is full.
+
+    A session is its owner's: to all other keys there is no such session.
+    """
 
     info: HelloOk
     submit: Callable[[Job], bool]
     lease_ns: int
     clock_ns: Callable[[], int]
     observer: Observer | None = None
+    admission: Admission = field(default_factory=Admission)
     counters: Counters = field(default_factory=Counters)
     shutting_down: bool = False
 
@@ -88,29 +93,33 @@ class Dispatcher:
             parts=limits.parts,
         )
         self._sessions: dict[str, SessionRecord] = {}
-        self._closed: OrderedDict[str, Packet] = OrderedDict()
+        self._closed: OrderedDict[tuple[str, str], Packet] = OrderedDict()  # by owner and sid
 
     @property
     def sessions(self) -> int:
         return len(self._sessions)
 
-    def on_request(self, route: bytes, parts: Sequence[Buffer], recv_ns: int) -> Packet | None:
-        """The reply to a request, or None when the engine has it now."""
+    def on_request(
+        self, route: bytes, parts: Sequence[Buffer], recv_ns: int, user: str = ""
+    ) -> Packet | None:
+        """The reply to a request of that user, or None when the engine has it now."""
         envelope = codec.Envelope(t="", v=VERSION)
         try:
             check_sizes(parts, self._framing)
             envelope = codec.decode_envelope(parts[0])
+            self.admission.admit(route, user, recv_ns)
             if envelope.v != VERSION:
                 raise Refusal(ErrorCode.VERSION, f"v: got {envelope.v}; allowed: {VERSION}")
             request = codec.decode_request(parts[0])
             arrays = unpack(request.arrays, parts[1:])
-            return self._answer(request, arrays, Waiter(route, request.rid), recv_ns)
+            return self._answer(request, arrays, Waiter(route, request.rid, user), recv_ns)
         except ProtocolError as error:
             refusal = Refusal(ErrorCode.BAD_MESSAGE, str(error))
         except Refusal as raised:
             refusal = raised
-        record = self._sessions.get(envelope.sid)
-        committed_step = -1 if record is None else record.committed_step
+        committed_step = -1
+        if self._owns(user, envelope.sid):
+            committed_step = self._sessions[envelope.sid].committed_step
         return Packet(
             refusal.to_error(rid=envelope.rid, sid=envelope.sid, committed_step=committed_step)
         )
@@ -171,14 +180,14 @@ class Dispatcher:
             case Hello():
                 return Packet(self._hello(request))
             case Heartbeat():
-                return Packet(self._status(request, recv_ns))
+                return Packet(self._status(request, waiter, recv_ns))
             case Open():
                 self._require_running()
                 self._open(request, arrays, waiter, recv_ns)
                 return None
-            case Close() if request.sid not in self._sessions:
-                return self._closed_before(request)
-        record = self._record(request.sid, recv_ns)
+            case Close() if not self._owns(waiter.user, request.sid):
+                return self._closed_before(request, waiter)
+        record = self._record(request.sid, waiter, recv_ns)
         self._require_running()
         if record.closing and not isinstance(request, Close):
             raise Refusal(ErrorCode.NO_SESSION, f"sid: got {request.sid!r}; it is being closed")
@@ -193,10 +202,10 @@ class Dispatcher:
             raise Refusal(ErrorCode.VERSION, f"protocol: got {offered}; allowed: {VERSION}")
         return msgspec.structs.replace(self.info, rid=request.rid)
 
-    def _status(self, request: Heartbeat, recv_ns: int) -> Status:
+    def _status(self, request: Heartbeat, waiter: Waiter, recv_ns: int) -> Status:
         committed_step = -1
         if request.sid:
-            committed_step = self._record(request.sid, recv_ns).committed_step
+            committed_step = self._record(request.sid, waiter, recv_ns).committed_step
         return Status(
             rid=request.rid,
             progress=self.counters.progress,
@@ -267,19 +276,27 @@ class Dispatcher:
             raise Refusal(
                 ErrorCode.LIMIT, f"{limits.max_sessions} sessions are open; close one first"
             )
+        mine = sum(record.owner == waiter.user for record in self._sessions.values())
+        self.admission.admit_session(mine)
         sid = secrets.token_hex(8)
         self._submit(
             Job(sid=sid, request=request, t_recv_ns=recv_ns, route=waiter.route, frames=frames)
         )
-        self._sessions[sid] = SessionRecord(sid, limits.max_in_flight, recv_ns, control=True)
+        self._sessions[sid] = SessionRecord(
+            sid, limits.max_in_flight, recv_ns, owner=waiter.user, control=True
+        )
 
     def _submit(self, job: Job) -> None:
         if not self.submit(job):
             raise Refusal(ErrorCode.BUSY, "the engine's queue is full; try again")
 
-    def _record(self, sid: str, recv_ns: int) -> SessionRecord:
+    def _owns(self, user: str, sid: str) -> bool:
         record = self._sessions.get(sid)
-        if record is None:
+        return record is not None and record.owner == user
+
+    def _record(self, sid: str, waiter: Waiter, recv_ns: int) -> SessionRecord:
+        record = self._sessions.get(sid)
+        if record is None or record.owner != waiter.user:
             raise Refusal(ErrorCode.NO_SESSION, f"sid: got {sid!r}; unknown, closed or expired")
         record.last_seen_ns = recv_ns
         return record
@@ -288,8 +305,8 @@ class Dispatcher:
         if self.shutting_down:
             raise Refusal(ErrorCode.SHUTTING_DOWN, "the server is shutting down")
 
-    def _closed_before(self, request: Close) -> Packet:
-        kept = self._closed.get(request.sid)
+    def _closed_before(self, request: Close, waiter: Waiter) -> Packet:
+        kept = self._closed.get((waiter.user, request.sid))
         if kept is None:
             kept = Packet(Closed(sid=request.sid, committed_step=-1))
         return addressed(kept, request.rid)
@@ -301,7 +318,7 @@ class Dispatcher:
             if result.refusal is not None and result.refusal.code is ErrorCode.SHUTTING_DOWN:
                 return  # it never ran: steps before it may still be in the engine's hands
             del self._sessions[sid]
-            self._closed[sid] = packet
+            self._closed[record.owner, sid] = packet
             while len(self._closed) > CLOSED_KEPT:
                 self._closed.popitem(last=False)
         elif result.refusal is None:

@@ -22,6 +22,7 @@ from sim_stream.wire import framing
 from sim_stream.wire.dispatch import Dispatcher, Outgoing
 from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import FramingLimits, Packet
+from sim_stream.wire.guard import user_of
 from sim_stream.wire.jobs import Result
 from sim_stream.wire.messages import Error, ErrorCode
 from sim_stream.wire.worker import EngineWorker
@@ -53,6 +54,7 @@ class IoLoop(threading.Thread):
         worker: EngineWorker,
         limits: FramingLimits,
         *,
+        guarded: bool,
         stop_timeout_s: float,
     ) -> None:
         super().__init__(name="sim-stream-io", daemon=True)
@@ -60,6 +62,7 @@ class IoLoop(threading.Thread):
         self._dispatcher = dispatcher
         self._worker = worker
         self._limits = limits
+        self._guarded = guarded
         self._stop_timeout_s = stop_timeout_s
         self._stop_requested = threading.Event()
         self._routes: OrderedDict[bytes, None] = OrderedDict()
@@ -128,15 +131,16 @@ class IoLoop(threading.Thread):
     def _serve_requests(self) -> None:
         for _ in range(REQUESTS_PER_ROUND):
             try:
-                route, *parts = framing.receive(self._sockets.router, self._limits, routed=True)
+                first, *rest = framing.receive(self._sockets.router, self._limits, routed=True)
             except zmq.Again:
                 return
-            route = bytes(route)
+            route, parts = first.bytes, framing.buffers(rest)
             self._routes[route] = None
             self._routes.move_to_end(route)
             if len(self._routes) > ROUTES_KEPT:
                 self._routes.popitem(last=False)
-            reply = self._dispatcher.on_request(route, parts, time.monotonic_ns())
+            user = user_of(first) if self._guarded else ""
+            reply = self._dispatcher.on_request(route, parts, time.monotonic_ns(), user)
             if reply is not None:
                 self._deliver(Outgoing(route, reply))
 
