@@ -2,9 +2,11 @@
 
 SIM_STREAM_ENDPOINT says where the server is, SIM_STREAM_PATIENCE_MS how long to wait for a reply.
 
-    python -m tests.bridge.with_server toy|pocket PROGRAM [ARGUMENT ...]
+    python -m tests.bridge.with_server toy|guarded|pocket PROGRAM [ARGUMENT ...]
 
-`toy` is the server of the wire's tests, with numpy in place of models: quick, and no torch.
+`toy` is the server of the wire's tests, with numpy in place of models: quick, no torch. `guarded`
+is that server with keys; SIM_STREAM_KEYS is the folder of server.pub, of client.secret, which it
+allows, and of stranger.secret, which it does not.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 # How long a client waits for a reply that never comes: well beyond what a step takes.
-PATIENCE_MS = {"toy": 500, "pocket": 3000}
+PATIENCE_MS = {"toy": 500, "guarded": 500, "pocket": 3000}
 
 
 def main(kind: str, command: list[str]) -> int:
@@ -37,10 +41,24 @@ def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
         return {"SIM_STREAM_ENDPOINT": server.endpoint}
     from tests.wire.conftest import ServerProcess as ToyServerProcess
 
-    toy = ToyServerProcess()
+    keys = Path(on_exit.enter_context(TemporaryDirectory()))
+    toy = ToyServerProcess(*(make_keys(keys) if kind == "guarded" else ()))
     on_exit.callback(toy.process.wait)
     on_exit.callback(toy.process.terminate)
-    return {"SIM_STREAM_ENDPOINT": toy.endpoint, "SIM_STREAM_SERVER_PID": str(toy.process.pid)}
+    return {
+        "SIM_STREAM_ENDPOINT": toy.endpoint,
+        "SIM_STREAM_SERVER_PID": str(toy.process.pid),
+        "SIM_STREAM_KEYS": str(keys),
+    }
+
+
+def make_keys(folder: Path) -> list[str]:
+    """The options of a server that allows the client."""
+    from sim_stream.wire.keys import write_pair
+
+    for name in ("server", "client", "stranger"):
+        write_pair(folder / name)
+    return ["--key", str(folder / "server.secret"), "--allow", str(folder / "client.pub")]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sim_stream.recording.recorder import Recorder
+from sim_stream.wire.guard import Guard
 from sim_stream.wire.server import StreamServer
 from tests.wire.toy import ToyRuntime
 
@@ -16,6 +17,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", default="tcp://127.0.0.1:0")
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--key", type=Path)
+    parser.add_argument("--allow", type=Path)
     parser.add_argument("--file-bytes", type=int, help="no file may grow beyond this")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
@@ -25,4 +28,6 @@ if __name__ == "__main__":
         recorder = None
         if options.record is not None:
             recorder = stack.enter_context(Recorder(options.record, by="server"))
-        StreamServer(ToyRuntime(), bind=options.bind, observer=recorder).serve_forever()
+        guard = Guard.load(options.key, options.allow)
+        server = StreamServer(ToyRuntime(), bind=options.bind, observer=recorder, guard=guard)
+        server.serve_forever()

@@ -23,9 +23,14 @@ namespace sim_stream {
 
 // `timeout`: how long one attempt waits for its reply. `resends`: how often a step, a status or a
 // close is sent again after that. An open, a reset and a fork are sent once.
+//
+// For a server beyond this machine: `key_file`, this client's secret key (NAME.secret of
+// `sim-stream keygen NAME`), and `server_key_file`, the server's public one (.pub).
 struct ClientOptions {
   std::chrono::milliseconds timeout{30'000};
   unsigned resends = 2;
+  std::string key_file = "";
+  std::string server_key_file = "";
 };
 
 // What is not set is the server's choice. `actions`: the action that led to each context frame,
@@ -97,7 +102,7 @@ class Session {
 class Client {
  public:
   // Waits for the server to appear. Throws InvalidInput, ConnectionLost, and RemoteError when the
-  // server speaks another version of the protocol.
+  // server speaks another version of the protocol or does not take the keys (UNAUTHENTICATED).
   explicit Client(const std::string& endpoint, const ClientOptions& options = {});
 
   [[nodiscard]] const ServerInfo& info() const { return *info_; }
