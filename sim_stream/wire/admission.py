@@ -1,6 +1,6 @@
 """Whose requests are taken at all: the key's standing, its rate, and how many sessions it has.
 
-Asked before a request is read any further than its id. Used by the I/O thread alone.
+Asked for everything that comes in, malformed or not. Used by the I/O thread alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from sim_stream.wire.rates import REQUESTS_PER_S, RateLimit
 
 
 class Admission:
-    """Without a guard everybody is the same user, "", and rates are counted by connection."""
+    """Without a guard everybody is the same user, "", and rates are counted by connection.
+
+    ``throttled``: requests that came too soon.
+    """
 
     def __init__(
         self,
@@ -32,20 +35,23 @@ class Admission:
         self._guard = guard
         self._max_sessions_per_key = max_sessions_per_key
         self._rate = RateLimit(requests_per_s)
+        self.throttled = 0
 
-    def admit(self, route: bytes, user: str, now_ns: int) -> None:
-        """Counts a request. Raises Refusal: UNAUTHENTICATED, BUSY."""
+    def refusal(self, route: bytes, user: str, now_ns: int) -> Refusal | None:
+        """Counts a request; why it is not taken: UNAUTHENTICATED or BUSY."""
         if self._guard is not None and not self._guard.still_allows(user):
-            raise Refusal(
+            return Refusal(
                 ErrorCode.UNAUTHENTICATED,
                 f"key: got {user or 'none'}; it is not allowed (any more)",
             )
         wait_s = self._rate.wait_s(user.encode() or route, now_ns)
-        if wait_s:
-            raise Refusal(
-                ErrorCode.BUSY,
-                f"requests: more than {self._rate.per_s:g} a second; wait {wait_s * 1e3:.0f} ms",
-            )
+        if not wait_s:
+            return None
+        self.throttled += 1
+        return Refusal(
+            ErrorCode.BUSY,
+            f"requests: more than {self._rate.per_s:g} a second; wait {wait_s * 1e3:.0f} ms",
+        )
 
     def admit_session(self, sessions: int) -> None:
         """For a key that has so many sessions, one more. Raises Refusal: LIMIT."""

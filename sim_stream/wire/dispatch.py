@@ -103,11 +103,13 @@ class Dispatcher:
         self, route: bytes, parts: Sequence[Buffer], recv_ns: int, user: str = ""
     ) -> Packet | None:
         """The reply to a request of that user, or None when the engine has it now."""
+        not_taken = self.admission.refusal(route, user, recv_ns)
         envelope = codec.Envelope(t="", v=VERSION)
         try:
             check_sizes(parts, self._framing)
             envelope = codec.decode_envelope(parts[0])
-            self.admission.admit(route, user, recv_ns)
+            if not_taken is not None:
+                raise not_taken
             if envelope.v != VERSION:
                 raise Refusal(ErrorCode.VERSION, f"v: got {envelope.v}; allowed: {VERSION}")
             request = codec.decode_request(parts[0])

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 POLL_MS = 250
 REQUESTS_PER_ROUND = 32
+# How long nothing more is read after a request that came too soon: a flood waits in its own
+# connection then and takes no processor, and everybody else waits so long for each flooder.
+REST_MS = 2
 # Clients that are told of the shutdown; who was silent for longer than this many others is not.
 ROUTES_KEPT = 256
 # How long a closing socket may take to deliver what it holds.
@@ -67,6 +70,9 @@ class IoLoop(threading.Thread):
         self._stop_requested = threading.Event()
         self._routes: OrderedDict[bytes, None] = OrderedDict()
         self._worker_done = False
+        self._rest = False
+        self._wake_only = zmq.Poller()
+        self._wake_only.register(sockets.wake, zmq.POLLIN)
 
     def request_stop(self) -> None:
         """Takes effect within ``POLL_MS``, or at once when the caller rings the wake socket."""
@@ -85,7 +91,8 @@ class IoLoop(threading.Thread):
             self._close()
 
     def _round(self, poller: zmq.Poller) -> None:
-        ready = dict(poller.poll(POLL_MS))
+        ready = dict(self._wake_only.poll(REST_MS) if self._rest else poller.poll(POLL_MS))
+        self._rest = False
         if self._sockets.wake in ready:
             self._hush()
         self._deliver_results()
@@ -129,6 +136,7 @@ class IoLoop(threading.Thread):
                 self._deliver(outgoing)
 
     def _serve_requests(self) -> None:
+        throttled = self._dispatcher.admission.throttled
         for _ in range(REQUESTS_PER_ROUND):
             try:
                 first, *rest = framing.receive(self._sockets.router, self._limits, routed=True)
@@ -143,6 +151,9 @@ class IoLoop(threading.Thread):
             reply = self._dispatcher.on_request(route, parts, time.monotonic_ns(), user)
             if reply is not None:
                 self._deliver(Outgoing(route, reply))
+            if self._dispatcher.admission.throttled > throttled:
+                self._rest = True
+                return
 
     def _deliver(self, outgoing: Outgoing) -> None:
         packet = outgoing.packet
