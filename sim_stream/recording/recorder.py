@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Literal, Self
 
 from sim_stream.errors import InvalidInput
-from sim_stream.recording.pixels import WRITE_ERRORS, get_format
+from sim_stream.recording.formats import create_files
+from sim_stream.recording.pixels import WRITE_ERRORS
 from sim_stream.recording.session import Options, SessionRecording, Style, reason_of
 from sim_stream.wire.messages import Close, Error, Fork, Open
 from sim_stream.wire.observe import Exchange
@@ -101,7 +102,8 @@ class Recorder:
         options: Options | None = None,
         backlog_bytes: int = BACKLOG_BYTES,
     ) -> None:
-        self._style = Style(folder=Path(folder), by=by, form=get_format(form), options=options)
+        create = create_files(form)
+        self._style = Style(folder=Path(folder), by=by, create=create, options=options)
         try:
             self._style.folder.mkdir(parents=True, exist_ok=True)
             probe = self._style.folder / ".writable"

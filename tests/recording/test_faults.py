@@ -181,7 +181,8 @@ def test_disk_that_is_too_slow_ends_the_recording_and_bounds_its_memory(
 FULL_TO_THE_LAST_BYTE = """
 import sys
 from pathlib import Path
-from sim_stream.recording.sidecar import Refused, SidecarWriter
+from sim_stream.recording.lines import End, Refused
+from sim_stream.recording.video_files import SidecarWriter
 from sim_stream.wire.messages import Fork
 
 def line(size):
@@ -202,7 +203,7 @@ except OSError:
 try:
     writer.write(line(5000))
 except OSError:
-    writer.end("full", complete=False)
+    writer.end(End(reason="full", complete=False))
 print((folder / "x.jsonl").read_bytes()[size:].decode())
 """
 
