@@ -4,6 +4,7 @@
     append_file  a file that is readable wherever its writing ended
     pixels       videos: FFV1 (lossless) or MP4
     video_files  lines as a JSONL sidecar with a video beside it
+    mcap_files, mcap_reader, mcap_schemas   all of it as one MCAP file, for Foxglove
     formats      the formats behind one interface
     session      one session's recording
     recorder     ``Recorder``: watches a server or a client, writes in a thread of its own

@@ -19,6 +19,8 @@ from sim_stream.wire.messages import Close, Count, FrameInfo, HelloOk, Open, Res
 from sim_stream.wire.observe import SessionRequest
 
 FORMAT = 1
+# By who records: the stamp of a reply on its way, by the recorder's own clock.
+RECORDED_AT = {"server": "srv_send", "client": "client_recv"}
 
 
 class Line(Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -28,8 +30,9 @@ class Line(Struct, frozen=True, kw_only=True, tag_field="kind"):
 class Header(Line, frozen=True, kw_only=True, tag="header"):
     """The first line: who recorded what. ``options``: how the server was started, where known.
 
-    ``created_ns`` is the recorder's monotonic clock at ``created`` (UTC, ISO 8601): the bridge
-    from its stamps to the wall clock. ``video``: the file with the frames' pixels.
+    ``created`` (UTC, ISO 8601) is when the session stood, ``created_ns`` the same on the recorder's
+    monotonic clock: the bridge from its stamps to the wall clock. ``video``: the file with the
+    frames' pixels.
     """
 
     format: int = FORMAT
@@ -112,11 +115,13 @@ class Lines:
 def decode_lines(path: Path, raw_lines: Iterable[bytes]) -> Lines:
     """Everything up to the first line that makes no sense. Raises InvalidInput, naming ``path``."""
     lines: list[AnyLine] = []
-    for raw in raw_lines:
-        try:
+    try:
+        for raw in raw_lines:
             lines.append(_DECODER.decode(raw))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            break
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # what follows cannot be trusted
+    except OSError as error:
+        raise InvalidInput("recording", f"{path} ({error.strerror})", "a recording") from error
     if not lines or not isinstance(lines[0], Header):
         raise InvalidInput("recording", f"{path} (no header)", "a recording of this program")
     header = lines[0]

@@ -18,6 +18,7 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from sim_stream.video_writer import Image
@@ -116,6 +117,13 @@ def read_pixels(path: Path) -> Iterator[Image]:
                 yield frame.to_ndarray(format="rgb24")  # type: ignore[misc]  # of uint8
     except WRITE_ERRORS:
         return
+
+
+def decode_png(data: bytes) -> Image:
+    """Raises one of WRITE_ERRORS."""
+    codec: Any = av.CodecContext.create("png", "r")
+    (frame,) = codec.decode(Packet(data)) + codec.decode(None)
+    return frame.to_ndarray(format="rgb24")  # type: ignore[no-any-return]
 
 
 def write_prompt(path: Path, frames_THWC: Image, *, rate: Fraction) -> list[str]:

@@ -5,7 +5,7 @@
 
 Called with every exchange, it only puts it into a bounded backlog; a thread of its own writes.
 Whatever happens to the files (a full disk, a disk too slow) ends the recording concerned, with a
-line in the log and a mark in the sidecar; the session goes on.
+line in the log and a mark in the recording; the session goes on.
 """
 
 from __future__ import annotations
@@ -89,8 +89,9 @@ class Backlog:
 class Recorder:
     """An ``Observer`` (``wire.observe``) and a context manager.
 
-    ``form``: ``ffv1``, lossless, or ``mp4``, for looking; both replay. ``options``: how the server
-    was started, for the header. Raises InvalidInput when ``folder`` cannot be written to.
+    ``form``: ``ffv1`` or ``mcap``, lossless, or ``mp4``, for looking; all replay. ``options``: how
+    the server was started, for the header. Raises InvalidInput when ``folder`` cannot be written
+    to, Unavailable for MCAP without the extra.
     """
 
     def __init__(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 from sim_stream.recording.formats import Create
-from sim_stream.recording.lines import AnyLine, End, Forked, Header, Refused, Shown
+from sim_stream.recording.lines import RECORDED_AT, AnyLine, End, Forked, Header, Refused, Shown
 from sim_stream.recording.pixels import WRITE_ERRORS, sha256_of
 from sim_stream.wire.messages import Error, Fork
 from sim_stream.wire.observe import Exchange, FrameReply
@@ -41,11 +41,11 @@ class SessionRecording:
 
     def __init__(self, style: Style, first: Exchange, parent: SessionRecording | None) -> None:
         self._style = style
-        now = datetime.now(UTC)
-        name = f"{now:%Y%m%dT%H%M%SZ}-{style.by}-{first.sid}"
+        created, created_ns = _when(first, style.by)
+        name = f"{created:%Y%m%dT%H%M%SZ}-{style.by}-{first.sid}"
         self._files = style.create(style.folder, name, first.info)
         try:
-            self._files.write_line(self._header(first, now))
+            self._files.write_line(self._header(first, created, created_ns))
             if parent is not None:
                 self._write_fork(first, parent)
         except WRITE_ERRORS as error:
@@ -66,12 +66,12 @@ class SessionRecording:
     def end(self, reason: str, *, complete: bool) -> None:
         self._files.end(End(reason=reason, complete=complete))
 
-    def _header(self, first: Exchange, now: datetime) -> Header:
+    def _header(self, first: Exchange, created: datetime, created_ns: int) -> Header:
         return Header(
             by=self._style.by,
             sid=first.sid,
-            created=now.isoformat(timespec="milliseconds"),
-            created_ns=time.monotonic_ns(),
+            created=created.isoformat(timespec="microseconds"),
+            created_ns=created_ns,
             video=self._files.video,
             lossless=self._files.lossless,
             info=first.info,
@@ -101,3 +101,13 @@ class SessionRecording:
             index=self._files.write_frame(image),
             prompt=prompt,
         )
+
+
+def _when(first: Exchange, by: Literal["server", "client"]) -> tuple[datetime, int]:
+    """When that reply was on its way, by both clocks: writing may begin long after."""
+    now, now_ns = datetime.now(UTC), time.monotonic_ns()
+    frame = None if isinstance(first.reply, Error) else first.reply.frame
+    if frame is None:  # a fork's reply has no stamps
+        return now, now_ns
+    stamp_ns = frame.stamps_ns[RECORDED_AT[by]]
+    return now - timedelta(microseconds=(now_ns - stamp_ns) // 1000), stamp_ns

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from sim_stream.errors import InvalidInput
 from sim_stream.recording.append_file import AppendFile
 from sim_stream.recording.lines import AnyLine, End, Prompt, encode_line
 from sim_stream.recording.pixels import WRITE_ERRORS, PixelWriter, VideoFormat, write_prompt
@@ -92,9 +91,5 @@ class SidecarWriter:
 
 
 def raw_lines(path: Path) -> Iterator[bytes]:
-    """What follows the last newline is nothing, or half a line. Raises InvalidInput."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InvalidInput("recording", f"{path} ({error.strerror})", "a recording") from error
-    yield from content.split(b"\n")[:-1]
+    """What follows the last newline is nothing, or half a line. Raises OSError."""
+    yield from path.read_bytes().split(b"\n")[:-1]

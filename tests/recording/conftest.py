@@ -46,7 +46,7 @@ def recording_client(tmp_path: Path) -> Iterator[Callable[..., StreamClient]]:
 
 @pytest.fixture
 def record(recording_client: Any, tmp_path: Path) -> Callable[..., tuple[Path, list[RemoteFrame]]]:
-    """Records a drive; its sidecar and the frames that the client got."""
+    """Records a drive; its file and the frames that the client got."""
 
     def run(
         by: str = "server", *, steps: int = 5, form: str = "ffv1", **start: Any
@@ -56,11 +56,16 @@ def record(recording_client: Any, tmp_path: Path) -> Callable[..., tuple[Path, l
             frames = [session.frame, *(session.step(action) for action in drive(steps))]
             last = session.close()
         recording_client.finish()
-        return sidecar(tmp_path), frames if last is None else [*frames, last]
+        return recorded(tmp_path), frames if last is None else [*frames, last]
 
     return run
 
 
-def sidecar(folder: Path) -> Path:
-    (path,) = folder.glob("*.jsonl")
+def recorded(folder: Path, sid: str = "") -> Path:
+    """The one recording in that folder, or that session's: its sidecar, or its MCAP file."""
+    (path,) = (path for path in recordings(folder) if sid in path.name)
     return path
+
+
+def recordings(folder: Path) -> list[Path]:
+    return [*folder.glob("*.jsonl"), *folder.glob("*.mcap")]

@@ -14,7 +14,7 @@ from sim_stream.recording.load import load
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import SAMPLE, read_clip
 from sim_stream.wire.client import StreamClient
-from tests.recording.conftest import sidecar
+from tests.recording.conftest import recorded
 from tests.recording.test_faults import wait_until
 from tests.wire.conftest import ROOT
 from tests.wire.toy import drive
@@ -45,8 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         ):
             for action in drive(3):
                 session.step(action)
-        wait_until(lambda: load(sidecar(folder)).end is not None)
-        path = sidecar(folder).rename(folder / "drive.jsonl")
+        wait_until(lambda: load(recorded(folder)).end is not None)
+        path = recorded(folder).rename(folder / "drive.jsonl")
         yield process.endpoint, path
 
 
@@ -107,7 +107,7 @@ def test_demo_records_what_replays_equal(server: tuple[str, Path], tmp_path: Pat
     options += ("--step-engine", "torch", "--decoding", "diagonal:4")  # as the fixture's server
     done = command("demo", *options, "--record", folder)
     assert done.returncode == 0, done.stderr
-    replayed = command("replay", sidecar(folder), "--connect", endpoint)
+    replayed = command("replay", recorded(folder), "--connect", endpoint)
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
 
 

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", default="tcp://127.0.0.1:0")
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--record-format", default="ffv1")
     parser.add_argument("--file-bytes", type=int, help="no file may grow beyond this")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
@@ -24,5 +25,7 @@ if __name__ == "__main__":
     with ExitStack() as stack:
         recorder = None
         if options.record is not None:
-            recorder = stack.enter_context(Recorder(options.record, by="server"))
+            recorder = stack.enter_context(
+                Recorder(options.record, by="server", form=options.record_format)
+            )
         StreamServer(ToyRuntime(), bind=options.bind, observer=recorder).serve_forever()
