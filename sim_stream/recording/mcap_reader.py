@@ -6,7 +6,7 @@ The index at a file's end is not used: a file that was cut off has none. Needs t
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -30,7 +30,7 @@ _IMAGES = msgspec.json.Decoder(CompressedImage)
 
 def raw_lines(path: Path) -> Iterator[bytes]:
     """As far as the file can be read. Raises OSError."""
-    return (message.data for topic, message in _messages(path) if topic.startswith(LINES))
+    return _data(path, lambda topic: topic.startswith(LINES))
 
 
 def read_frames(path: Path) -> Iterator[Image]:
@@ -44,11 +44,19 @@ def read_prompts(path: Path) -> Iterator[Image]:
 def _images(path: Path, topic: str) -> Iterator[Image]:
     """As far as they can be read; nothing where there is no file."""
     try:
-        for found, message in _messages(path):
-            if found == topic:
-                yield decode_png(_IMAGES.decode(message.data).data)
+        for data in _data(path, topic.__eq__):
+            yield decode_png(_IMAGES.decode(data).data)
     except (OSError, msgspec.MsgspecError):
         return
+
+
+def _data(path: Path, wanted: Callable[[str], bool]) -> Iterator[bytes]:
+    """What the messages of those topics hold, up to the first that is missing."""
+    messages = (message for topic, message in _messages(path) if wanted(topic))
+    for index, message in enumerate(messages):
+        if message.sequence != index:  # a damaged chunk may have been skipped as unknown
+            return
+        yield message.data
 
 
 def _messages(path: Path) -> Iterator[tuple[str, Message]]:
