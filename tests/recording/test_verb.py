@@ -100,15 +100,17 @@ def test_recording_of_other_weights_is_refused_naming_both(
     assert weights in done.stderr and "f" * 64 in done.stderr
 
 
-def test_demo_records_what_replays_equal(server: tuple[str, Path], tmp_path: Path) -> None:
+def test_demo_records_as_mcap_what_replays_equal(server: tuple[str, Path], tmp_path: Path) -> None:
     endpoint, _ = server
     folder = tmp_path / "recordings"
     options = ("--frames", "3", "--pace", "0", "--out", tmp_path / "demo.mp4")
     options += ("--step-engine", "torch", "--decoding", "diagonal:4")  # as the fixture's server
-    done = command("demo", *options, "--record", folder)
+    done = command("demo", *options, "--record", folder, "--record-format", "mcap")
     assert done.returncode == 0, done.stderr
-    replayed = command("replay", recorded(folder), "--connect", endpoint)
+    replayed = command("replay", recorded(folder), "--connect", endpoint, "--json")
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    report = json.loads(replayed.stdout.splitlines()[-1])
+    assert (report["same"], report["frames"], report["intact_pixels"]) == (True, 5, 5)
 
 
 def test_folder_that_is_a_file_is_refused_before_the_model_loads(tmp_path: Path) -> None:
