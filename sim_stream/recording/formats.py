@@ -49,6 +49,7 @@ class Files(Protocol):
 Create: TypeAlias = Callable[[Path, str, HelloOk], Files]
 MCAP = "mcap"
 FORMATS = (*VIDEO_FORMATS, MCAP)
+LINE_SUFFIXES = (video_files.SIDECAR, f".{MCAP}")  # of the files that hold lines
 
 
 def create_files(form: str) -> Create:
@@ -66,7 +67,7 @@ def create_files(form: str) -> Create:
 
 def line_file(path: Path) -> Path:
     """The file with the lines of the recording to which that file belongs."""
-    return path if _is_mcap(path) else path.with_suffix(video_files.SIDECAR)
+    return path if path.suffix in LINE_SUFFIXES else path.with_suffix(video_files.SIDECAR)
 
 
 def read_lines(path: Path) -> Lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sim_stream.recording.formats import LINE_SUFFIXES
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import Report, replay
@@ -68,4 +70,18 @@ def recorded(folder: Path, sid: str = "") -> Path:
 
 
 def recordings(folder: Path) -> list[Path]:
-    return [*folder.glob("*.jsonl"), *folder.glob("*.mcap")]
+    return [path for path in folder.iterdir() if path.suffix in LINE_SUFFIXES]
+
+
+def has_ended(folder: Path) -> bool:
+    try:
+        return load(recorded(folder)).end is not None
+    except ValueError:  # which InvalidInput is: nothing is there yet
+        return False
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline_s, "never happened"
+        time.sleep(0.01)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from sim_stream.recording.load import load
 from sim_stream.recording.pixels import PixelWriter
 from sim_stream.recording.recorder import LINE_BYTES, TOO_SLOW
 from sim_stream.wire.client import StreamClient
-from tests.recording.conftest import recorded, recordings
+from tests.recording.conftest import recorded, recordings, wait_until
 from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
 from tests.wire.toy import SIZE, drive, prompt_frames
 
@@ -31,13 +30,6 @@ def can_mount_tmpfs() -> bool:
         return False
     command = [*TMPFS, "mount -t tmpfs none /mnt"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def wait_until(holds):
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < deadline_s, "never happened"
-        time.sleep(0.01)
 
 
 def drive_server(server, steps):

@@ -16,8 +16,11 @@ from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import ReplayOptions, run
 from sim_stream.wire import operations
+from sim_stream.wire.client import StreamClient
 from sim_stream.wire.messages import Step
-from tests.recording.conftest import recorded
+from sim_stream.wire.server import StreamServer
+from tests.recording.conftest import LOCAL, has_ended, recorded, wait_until
+from tests.wire.conftest import TIMEOUT_S
 from tests.wire.toy import ToyRuntime, drive, prompt_frames
 
 
@@ -173,6 +176,20 @@ def test_refused_step_is_told_and_not_replayed(recording_client, tmp_path, repla
     (refused,) = load(path).refused
     assert (refused.code, "less than 999" in refused.message) == ("BAD_MESSAGE", True)
     assert replayed(path).same
+
+
+def test_recording_of_a_session_whose_client_went_away_ends_with_its_lease(tmp_path, replayed):
+    with (
+        Recorder(tmp_path, by="server") as recorder,
+        StreamServer(ToyRuntime(), bind=LOCAL, lease_s=0.1, observer=recorder) as server,
+        StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
+    ):
+        session = client.open(prompt_frames())
+        session.step()
+        session.abandon()
+        wait_until(lambda: has_ended(tmp_path))
+    report = replayed(recorded(tmp_path))
+    assert report.same and report.complete and report.frames == 3
 
 
 def test_session_still_open_when_the_recorder_ends_is_marked_incomplete(

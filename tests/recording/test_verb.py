@@ -14,8 +14,7 @@ from sim_stream.recording.load import load
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import SAMPLE, read_clip
 from sim_stream.wire.client import StreamClient
-from tests.recording.conftest import recorded
-from tests.recording.test_faults import wait_until
+from tests.recording.conftest import has_ended, recorded, wait_until
 from tests.wire.conftest import ROOT
 from tests.wire.toy import drive
 
@@ -45,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         ):
             for action in drive(3):
                 session.step(action)
-        wait_until(lambda: load(recorded(folder)).end is not None)
+        wait_until(lambda: has_ended(folder))
         path = recorded(folder).rename(folder / "drive.jsonl")
         yield process.endpoint, path
 
