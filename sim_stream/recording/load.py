@@ -98,7 +98,7 @@ def read_prompt(path: Path, prompt: Prompt) -> Image:
         raise InvalidInput(
             "recording",
             f"{path} (missing, or not the frames that were recorded)",
-            f"{len(prompt.sha256)} frames with the hashes in the sidecar",
+            f"{len(prompt.sha256)} frames with the hashes that were recorded",
         )
     return np.stack(frames)
 
@@ -149,7 +149,7 @@ def _require_whole(parent: Recording, fork: Forked) -> None:
 
 
 def beside(folder: Path, name: str) -> Path:
-    """A file that a sidecar names lies beside it, wherever the sidecar came from."""
+    """A file that a line names lies beside the line's, wherever that came from."""
     if Path(name).name != name:
         raise InvalidInput("recording", f"a file named {name}", "names without a folder")
     return folder / name

@@ -92,4 +92,5 @@ class SidecarWriter:
 
 def raw_lines(path: Path) -> Iterator[bytes]:
     """What follows the last newline is nothing, or half a line. Raises OSError."""
-    yield from path.read_bytes().split(b"\n")[:-1]
+    with path.open("rb") as file:
+        yield from (line for line in file if line.endswith(b"\n"))
