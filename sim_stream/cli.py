@@ -201,18 +201,7 @@ def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-sessions", type=int, default=4, metavar="N", help="(default: %(default)s)"
     )
-    parser.add_argument(
-        "--record",
-        type=Path,
-        metavar="DIR",
-        help="record every session into this folder: frames, and all that `replay` needs",
-    )
-    parser.add_argument(
-        "--record-format",
-        default="ffv1",
-        choices=("ffv1", "mp4"),
-        help="ffv1 keeps every pixel, mp4 is smaller; both replay (default: %(default)s)",
-    )
+    _add_record(parser, "record every session into this folder: frames, and all `replay` needs")
     _add_random_weights(parser)
     _add_access_options(parser)
     parser.add_argument(
@@ -281,11 +270,17 @@ def _add_demo(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="FPS",
         help="steps a second; 0 runs as fast as it can (default: 4)",
     )
+    _add_record(parser, "also record the session into this folder, for `replay`")
+
+
+def _add_record(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--record", type=Path, metavar="DIR", help=what)
     parser.add_argument(
-        "--record",
-        type=Path,
-        metavar="DIR",
-        help="also record the session into this folder, for `replay`",
+        "--record-format",
+        default="ffv1",
+        choices=("ffv1", "mp4", "mcap"),
+        help="ffv1 (a video) and mcap (for Foxglove; the extra `mcap`) keep every pixel, mp4 is "
+        "smaller; all replay (default: %(default)s)",
     )
 
 
@@ -299,7 +294,9 @@ def _add_replay(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "every frame. Status 0 if all are equal, 1 if not, 2 if it cannot be replayed. A recording "
         "that was cut off replays up to the cut.",
     )
-    parser.add_argument("recording", type=Path, metavar="FILE", help="its .jsonl file or its video")
+    parser.add_argument(
+        "recording", type=Path, metavar="FILE", help="its .jsonl or .mcap file, or its video"
+    )
     parser.add_argument(
         "--connect", metavar="ENDPOINT", help="replay on this running server instead"
     )
@@ -422,6 +419,7 @@ def _demo(args: argparse.Namespace) -> int:
             sheet=args.sheet,
             pace_fps=args.pace,
             record=args.record,
+            record_format=args.record_format,
         )
     )
 

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from sim_stream.config import DecodingConfig
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
 from sim_stream.model_options import from_record
+from sim_stream.recording.lines import Header, Shown
 from sim_stream.recording.load import Recording, Run, load
 from sim_stream.recording.pixels import sha256_of
-from sim_stream.recording.sidecar import Header, Shown
 from sim_stream.server_process import ServerProcess
 from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
 from sim_stream.wire.messages import HelloOk, Step

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     parser.add_argument("--record", type=Path)
     parser.add_argument("--key", type=Path)
     parser.add_argument("--allow", type=Path)
+    parser.add_argument("--record-format", default="ffv1")
     parser.add_argument("--file-bytes", type=int, help="no file may grow beyond this")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
@@ -27,7 +28,9 @@ if __name__ == "__main__":
     with ExitStack() as stack:
         recorder = None
         if options.record is not None:
-            recorder = stack.enter_context(Recorder(options.record, by="server"))
+            recorder = stack.enter_context(
+                Recorder(options.record, by="server", form=options.record_format)
+            )
         guard = Guard.load(options.key, options.allow)
         server = StreamServer(ToyRuntime(), bind=options.bind, observer=recorder, guard=guard)
         server.serve_forever()
