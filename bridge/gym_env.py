@@ -42,7 +42,8 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
     that an action led to at once; 1 shows it one step later, decoded with both neighbours. A model
     that takes no actions has a single one, 0. ``reset(seed=s)`` starts the session of seed s: equal
     seeds and actions give equal frames; without a seed it is drawn from the last one given.
-    ``reset(options={"frames": ..., "actions": ...})`` starts from other frames.
+    ``reset(options={"frames": ..., "actions": ...})`` starts from other frames. ``key`` and
+    ``server_key`` are ``StreamClient``'s.
 
     A server that is gone or refuses ends the episode: ``truncated``, with ``info["error"]``.
     Raises InvalidInput, and RemoteError when the server cannot be reached or a reset fails.
@@ -58,6 +59,8 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         lookahead: int = 0,
         timeout_s: float = 30.0,
         render_mode: str | None = None,
+        key: str | Path | None = None,
+        server_key: str | Path | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InvalidInput("render_mode", render_mode, "rgb_array or None")
@@ -65,7 +68,7 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         self._lookahead = lookahead
         self._session: RemoteSession | None = None
         self._shown: Frame | None = None
-        self._client = StreamClient(endpoint, timeout_s=timeout_s)
+        self._client = StreamClient(endpoint, timeout_s=timeout_s, key=key, server_key=server_key)
         info = self._client.info
         try:
             size = info.frame_shape[0]

@@ -1,4 +1,4 @@
-"""The ``sim-stream`` command: serve, demo, replay, bench, weights, doctor.
+"""The ``sim-stream`` command: serve, demo, replay, bench, weights, keygen, doctor.
 
 Only parses and dispatches: each verb's module is imported when it runs, so that ``--help`` needs
 neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2.
@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sim_stream import __version__, weights_cli
+from sim_stream import __version__, keygen_cli, weights_cli
 from sim_stream.config import (
     ATTENTIONS,
     KV_PRECISIONS,
@@ -22,7 +22,9 @@ from sim_stream.config import (
     PRESETS,
     STEP_ENGINES,
 )
+from sim_stream.connect_options import add_key_options
 from sim_stream.errors import SimStreamError
+from sim_stream.wire.rates import REQUESTS_PER_S
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
 # Shown by `replay --help` as the default of what the recording says itself.
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "replay": _replay,
         "bench": _bench,
         "weights": weights_cli.run,
+        "keygen": keygen_cli.run,
         "doctor": _doctor,
     }
     try:
@@ -77,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
         "weights", parents=[common], help="inspect, convert and verify checkpoints"
     )
     weights_cli.add_options(weights)
+    keygen = verbs.add_parser("keygen", parents=[common], help="make a key pair for encryption")
+    keygen_cli.add_options(keygen)
     _add_doctor(verbs, common)
     return parser
 
@@ -196,23 +201,36 @@ def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-sessions", type=int, default=4, metavar="N", help="(default: %(default)s)"
     )
-    parser.add_argument(
-        "--record",
-        type=Path,
-        metavar="DIR",
-        help="record every session into this folder: frames, and all that `replay` needs",
-    )
-    parser.add_argument(
-        "--record-format",
-        default="ffv1",
-        choices=("ffv1", "mp4"),
-        help="ffv1 keeps every pixel, mp4 is smaller; both replay (default: %(default)s)",
-    )
+    _add_record(parser, "record every session into this folder: frames, and all `replay` needs")
     _add_random_weights(parser)
+    _add_access_options(parser)
     parser.add_argument(
         "--until-stdin-closes",
         action="store_true",
         help="end with the program that started this one and holds its stdin",
+    )
+
+
+def _add_access_options(parser: argparse.ArgumentParser) -> None:
+    access = parser.add_argument_group("who may connect (beyond this machine both are needed)")
+    access.add_argument(
+        "--key", type=Path, metavar="FILE", help="the server's secret key file; encrypts everything"
+    )
+    access.add_argument(
+        "--allow",
+        type=Path,
+        metavar="PATH",
+        help="the clients' public keys: a folder of .pub files, or a file; changes count at once",
+    )
+    access.add_argument(
+        "--max-sessions-per-key", type=int, metavar="N", help="(default: --max-sessions)"
+    )
+    access.add_argument(
+        "--requests-per-s",
+        type=float,
+        default=REQUESTS_PER_S,
+        metavar="N",
+        help="that one key, or without keys one connection, may send (default: %(default)g)",
     )
 
 
@@ -252,11 +270,17 @@ def _add_demo(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="FPS",
         help="steps a second; 0 runs as fast as it can (default: 4)",
     )
+    _add_record(parser, "also record the session into this folder, for `replay`")
+
+
+def _add_record(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--record", type=Path, metavar="DIR", help=what)
     parser.add_argument(
-        "--record",
-        type=Path,
-        metavar="DIR",
-        help="also record the session into this folder, for `replay`",
+        "--record-format",
+        default="ffv1",
+        choices=("ffv1", "mp4", "mcap"),
+        help="ffv1 (a video) and mcap (for Foxglove; the extra `mcap`) keep every pixel, mp4 is "
+        "smaller; all replay (default: %(default)s)",
     )
 
 
@@ -270,10 +294,13 @@ def _add_replay(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "every frame. Status 0 if all are equal, 1 if not, 2 if it cannot be replayed. A recording "
         "that was cut off replays up to the cut.",
     )
-    parser.add_argument("recording", type=Path, metavar="FILE", help="its .jsonl file or its video")
+    parser.add_argument(
+        "recording", type=Path, metavar="FILE", help="its .jsonl or .mcap file, or its video"
+    )
     parser.add_argument(
         "--connect", metavar="ENDPOINT", help="replay on this running server instead"
     )
+    add_key_options(parser)
     parser.add_argument("--json", action="store_true", help="the report as the last line")
     _add_model_options(parser)
     for field in _model_fields():
@@ -370,6 +397,8 @@ def _replay(args: argparse.Namespace) -> int:
         replay.ReplayOptions(
             recording=args.recording,
             endpoint=args.connect,
+            key=args.key,
+            server_key=args.server_key,
             model={name: v for name, v in given.items() if v not in (None, AS_RECORDED)},
             as_json=args.json,
         )
@@ -390,6 +419,7 @@ def _demo(args: argparse.Namespace) -> int:
             sheet=args.sheet,
             pace_fps=args.pace,
             record=args.record,
+            record_format=args.record_format,
         )
     )
 

@@ -52,6 +52,7 @@ class DemoOptions(ModelOptions):
     sheet: Path | None = None
     pace_fps: float = 4.0
     record: Path | None = None
+    record_format: str = "ffv1"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,7 +138,12 @@ def _drive_server(
     """One session from prompt to close; every predicted frame goes to ``keep``. The summary."""
     recorder: AbstractContextManager[Recorder | None] = nullcontext()
     if options.record is not None:
-        recorder = Recorder(options.record, by="client", options=as_recorded(options))
+        recorder = Recorder(
+            options.record,
+            by="client",
+            form=options.record_format,
+            options=as_recorded(options),
+        )
     with recorder as observer, StreamClient(endpoint, observer=observer) as client:
         takes_actions = client.info.takes_actions
         script: list[Action | None] = [*action_script(options.frames, prompt.speed_mps)]

@@ -69,12 +69,12 @@ class RemoteError(SimStreamError, RuntimeError):
 
 
 class ConnectionLost(RemoteError):
-    """No answer within the client's timeout."""
+    """No answer within the client's timeout; ``hint`` says why, where that is known."""
 
-    def __init__(self, endpoint: str, timeout_s: float) -> None:
+    def __init__(self, endpoint: str, timeout_s: float, *, hint: str = "") -> None:
         super().__init__(
             "CONNECTION_LOST",
-            f"no answer from {endpoint} within {timeout_s:g} s",
+            f"no answer from {endpoint} within {timeout_s:g} s" + (f": {hint}" if hint else ""),
             retryable=True,
             committed_step=-1,
         )

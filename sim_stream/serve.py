@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 from sim_stream.config import DecodingConfig
 from sim_stream.errors import InvalidInput
 from sim_stream.model_options import ModelOptions, as_recorded
+from sim_stream.wire.rates import REQUESTS_PER_S
 
 if TYPE_CHECKING:
     from sim_stream.recording.recorder import Recorder
     from sim_stream.wire.archive import Archive
+    from sim_stream.wire.guard import Guard
 
 READY = "ready "
 
@@ -34,7 +36,7 @@ class ServeOptions(ModelOptions):
 
     ``threads`` are those of one stage: world model and video decoder run side by side, and on two
     cores a second thread for either takes the other's core. ``record``: a folder for recordings
-    of every session.
+    of every session. ``key``: the server's secret key file, ``allow``: its clients' public ones.
     """
 
     bind: str = "tcp://127.0.0.1:5555"
@@ -44,16 +46,32 @@ class ServeOptions(ModelOptions):
     random_weights: bool = False
     record: Path | None = None
     record_format: str = "ffv1"
+    key: Path | None = None
+    allow: Path | None = None
+    max_sessions_per_key: int | None = None
+    requests_per_s: float = REQUESTS_PER_S
 
 
 def run(options: ServeOptions) -> int:
     """Serves; 0 after SIGINT or SIGTERM. Raises SimStreamError."""
     if options.random_weights and options.weights is not None:
         raise InvalidInput("weights", options.weights, "none beside --random-weights")
-
+    guard = _guard(options)
     with _recorder(options) as recorder:
-        _serve(options, recorder)
+        _serve(options, recorder, guard)
     return 0
+
+
+def _guard(options: ServeOptions) -> Guard | None:
+    """Keys and addresses are checked before the model, which may take minutes to load."""
+    from sim_stream.wire.addresses import require_bindable
+    from sim_stream.wire.guard import Guard
+
+    guard = Guard.load(options.key, options.allow)
+    for name, address in (("bind", options.bind), ("publish", options.publish)):
+        if address is not None:
+            require_bindable(name, address, guarded=guard is not None)
+    return guard
 
 
 def _recorder(options: ServeOptions) -> AbstractContextManager[Recorder | None]:
@@ -74,7 +92,7 @@ def _archive(options: ServeOptions) -> Archive | None:
     return RecordedSessions(options.record)
 
 
-def _serve(options: ServeOptions, recorder: Recorder | None) -> None:
+def _serve(options: ServeOptions, recorder: Recorder | None, guard: Guard | None) -> None:
     import torch
 
     from sim_stream.models.assembly import Parts
@@ -121,6 +139,9 @@ def _serve(options: ServeOptions, recorder: Recorder | None) -> None:
         max_sessions=options.max_sessions,
         observer=recorder,
         archive=_archive(options),
+        guard=guard,
+        max_sessions_per_key=options.max_sessions_per_key,
+        requests_per_s=options.requests_per_s,
     )
     if options.until_stdin_closes:
         threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()

@@ -6,10 +6,10 @@ Knows nothing about where images come from.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import av
@@ -103,15 +103,21 @@ def write_png(path: str | os.PathLike[str], image: Image) -> None:
     """Writes uint8 (height, width, 3) as a PNG, whole or not at all."""
     path = Path(path)
     partial = _partial_name(path)
+    partial.write_bytes(encode_png(image))
+    partial.replace(path)
+
+
+def encode_png(image: Image, options: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """uint8 (height, width, 3) as a PNG. ``options``: those of FFmpeg's encoder."""
     codec: Any = av.CodecContext.create("png", "w")
     codec.height, codec.width = image.shape[:2]
     codec.pix_fmt = "rgb24"
     codec.time_base = Fraction(1, 1)
+    codec.options = dict(options)
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     frame.pts = 0
     packets = [*codec.encode(frame), *codec.encode()]
-    partial.write_bytes(b"".join(bytes(packet) for packet in packets))
-    partial.replace(path)
+    return b"".join(bytes(packet) for packet in packets)
 
 
 def mark_prompt(image: Image, *, border: int = 6, color: tuple[int, int, int] = AMBER) -> Image:

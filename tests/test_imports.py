@@ -35,9 +35,12 @@ ALLOWED: dict[str, set[str]] = {
     | {"bench", "demo", "model_options", "server_process", "wire", "models", "decoding", "runtime"}
     | {""},
     "doctor": BASE | {"models", "runtime", ""},
+    "connect_options": BASE,
+    "keygen_cli": BASE | {"wire"},
     "weights_cli": BASE | {"models"},
     "cli": BASE
-    | {"model_options", "serve", "demo", "recording", "bench", "doctor", "weights_cli", ""},
+    | {"model_options", "serve", "demo", "recording", "bench", "doctor", "weights_cli", ""}
+    | {"connect_options", "keygen_cli", "wire"},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.

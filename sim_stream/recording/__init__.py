@@ -1,14 +1,17 @@
 """Recording sessions and replaying them to equal frames.
 
-    sidecar   the JSONL file: every line as a typed structure, written line by line, read to the cut
-    pixels    the video beside it: FFV1 (lossless) or MP4, readable wherever its writing ended
-    session   one session's files
-    recorder  ``Recorder``: watches a server or a client, writes in a thread of its own
-    load      a recording back from its files, up to where it was cut off
-    archive   which sessions can be resumed after a restart
-    replay    ``sim-stream replay``: the same session again, compared frame by frame
+    lines        what is written of a session, line by line, as typed structures
+    append_file  a file that is readable wherever its writing ended
+    pixels       videos: FFV1 (lossless) or MP4
+    video_files  lines as a JSONL sidecar with a video beside it
+    mcap_files, mcap_reader, mcap_schemas   all of it as one MCAP file, for Foxglove
+    formats      the formats behind one interface
+    session      one session's recording
+    recorder     ``Recorder``: watches a server or a client, writes in a thread of its own
+    load         a recording back from its files, up to where it was cut off
+    archive      which sessions can be resumed after a restart
+    replay       ``sim-stream replay``: the same session again, compared frame by frame
 
-A recording is NAME.jsonl (enough to replay), NAME.mkv or NAME.mp4 (the frames that left) and
-NAME.prompt-0.mkv, ... (the frames that went in, always lossless). A fork's recording names its
-parent's, which must stay beside it. Nothing is imported here.
+docs/recording.md says what the files hold. A fork's recording names its parent's, which must stay
+beside it. Nothing is imported here.
 """

@@ -14,7 +14,8 @@ from pathlib import Path
 from msgspec import convert
 from msgspec.structs import replace
 
-from sim_stream.errors import InvalidInput
+from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.recording.formats import LINE_SUFFIXES
 from sim_stream.recording.load import Recording, Run, load
 from sim_stream.recording.recorder import RECORDER_CLOSED
 from sim_stream.recording.replay import default_decoding, first_cut_short
@@ -44,7 +45,7 @@ class RecordedSessions:
         try:
             recording = load(path)
             frames = recording.runs[-1].prompt()
-        except InvalidInput as error:
+        except (InvalidInput, Unavailable) as error:
             raise Refusal(ErrorCode.NO_SESSION, f"resume: {error}") from error
         _require_open_end(recording)
         ours = recording.header.info
@@ -69,11 +70,11 @@ class RecordedSessions:
 
     def _last_part(self, sid: str) -> tuple[int, Path]:
         """Parts are counted, since clocks may be set back. Raises Refusal."""
-        name = re.compile(rf"\w+-server-{re.escape(sid)}(?:-(\d+))?\.jsonl")
+        name = re.compile(rf"\w+-server-{re.escape(sid)}(?:-(\d+))?")
         found = [
             (int(match[1] or 0), path)
-            for path in self._folder.glob("*.jsonl")
-            if (match := name.fullmatch(path.name))
+            for path in self._folder.iterdir()
+            if path.suffix in LINE_SUFFIXES and (match := name.fullmatch(path.stem))
         ]
         if not found:
             raise Refusal(ErrorCode.NO_SESSION, "resume: the session was not recorded")

@@ -6,22 +6,15 @@ Knows no server and no model; what it gives is checked against the prompts' hash
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from sim_stream.errors import InvalidInput
-from sim_stream.recording.pixels import read_pixels, sha256_of
-from sim_stream.recording.sidecar import (
-    End,
-    Forked,
-    Header,
-    Prompt,
-    Refused,
-    Shown,
-    read_sidecar,
-)
+from sim_stream.recording.formats import line_file, read_frames, read_lines, read_prompts
+from sim_stream.recording.lines import End, Forked, Header, Prompt, Refused, Shown
+from sim_stream.recording.pixels import sha256_of
 from sim_stream.video_writer import Image
 from sim_stream.wire.messages import Close, Open, Reset
 
@@ -87,7 +80,7 @@ class Recording:
     def intact_pixels(self) -> int:
         """How many frames of a lossless video are the very pixels that left."""
         own = self.shown[self.inherited :]
-        pairs = zip_longest(own, read_pixels(self.video))
+        pairs = zip_longest(own, read_frames(self.video))
         return sum(
             line is not None and image is not None and sha256_of(image) == line.sha256
             for line, image in pairs
@@ -95,9 +88,11 @@ class Recording:
 
 
 def load(path: str | Path) -> Recording:
-    """The recording whose sidecar or video that is. Raises InvalidInput."""
-    sidecar_path = Path(path).with_suffix(".jsonl")
-    recording = _load(sidecar_path, None, forks=0)
+    """The recording that is in that file or beside that video. Raises InvalidInput.
+
+    Raises Unavailable for an MCAP file without the extra.
+    """
+    recording = _load(line_file(Path(path)), None, forks=0)
     if not recording.runs:
         raise InvalidInput("recording", f"{path} (no frame)", "a recording with frames")
     return recording
@@ -105,12 +100,12 @@ def load(path: str | Path) -> Recording:
 
 def read_prompt(path: Path, prompt: Prompt) -> Image:
     """Frames of a prompt's file, checked. Raises InvalidInput."""
-    frames = list(read_pixels(path))
+    frames = list(islice(read_prompts(path), prompt.first, prompt.first + len(prompt.sha256)))
     if [sha256_of(frame) for frame in frames] != prompt.sha256:
         raise InvalidInput(
             "recording",
             f"{path} (missing, or not the frames that were recorded)",
-            f"{len(prompt.sha256)} frames with the hashes in the sidecar",
+            f"{len(prompt.sha256)} frames with the hashes that were recorded",
         )
     return np.stack(frames)
 
@@ -119,8 +114,8 @@ def _load(path: Path, first_lines: int | None, *, forks: int) -> Recording:
     """Of a parent only the lines that its fork began after."""
     if forks > MAX_FORKS:
         raise InvalidInput("recording", f"{path} (a fork of itself)", f"{MAX_FORKS} forks at most")
-    sidecar = read_sidecar(path)
-    header, lines = sidecar.header, sidecar.lines[:first_lines]
+    read = read_lines(path)
+    header, lines = read.header, read.lines[:first_lines]
     runs: list[Run] = []
     refused: list[Refused] = []
     inherited = 0
@@ -149,7 +144,7 @@ def _load(path: Path, first_lines: int | None, *, forks: int) -> Recording:
         path=path,
         header=header,
         runs=runs,
-        cut=sidecar.cut,
+        cut=read.cut,
         end=lines[-1] if isinstance(lines[-1], End) else None,
         inherited=inherited,
         lines=sum(not isinstance(line, End) for line in lines),
@@ -168,7 +163,7 @@ def _require_whole(parent: Recording, fork: Forked) -> None:
 
 
 def beside(folder: Path, name: str) -> Path:
-    """A file that a sidecar names lies beside it, wherever the sidecar came from."""
+    """A file that a line names lies beside the line's, wherever that came from."""
     if Path(name).name != name:
         raise InvalidInput("recording", f"a file named {name}", "names without a folder")
     return folder / name

@@ -18,9 +18,9 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from sim_stream.errors import InvalidInput
 from sim_stream.video_writer import Image
 
 # What writing a video may fail with: a full disk, a folder that went away.
@@ -28,7 +28,7 @@ WRITE_ERRORS = (OSError, FFmpegError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Format:
+class VideoFormat:
     """How frames are kept. FFV1's RGB is `bgr0`; `yuv420p` is what every player shows."""
 
     suffix: str
@@ -40,9 +40,9 @@ class Format:
     container_options: dict[str, str] = field(default_factory=dict)
 
 
-FORMATS = MappingProxyType(
+VIDEO_FORMATS = MappingProxyType(
     {
-        "ffv1": Format(
+        "ffv1": VideoFormat(
             suffix=".mkv",
             container="matroska",
             codec="ffv1",
@@ -51,7 +51,7 @@ FORMATS = MappingProxyType(
             codec_options={"level": "3", "g": "1", "slicecrc": "1"},
             container_options={"cluster_time_limit": "1", "flush_packets": "1"},
         ),
-        "mp4": Format(
+        "mp4": VideoFormat(
             suffix=".mp4",
             container="mp4",
             codec="libx264",
@@ -67,13 +67,6 @@ FORMATS = MappingProxyType(
 )
 
 
-def get_format(name: str) -> Format:
-    """The format of that name. Raises InvalidInput."""
-    if name not in FORMATS:
-        raise InvalidInput("record-format", name, ", ".join(FORMATS))
-    return FORMATS[name]
-
-
 def sha256_of(image: Image) -> str:
     return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
@@ -81,7 +74,9 @@ def sha256_of(image: Image) -> str:
 class PixelWriter:
     """Appends frames, uint8 [H, W, 3]. Methods raise one of ``WRITE_ERRORS``."""
 
-    def __init__(self, path: Path, form: Format, *, rate: Fraction, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, path: Path, form: VideoFormat, *, rate: Fraction, shape: tuple[int, ...]
+    ) -> None:
         self.path = path
         self.frames = 0
         self._container = av.open(
@@ -124,10 +119,17 @@ def read_pixels(path: Path) -> Iterator[Image]:
         return
 
 
+def decode_png(data: bytes) -> Image:
+    """Raises one of WRITE_ERRORS."""
+    codec: Any = av.CodecContext.create("png", "r")
+    (frame,) = codec.decode(Packet(data)) + codec.decode(None)
+    return frame.to_ndarray(format="rgb24")  # type: ignore[no-any-return]
+
+
 def write_prompt(path: Path, frames_THWC: Image, *, rate: Fraction) -> list[str]:
     """Writes frames losslessly, whole or not at all; the sha256 of each."""
     partial = path.with_name(f".{path.name}.part")
-    writer = PixelWriter(partial, FORMATS["ffv1"], rate=rate, shape=frames_THWC.shape[1:])
+    writer = PixelWriter(partial, VIDEO_FORMATS["ffv1"], rate=rate, shape=frames_THWC.shape[1:])
     try:
         for image in frames_THWC:
             writer.write(image)

@@ -5,7 +5,7 @@
 
 Called with every exchange, it only puts it into a bounded backlog; a thread of its own writes.
 Whatever happens to the files (a full disk, a disk too slow) ends the recording concerned, with a
-line in the log and a mark in the sidecar; the session goes on.
+line in the log and a mark in the recording; the session goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Literal, Self
 
 from sim_stream.errors import InvalidInput
-from sim_stream.recording.pixels import WRITE_ERRORS, get_format
+from sim_stream.recording.formats import create_files
+from sim_stream.recording.pixels import WRITE_ERRORS
 from sim_stream.recording.session import Before, Options, SessionRecording, Style, reason_of
 from sim_stream.wire.archive import RESUME_STEPS
 from sim_stream.wire.messages import Close, Error, Fork, Open, Resume
@@ -95,8 +96,9 @@ class Backlog:
 class Recorder:
     """An ``Observer`` (``wire.observe``) and a context manager.
 
-    ``form``: ``ffv1``, lossless, or ``mp4``, for looking; both replay. ``options``: how the server
-    was started, for the header. Raises InvalidInput when ``folder`` cannot be written to.
+    ``form``: ``ffv1`` or ``mcap``, lossless, or ``mp4``, for looking; all replay. ``options``: how
+    the server was started, for the header. Raises InvalidInput when ``folder`` cannot be written
+    to, Unavailable for MCAP without the extra.
     """
 
     def __init__(
@@ -108,7 +110,8 @@ class Recorder:
         options: Options | None = None,
         backlog_bytes: int = BACKLOG_BYTES,
     ) -> None:
-        self._style = Style(folder=Path(folder), by=by, form=get_format(form), options=options)
+        create = create_files(form)
+        self._style = Style(folder=Path(folder), by=by, create=create, options=options)
         try:
             self._style.folder.mkdir(parents=True, exist_ok=True)
             probe = self._style.folder / ".writable"

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from sim_stream.config import DecodingConfig
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
 from sim_stream.model_options import from_record
+from sim_stream.recording.lines import Header, Shown
 from sim_stream.recording.load import Recording, Run, load
 from sim_stream.recording.pixels import sha256_of
-from sim_stream.recording.sidecar import Header, Shown
 from sim_stream.server_process import ServerProcess
 from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
 from sim_stream.wire.messages import HelloOk, Step
@@ -34,18 +34,23 @@ STEPS_IN_AIR = 2
 class ReplayOptions:
     """``endpoint`` None: a server of our own, started as the recording says.
 
-    ``model`` overrides what it says, by the fields of ``ModelOptions``.
+    ``model`` overrides what it says, by the fields of ``ModelOptions``. ``key`` and ``server_key``
+    are ``StreamClient``'s.
     """
 
     recording: Path
     endpoint: str | None = None
     model: dict[str, Any]
     as_json: bool = False
+    key: Path | None = None
+    server_key: Path | None = None
 
     def __post_init__(self) -> None:
         if self.endpoint is not None and self.model:
             given = ", ".join(sorted(self.model))
             raise InvalidInput("endpoint", f"{self.endpoint} and {given}", "one of the two")
+        if self.endpoint is None and (self.key or self.server_key):
+            raise InvalidInput("key", self.key or self.server_key, "none without --connect")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ def run(options: ReplayOptions) -> int:
     """Replays and prints; EQUAL or DIFFERENT. Raises SimStreamError."""
     recording = load(options.recording)
     if options.endpoint is not None:
-        report = replay(recording, options.endpoint)
+        report = replay(recording, options.endpoint, key=options.key, server_key=options.server_key)
     else:
         model = replace(from_record(recording.header.options), **options.model)
         with ServerProcess(model.serve_options()) as server:
@@ -105,13 +110,19 @@ def run(options: ReplayOptions) -> int:
     return EQUAL if report.same else DIFFERENT
 
 
-def replay(recording: Recording, endpoint: str) -> Report:
+def replay(
+    recording: Recording,
+    endpoint: str,
+    *,
+    key: Path | None = None,
+    server_key: Path | None = None,
+) -> Report:
     """Compares a server's frames with the recorded ones. Raises InvalidInput for another model."""
     differences: list[Difference] = []
     compared = 0
     total = len(recording.shown)
     with (
-        StreamClient(endpoint) as client,
+        StreamClient(endpoint, key=key, server_key=server_key) as client,
         tqdm(total=total, unit="frame", file=sys.stderr, mininterval=0.25) as bar,
     ):
         require_model(recording, client.info)

@@ -10,12 +10,15 @@
     comeback   finding a restarted server   step_log  what its recording may lack
     operations run blocking or awaited   frame  ``RemoteFrame``   checks  of arguments
     connection the socket and its timeouts   mailbox  request ids and replies underneath
+    keys       CURVE keys as files   handshakes  why a client does not get through
 
     engine     what the server needs of a runtime   host, jobs  its sessions and their work
     faults     what a failed request tells its client
     observe    what recorders get to see of either side
     archive    resume tokens, recorded sessions   rebuild  taking their steps again
     worker     the engine thread and the decoder thread
+    guard      encryption, and who may connect   allow_list  by public key
+    admission  whose requests are taken   rates  and how many
     ledger     one session's steps, openings  the sessions: each taken exactly once
     dispatch   requests in, jobs and replies out    requests, replies  its checks and its packets
     io_loop    the thread that owns the sockets

@@ -1,4 +1,4 @@
-"""Which addresses a server may bind: this machine's own, as long as nothing is encrypted."""
+"""Which addresses a server may bind: this machine's own, and any other one when it is guarded."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import ipaddress
 
 from sim_stream.errors import InvalidInput
 
-ALLOWED = "tcp://127.0.0.1:PORT, tcp://[::1]:PORT or ipc://PATH (other hosts need CURVE, to come)"
+LOCAL = (
+    "tcp://127.0.0.1:PORT, tcp://[::1]:PORT or ipc://PATH; others only with CURVE: a key and an "
+    "allow-list (--key, --allow; `sim-stream keygen` makes keys)"
+)
+ANY = "tcp://HOST:PORT or ipc://PATH"
 
 
-def require_local(field: str, address: str) -> str:
-    """The address, when only this machine can reach it. Raises InvalidInput."""
+def require_bindable(field: str, address: str, *, guarded: bool) -> str:
+    """The address; without a guard only one that nobody but this machine can reach.
+
+    Raises InvalidInput.
+    """
+    allowed = ANY if guarded else LOCAL
     transport, separator, rest = address.partition("://")
     if not separator or transport not in ("tcp", "ipc") or not rest:
-        raise InvalidInput(field, address, ALLOWED)
+        raise InvalidInput(field, address, allowed)
     if transport == "ipc":
         return address
     host, _, port = rest.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise InvalidInput(field, address, f"{ALLOWED}; PORT 0..65535, 0 for any free one")
-    if not _is_loopback(host.strip("[]")):
-        raise InvalidInput(field, address, ALLOWED)
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise InvalidInput(field, address, f"{allowed}; PORT 0..65535, 0 for any free one")
+    if not guarded and not _is_loopback(host.strip("[]")):
+        raise InvalidInput(field, address, allowed)
     return address
 
 

@@ -51,16 +51,16 @@ class Archive(Protocol):
         ...
 
 
-def sign(key: bytes, sid: str) -> str:
-    """The token of a session."""
-    signature = hmac.new(key, sid.encode(), hashlib.sha256).hexdigest()
+def sign(key: bytes, sid: str, owner: str) -> str:
+    """The token of a session; ``owner``: the key of the client that opened it, "" without."""
+    signature = hmac.new(key, f"{sid} {owner}".encode(), hashlib.sha256).hexdigest()
     return f"{sid}.{signature[:32]}"
 
 
-def signed_sid(key: bytes, token: str) -> str:
-    """The session of a token. Raises Refusal."""
+def signed_sid(key: bytes, token: str, owner: str) -> str:
+    """The session of its owner's token. Raises Refusal."""
     sid, _, _ = token.partition(".")
     # Compared as bytes: a text beyond ASCII is no reason to fail.
-    if not hmac.compare_digest(sign(key, sid).encode(), token.encode()):
+    if not hmac.compare_digest(sign(key, sid, owner).encode(), token.encode()):
         raise Refusal(ErrorCode.NO_SESSION, "resume_token: not one of this server's")
     return sid

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -23,6 +24,7 @@ from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.async_connection import AsyncConnection
 from sim_stream.wire.client import CLOSE_LINGER_MS, RESUME_S, check_patience
 from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.messages import HelloOk, Status
 from sim_stream.wire.observe import Observer
 from sim_stream.wire.operations import run_async
@@ -149,18 +151,24 @@ class AsyncStreamClient:
         timeout_s: float = 30.0,
         resume_s: float = RESUME_S,
         observer: Observer | None = None,
+        key: str | Path | None = None,
+        server_key: str | Path | None = None,
     ) -> None:
         check_patience(timeout_s, resume_s)
         self.endpoint = endpoint
         self._timeout_s, self._resume_s = timeout_s, resume_s
         self._observer = observer
+        self._keys = ClientKeys.load(key, server_key)
         self._sessions: WeakSet[AsyncRemoteSession] = weakref.WeakSet()
         self._link: AsyncConnection | None = None
 
     async def __aenter__(self) -> AsyncStreamClient:
         try:
             self._link = AsyncConnection(
-                self.endpoint, timeout_s=self._timeout_s, resume_s=self._resume_s
+                self.endpoint,
+                timeout_s=self._timeout_s,
+                resume_s=self._resume_s,
+                keys=self._keys,
             )
         except zmq.ZMQError as error:
             raise InvalidInput("endpoint", self.endpoint, f"tcp://HOST:PORT ({error})") from error

@@ -1,24 +1,26 @@
 """One client's connection under asyncio: as ``connection``, with requests of many tasks at once.
 
-A zmq.asyncio DEALER socket and a task that reads it; both belong to the event loop they were made
-in. Knows no sessions and no frames.
+A zmq.asyncio DEALER socket with its monitor and a task that reads each; all belong to the event
+loop they were made in. Knows no sessions and no frames.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 import zmq
 import zmq.asyncio
 
-from sim_stream.errors import ConnectionLost, ProtocolError, SessionClosed
-from sim_stream.wire import framing
-from sim_stream.wire.connection import connect
+from sim_stream.errors import ProtocolError, RemoteError, SessionClosed
+from sim_stream.wire import framing, handshakes
+from sim_stream.wire.connection import connect, dealer
 from sim_stream.wire.framing import ZERO_COPY_BYTES, Arrays
+from sim_stream.wire.handshakes import Handshakes
+from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.mailbox import Mailbox, Received
 from sim_stream.wire.messages import HelloOk, Message
 
@@ -28,19 +30,26 @@ _NO_ARRAYS: Arrays = {}
 class AsyncConnection:
     """Connects at once, in the background. Needs a running event loop."""
 
-    def __init__(self, endpoint: str, *, timeout_s: float, resume_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        timeout_s: float,
+        resume_s: float = 0.0,
+        keys: ClientKeys | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.timeout_s, self.resume_s = timeout_s, resume_s
+        self._keys = keys
         self._mail = Mailbox()
         self._changed = asyncio.Event()
         self._broken: ProtocolError | None = None
         self._context = zmq.asyncio.Context()
         try:
-            self._socket: zmq.asyncio.Socket = connect(self._context, endpoint)
+            self._connect()
         except zmq.ZMQError:
             self._context.destroy(linger=0)
             raise
-        self._reader = asyncio.create_task(self._read(self._socket))
 
     @property
     def closed(self) -> bool:
@@ -55,8 +64,8 @@ class AsyncConnection:
     async def close(self, *, linger_ms: int = 0) -> None:
         """Idempotent. Whoever waits for a reply gets SessionClosed."""
         if not self._socket.closed:
-            await self._stop_reading()
-            self._socket.close(linger=linger_ms)
+            await stopped(self._readers)
+            handshakes.close(self._socket, self._monitor, linger_ms=linger_ms)
             self._context.term()
             self._announce()
 
@@ -72,7 +81,7 @@ class AsyncConnection:
             await self._socket.send_multipart(parts, copy=copy)
         if lost:
             self._mail.forget(rid)
-            raise ConnectionLost(self.endpoint, self.timeout_s)
+            raise self._handshakes.lost(self.endpoint, self.timeout_s)
         return rid
 
     def send_unanswered(self, message: Message) -> bool:
@@ -95,11 +104,13 @@ class AsyncConnection:
                 self._require_open()
                 self._raise_broken()
                 self._mail.raise_farewell()
+                await self._raise_refusal()
                 await self._next_change()
+        failure = self._handshakes.lost(self.endpoint, self.timeout_s)
         if lost:
             await self._reconnect()
         if lost or not self._mail.has(rid):  # another task's request went unanswered
-            raise ConnectionLost(self.endpoint, self.timeout_s)
+            raise failure
         return self._mail.take(rid)
 
     async def _next_change(self) -> None:
@@ -140,26 +151,44 @@ class AsyncConnection:
                 self._broken = error
             self._announce()
 
+    async def _watch(self, state: Handshakes, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            state.feed(await socket.recv_multipart())
+            self._announce()
+
     def _announce(self) -> None:
         """Wakes everybody who waits; whoever comes later waits for the next change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _stop_reading(self) -> None:
-        self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
+    def _connect(self) -> None:
+        self._socket: zmq.asyncio.Socket = dealer(self._context, self._keys)
+        self._monitor: zmq.asyncio.Socket = handshakes.monitor(self._context, self._socket)
+        self._handshakes = Handshakes(with_keys=self._keys is not None)
+        connect(self._socket, self.endpoint)
+        self._readers = [
+            asyncio.create_task(self._read(self._socket)),
+            asyncio.create_task(self._watch(self._handshakes, self._monitor)),
+        ]
 
     async def _reconnect(self) -> None:
         """Requests still queued must not reach a server that comes later: nobody waits for them."""
         if self._socket.closed:
             return
-        self._socket.close(linger=0)
+        handshakes.close(self._socket, self._monitor, linger_ms=0)
         self._mail.forget_all()
-        self._socket = connect(self._context, self.endpoint)
-        reader, self._reader = self._reader, asyncio.create_task(self._read(self._socket))
-        reader.cancel()
+        readers = self._readers
+        self._connect()
         self._announce()
-        await asyncio.gather(reader, return_exceptions=True)
+        await stopped(readers)
+
+    async def _raise_refusal(self) -> None:
+        """libzmq connects no more after a refusal: the next request begins with a new socket."""
+        try:
+            self._handshakes.raise_refusal()
+        except RemoteError:
+            await self._reconnect()
+            raise
 
     def _raise_broken(self) -> None:
         """To the first who asks: later replies may be sound again."""
@@ -170,3 +199,9 @@ class AsyncConnection:
     def _require_open(self) -> None:
         if self._socket.closed:
             raise SessionClosed("the client is closed")
+
+
+async def stopped(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

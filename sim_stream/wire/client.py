@@ -12,6 +12,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,7 @@ from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.connection import Connection
 from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.messages import HelloOk, Status
 from sim_stream.wire.observe import Observer
 from sim_stream.wire.operations import run
@@ -45,7 +47,9 @@ class StreamClient:
     Waits up to ``timeout_s`` for the server to appear, and for every reply after that; what the
     server does once however often it is asked is asked again meanwhile. Raises
     ConnectionLost, and RemoteError when the server speaks another protocol version. ``observer``
-    sees every session's requests and replies (a recorder).
+    sees every session's requests and replies (a recorder). A server beyond this machine asks for
+    ``key``, this client's secret key file, and ``server_key``, the server's public one; to one that
+    does not take them the RemoteError is UNAUTHENTICATED.
     """
 
     def __init__(
@@ -55,10 +59,15 @@ class StreamClient:
         timeout_s: float = 30.0,
         resume_s: float = RESUME_S,
         observer: Observer | None = None,
+        key: str | Path | None = None,
+        server_key: str | Path | None = None,
     ) -> None:
         check_patience(timeout_s, resume_s)
+        keys = ClientKeys.load(key, server_key)
         try:
-            self._connection = Connection(endpoint, timeout_s=timeout_s, resume_s=resume_s)
+            self._connection = Connection(
+                endpoint, timeout_s=timeout_s, resume_s=resume_s, keys=keys
+            )
         except zmq.ZMQError as error:
             raise InvalidInput("endpoint", endpoint, f"tcp://HOST:PORT ({error})") from error
         self._observer = observer

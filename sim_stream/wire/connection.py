@@ -1,6 +1,7 @@
 """One client's connection: sends requests, matches replies to them, knows when to give up.
 
-A DEALER socket that belongs to the thread that uses it. Knows no sessions and no frames.
+A DEALER socket and its monitor, which tells when the server refuses this client; both belong to the
+thread that uses them. Knows no sessions and no frames.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import Any
 import msgspec
 import zmq
 
-from sim_stream.errors import ConnectionLost
-from sim_stream.wire import framing
+from sim_stream.errors import ConnectionLost, RemoteError
+from sim_stream.wire import framing, handshakes
 from sim_stream.wire.framing import Arrays
+from sim_stream.wire.handshakes import Handshakes
+from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.mailbox import LIMITS, MAX_REPLY_BYTES, Mailbox, Received
 from sim_stream.wire.messages import HelloOk, Message
 
@@ -24,13 +27,21 @@ _NO_ARRAYS: Arrays = {}
 class Connection:
     """Connects at once, in the background; ``send`` waits for the server to be there."""
 
-    def __init__(self, endpoint: str, *, timeout_s: float, resume_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        timeout_s: float,
+        resume_s: float = 0.0,
+        keys: ClientKeys | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.timeout_s, self.resume_s = timeout_s, resume_s
+        self._keys = keys
         self._mail = Mailbox()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._socket: zmq.Socket[bytes] = connect(self._context, endpoint)
+            self._connect()
         except zmq.ZMQError:
             self._context.destroy(linger=0)
             raise
@@ -48,7 +59,7 @@ class Connection:
     def close(self, *, linger_ms: int = 0) -> None:
         """Idempotent. ``linger_ms``: how long sent messages may take to leave."""
         if not self._socket.closed:
-            self._socket.close(linger=linger_ms)
+            handshakes.close(self._socket, self._monitor, linger_ms=linger_ms)
             self._context.term()
 
     def send(self, message: Message, arrays: Arrays = _NO_ARRAYS, *, anew: bool = False) -> int:
@@ -58,8 +69,11 @@ class Connection:
         """
         self._read_waiting()
         self._mail.begin(anew=anew)
-        if not self._socket.poll(round(self.timeout_s * 1e3), zmq.POLLOUT):
-            raise ConnectionLost(self.endpoint, self.timeout_s)
+        if not self._socket.poll(0, zmq.POLLOUT):
+            self._raise_refusal()
+            if not self._socket.poll(round(self.timeout_s * 1e3), zmq.POLLOUT):
+                self._raise_refusal()
+                raise self._handshakes.lost(self.endpoint, self.timeout_s)
         rid = self._mail.issue()
         self._transmit(msgspec.structs.replace(message, rid=rid), arrays)
         self._mail.expect(rid)
@@ -83,13 +97,16 @@ class Connection:
                 raise ConnectionLost(self.endpoint, self.timeout_s)
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
+                lost = self._handshakes.lost(self.endpoint, self.timeout_s)
                 self._reconnect()
-                raise ConnectionLost(self.endpoint, self.timeout_s)
+                raise lost
             patience_s = min(left_s, self._mail.heartbeat_s)
-            silent = not self._socket.poll(max(1, round(patience_s * 1e3)), zmq.POLLIN)
+            silent = not self._poller.poll(max(1, round(patience_s * 1e3)))
             if silent and patience_s < left_s:
                 self._beat()
             self._read_waiting()
+            if not self._mail.has(rid):
+                self._raise_refusal()
         return self._mail.take(rid)
 
     def _beat(self) -> None:
@@ -119,9 +136,28 @@ class Connection:
 
     def _reconnect(self) -> None:
         """Requests still queued must not reach a server that comes later: nobody waits for them."""
-        self._socket.close(linger=0)
+        handshakes.close(self._socket, self._monitor, linger_ms=0)
         self._mail.forget_all()
-        self._socket = connect(self._context, self.endpoint)
+        self._connect()
+
+    def _connect(self) -> None:
+        self._socket: zmq.Socket[bytes] = dealer(self._context, self._keys)
+        self._monitor: zmq.Socket[bytes] = handshakes.monitor(self._context, self._socket)
+        self._handshakes = Handshakes(with_keys=self._keys is not None)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        connect(self._socket, self.endpoint)
+
+    def _raise_refusal(self) -> None:
+        """libzmq connects no more after a refusal: the next request begins with a new socket."""
+        while self._monitor.poll(0):
+            self._handshakes.feed(self._monitor.recv_multipart())
+        try:
+            self._handshakes.raise_refusal()
+        except RemoteError:
+            self._reconnect()
+            raise
 
     def _transmit(self, message: Message, arrays: Arrays) -> None:
         parts = framing.pack(message, arrays)
@@ -132,18 +168,24 @@ class Connection:
 
     def _read_waiting(self) -> None:
         while self._socket.poll(0, zmq.POLLIN):
-            parts = framing.receive(self._socket, LIMITS, routed=False)
-            self._mail.put(parts, time.monotonic_ns())
+            frames = framing.receive(self._socket, LIMITS, routed=False)
+            self._mail.put(framing.buffers(frames), time.monotonic_ns())
 
 
-def connect(context: Any, endpoint: str) -> Any:
-    """A client's socket of that context (of zmq or zmq.asyncio). Raises ZMQError."""
+def dealer(context: Any, keys: ClientKeys | None) -> Any:
+    """A client's socket of that context (of zmq or zmq.asyncio), not yet connected."""
     # Not IMMEDIATE: with it libzmq drops what was received but not yet read as soon as the
     # server disconnects, so a server's last frame and its farewell would be lost.
-    dealer = context.socket(zmq.DEALER)
-    dealer.linger = 0
-    dealer.set(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
-    dealer.set(zmq.IPV6, int("[" in endpoint))
-    dealer.set_hwm(REPLIES_QUEUED)
-    dealer.connect(endpoint)
-    return dealer
+    socket = context.socket(zmq.DEALER)
+    socket.linger = 0
+    socket.set(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
+    socket.set_hwm(REPLIES_QUEUED)
+    if keys is not None:
+        keys.secure(socket)
+    return socket
+
+
+def connect(socket: Any, endpoint: str) -> None:
+    """In the background. Raises ZMQError."""
+    socket.set(zmq.IPV6, int("[" in endpoint))
+    socket.connect(endpoint)

@@ -17,6 +17,7 @@ import numpy as np
 
 from sim_stream.errors import ProtocolError
 from sim_stream.wire import codec
+from sim_stream.wire.admission import Admission
 from sim_stream.wire.archive import Archive, sign, signed_sid
 from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
@@ -90,7 +91,8 @@ class Dispatcher:
     """``submit`` hands a job to the engine and says False when its queue is full; ``supersede``
     puts a realtime step in the place of one that waits, and hands that back.
 
-    With an ``archive``, which ``observer`` writes, sessions can be resumed.
+    A session is its owner's: to all other keys there is no such session. With an ``archive``, which
+    ``observer`` writes, sessions can be resumed.
     """
 
     info: HelloOk
@@ -100,6 +102,7 @@ class Dispatcher:
     observer: Observer | None = None
     archive: Archive | None = None
     supersede: Callable[[Job], Job | None] = lambda job: None
+    admission: Admission = field(default_factory=Admission)
     counters: Counters = field(default_factory=Counters)
     shutting_down: bool = False
 
@@ -111,7 +114,7 @@ class Dispatcher:
             parts=limits.parts,
         )
         self._sessions: dict[str, SessionRecord] = {}
-        self._closed: OrderedDict[str, Packet] = OrderedDict()
+        self._closed: OrderedDict[tuple[str, str], Packet] = OrderedDict()  # by owner and sid
         self._openings = Openings()
         self._held: list[Held] = []
         self._drops: list[Outgoing] = []
@@ -120,23 +123,29 @@ class Dispatcher:
     def sessions(self) -> int:
         return len(self._sessions)
 
-    def on_request(self, route: bytes, parts: Sequence[Buffer], recv_ns: int) -> Packet | None:
-        """The reply to a request, or None when the engine has it now."""
+    def on_request(
+        self, route: bytes, parts: Sequence[Buffer], recv_ns: int, user: str = ""
+    ) -> Packet | None:
+        """The reply to a request of that user, or None when the engine has it now."""
+        not_taken = self.admission.refusal(route, user, recv_ns)
         envelope = codec.Envelope(t="", v=VERSION)
         try:
             check_sizes(parts, self._framing)
             envelope = codec.decode_envelope(parts[0])
+            if not_taken is not None:
+                raise not_taken
             if envelope.v != VERSION:
                 raise Refusal(ErrorCode.VERSION, f"v: got {envelope.v}; allowed: {VERSION}")
             request = codec.decode_request(parts[0])
             arrays = unpack(request.arrays, parts[1:])
-            return self._answer(request, arrays, Waiter(route, request.rid), recv_ns)
+            return self._answer(request, arrays, Waiter(route, request.rid, user), recv_ns)
         except ProtocolError as error:
             refusal = Refusal(ErrorCode.BAD_MESSAGE, str(error))
         except Refusal as raised:
             refusal = raised
-        record = self._sessions.get(envelope.sid)
-        committed_step = -1 if record is None else record.committed_step
+        committed_step = -1
+        if self._owns(user, envelope.sid):
+            committed_step = self._sessions[envelope.sid].committed_step
         return Packet(
             refusal.to_error(rid=envelope.rid, sid=envelope.sid, committed_step=committed_step)
         )
@@ -180,7 +189,8 @@ class Dispatcher:
             packet, archive = held.packet, self.archive
             if isinstance(packet.message, Opened) and written.done() and written.result():
                 assert archive is not None, "without an archive nothing is held"
-                token = sign(archive.key, held.result.job.sid)
+                sid = held.result.job.sid
+                token = sign(archive.key, sid, self._sessions[sid].owner)
                 message = msgspec.structs.replace(packet.message, resume_token=token)
                 packet = Packet(message, packet.arrays)
             yield from self._finish(held.result, packet)
@@ -244,16 +254,16 @@ class Dispatcher:
             case Hello():
                 return Packet(self._hello(request))
             case Heartbeat():
-                return Packet(self._status(request, recv_ns))
+                return Packet(self._status(request, waiter, recv_ns))
             case Open():
                 self._require_running()
                 return self._open(request, arrays, waiter, recv_ns)
             case Resume():
                 self._require_running()
                 return self._resume(request, waiter, recv_ns)
-            case Close() if request.sid not in self._sessions:
-                return self._closed_before(request)
-        record = self._record(request.sid, recv_ns)
+            case Close() if not self._owns(waiter.user, request.sid):
+                return self._closed_before(request, waiter)
+        record = self._record(request.sid, waiter, recv_ns)
         self._require_running()
         if record.closing and not isinstance(request, Close):
             raise Refusal(ErrorCode.NO_SESSION, f"sid: got {request.sid!r}; it is being closed")
@@ -270,10 +280,10 @@ class Dispatcher:
             raise Refusal(ErrorCode.VERSION, f"protocol: got {offered}; allowed: {VERSION}")
         return msgspec.structs.replace(self.info, rid=request.rid)
 
-    def _status(self, request: Heartbeat, recv_ns: int) -> Status:
+    def _status(self, request: Heartbeat, waiter: Waiter, recv_ns: int) -> Status:
         committed_step = -1
         if request.sid:
-            committed_step = self._record(request.sid, recv_ns).committed_step
+            committed_step = self._record(request.sid, waiter, recv_ns).committed_step
         return Status(
             rid=request.rid,
             progress=self.counters.progress,
@@ -319,10 +329,10 @@ class Dispatcher:
     def _resume(self, request: Resume, waiter: Waiter, recv_ns: int) -> Packet | None:
         if self.archive is None:
             raise Refusal(ErrorCode.LIMIT, "resume: this server does not record its sessions")
-        sid = signed_sid(self.archive.key, request.resume_token)
+        sid = signed_sid(self.archive.key, request.resume_token, waiter.user)
         record = self._sessions.get(sid)
         if record is None:
-            if sid in self._closed:
+            if (waiter.user, sid) in self._closed:
                 raise Refusal(ErrorCode.NO_SESSION, "resume: the session was closed")
             self._admit(request, waiter, recv_ns, sid=sid)
             self._openings.begin("", b"", sid, waiter)
@@ -413,19 +423,27 @@ class Dispatcher:
             raise Refusal(
                 ErrorCode.LIMIT, f"{limits.max_sessions} sessions are open; close one first"
             )
+        mine = sum(record.owner == waiter.user for record in self._sessions.values())
+        self.admission.admit_session(mine)
         sid = sid or secrets.token_hex(8)
         job = Job(sid=sid, request=request, t_recv_ns=recv_ns, route=waiter.route, frames=frames)
         self._submit(job)
-        self._sessions[sid] = SessionRecord(sid, limits.max_in_flight, recv_ns, control=True)
+        self._sessions[sid] = SessionRecord(
+            sid, limits.max_in_flight, recv_ns, owner=waiter.user, control=True
+        )
         return job
 
     def _submit(self, job: Job) -> None:
         if not self.submit(job):
             raise Refusal(ErrorCode.BUSY, "the engine's queue is full; try again")
 
-    def _record(self, sid: str, recv_ns: int) -> SessionRecord:
+    def _owns(self, user: str, sid: str) -> bool:
         record = self._sessions.get(sid)
-        if record is None:
+        return record is not None and record.owner == user
+
+    def _record(self, sid: str, waiter: Waiter, recv_ns: int) -> SessionRecord:
+        record = self._sessions.get(sid)
+        if record is None or record.owner != waiter.user:
             raise Refusal(ErrorCode.NO_SESSION, f"sid: got {sid!r}; unknown, closed or expired")
         record.last_seen_ns = recv_ns
         return record
@@ -434,8 +452,8 @@ class Dispatcher:
         if self.shutting_down:
             raise Refusal(ErrorCode.SHUTTING_DOWN, "the server is shutting down")
 
-    def _closed_before(self, request: Close) -> Packet:
-        kept = self._closed.get(request.sid)
+    def _closed_before(self, request: Close, waiter: Waiter) -> Packet:
+        kept = self._closed.get((waiter.user, request.sid))
         if kept is None:
             kept = Packet(Closed(sid=request.sid, committed_step=-1))
         return addressed(kept, request.rid)
@@ -448,7 +466,7 @@ class Dispatcher:
                 return  # it never ran: steps before it may still be in the engine's hands
             del self._sessions[sid]
             self._openings.end(sid)
-            self._closed[sid] = packet
+            self._closed[record.owner, sid] = packet
             while len(self._closed) > CLOSED_KEPT:
                 self._closed.popitem(last=False)
         elif result.refusal is None:

@@ -125,17 +125,21 @@ def send(
         socket.send(part, flags | more, copy=copy)
 
 
-def receive(socket: zmq.Socket[bytes], limits: FramingLimits, *, routed: bool) -> list[Buffer]:
-    """One waiting message's parts; surplus parts are read and dropped, one stays to be refused.
+def receive(socket: zmq.Socket[bytes], limits: FramingLimits, *, routed: bool) -> list[zmq.Frame]:
+    """One waiting message's frames; surplus ones are read and dropped, one stays to be refused.
 
     ``routed``: a ROUTER's routing id leads. Raises zmq.Again when nothing waits.
     """
     keep = limits.parts + 2 + int(routed)
-    parts: list[Buffer] = []
+    frames: list[zmq.Frame] = []
     more = True
     while more:
         frame = socket.recv(zmq.NOBLOCK, copy=False)
         more = frame.more
-        if len(parts) < keep:
-            parts.append(frame.buffer)
-    return parts
+        if len(frames) < keep:
+            frames.append(frame)
+    return frames
+
+
+def buffers(frames: Sequence[zmq.Frame]) -> list[Buffer]:
+    return [frame.buffer for frame in frames]

@@ -22,6 +22,7 @@ from sim_stream.wire import framing
 from sim_stream.wire.dispatch import Dispatcher, Outgoing
 from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import FramingLimits, Packet
+from sim_stream.wire.guard import user_of
 from sim_stream.wire.jobs import Result
 from sim_stream.wire.messages import Error, ErrorCode
 from sim_stream.wire.worker import EngineWorker
@@ -32,6 +33,9 @@ POLL_MS = 250
 # While replies wait for their recording.
 HOLDING_POLL_MS = 2
 REQUESTS_PER_ROUND = 32
+# How long nothing more is read after a request that came too soon: a flood waits in its own
+# connection then and takes no processor, and everybody else waits so long for each flooder.
+REST_MS = 2
 # Clients that are told of the shutdown; who was silent for longer than this many others is not.
 ROUTES_KEPT = 256
 # How long a closing socket may take to deliver what it holds.
@@ -55,6 +59,7 @@ class IoLoop(threading.Thread):
         worker: EngineWorker,
         limits: FramingLimits,
         *,
+        guarded: bool,
         stop_timeout_s: float,
     ) -> None:
         super().__init__(name="sim-stream-io", daemon=True)
@@ -62,10 +67,14 @@ class IoLoop(threading.Thread):
         self._dispatcher = dispatcher
         self._worker = worker
         self._limits = limits
+        self._guarded = guarded
         self._stop_timeout_s = stop_timeout_s
         self._stop_requested = threading.Event()
         self._routes: OrderedDict[bytes, None] = OrderedDict()
         self._worker_done = False
+        self._rest = False
+        self._wake_only = zmq.Poller()
+        self._wake_only.register(sockets.wake, zmq.POLLIN)
 
     def request_stop(self) -> None:
         """Takes effect within ``POLL_MS``, or at once when the caller rings the wake socket."""
@@ -84,7 +93,9 @@ class IoLoop(threading.Thread):
             self._close()
 
     def _round(self, poller: zmq.Poller) -> None:
-        ready = dict(poller.poll(HOLDING_POLL_MS if self._dispatcher.holding else POLL_MS))
+        patience_ms = HOLDING_POLL_MS if self._dispatcher.holding else POLL_MS
+        ready = dict(self._wake_only.poll(REST_MS) if self._rest else poller.poll(patience_ms))
+        self._rest = False
         if self._sockets.wake in ready:
             self._hush()
         self._deliver_results()
@@ -130,19 +141,24 @@ class IoLoop(threading.Thread):
                 self._deliver(outgoing)
 
     def _serve_requests(self) -> None:
+        throttled = self._dispatcher.admission.throttled
         for _ in range(REQUESTS_PER_ROUND):
             try:
-                route, *parts = framing.receive(self._sockets.router, self._limits, routed=True)
+                first, *rest = framing.receive(self._sockets.router, self._limits, routed=True)
             except zmq.Again:
                 return
-            route = bytes(route)
+            route, parts = first.bytes, framing.buffers(rest)
             self._routes[route] = None
             self._routes.move_to_end(route)
             if len(self._routes) > ROUTES_KEPT:
                 self._routes.popitem(last=False)
-            reply = self._dispatcher.on_request(route, parts, time.monotonic_ns())
+            user = user_of(first) if self._guarded else ""
+            reply = self._dispatcher.on_request(route, parts, time.monotonic_ns(), user)
             if reply is not None:
                 self._deliver(Outgoing(route, reply))
+            if self._dispatcher.admission.throttled > throttled:
+                self._rest = True
+                return
 
     def _deliver(self, outgoing: Outgoing) -> None:
         packet = outgoing.packet

@@ -23,10 +23,11 @@ MAX_WAITERS = 4
 
 @dataclass(frozen=True)
 class Waiter:
-    """Who gets a reply: a connection, and the request id to put into it."""
+    """Who gets a reply: a connection, the request id to put into it, and whose key asked ("")."""
 
     route: bytes
     rid: int
+    user: str = ""
 
 
 @dataclass
@@ -39,12 +40,14 @@ class InFlight:
 class SessionRecord:
     """``control``: an open, reset, fork or close is under way; ``closing``: it is a close.
 
+    ``owner``: the key of the client that opened it, "" where clients have none.
     ``dropped`` counts a realtime session's steps that gave way, ``newest`` is the last that came.
     """
 
     sid: str
     max_in_flight: int
     last_seen_ns: int
+    owner: str = ""
     committed_step: int = -1
     control: bool = False
     closing: bool = False

@@ -40,12 +40,12 @@ class Openings:
     """At most one for every session, and a few of the past."""
 
     def __init__(self) -> None:
-        self._by_key: OrderedDict[str, Opening] = OrderedDict()
-        self._keys: dict[str, str] = {}  # of the sessions that live, by sid
+        self._by_key: OrderedDict[tuple[str, str], Opening] = OrderedDict()  # and owner
+        self._keys: dict[str, tuple[str, str]] = {}  # of the sessions that live, by sid
 
     def recall(self, key: str, digest: bytes, waiter: Waiter) -> Packet | bool:
         """The reply; True: under way, the waiter was added; False: never seen. Raises Refusal."""
-        opening = self._by_key.get(key)
+        opening = self._by_key.get((waiter.user, key))
         if opening is None:
             return False
         if opening.digest != digest:
@@ -66,8 +66,8 @@ class Openings:
 
     def begin(self, key: str, digest: bytes, sid: str, waiter: Waiter) -> None:
         """A session without a key is remembered by its sid, which nobody else can name yet."""
-        self._by_key[key or sid] = Opening(digest, sid, [waiter])
-        self._keys[sid] = key or sid
+        self._keys[sid] = owned = (waiter.user, key or sid)
+        self._by_key[owned] = Opening(digest, sid, [waiter])
 
     def finish(self, sid: str, reply: Packet | None) -> list[Waiter]:
         """Who waits for the session; without a reply it was refused, and may be asked for anew."""

@@ -3,8 +3,8 @@
     clients <- ROUTER - I/O thread -> engine thread -> decoder thread -+
                             ^---------- results, inproc ---------------+
 
-Does not know which runtime it serves (``engine.Runtime``) and does not load one. Binds to this
-machine only: other addresses need encryption and an allow-list, which are still to come.
+Does not know which runtime it serves (``engine.Runtime``) and does not load one. Without a guard
+(``guard.Guard``: encryption and an allow-list) it binds to this machine only.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ import msgspec
 import zmq
 
 from sim_stream.errors import InvalidInput, Unavailable
-from sim_stream.wire.addresses import require_local
+from sim_stream.wire.addresses import require_bindable
+from sim_stream.wire.admission import Admission
 from sim_stream.wire.archive import RESUME_STEPS, Archive
 from sim_stream.wire.dispatch import Dispatcher
 from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
+from sim_stream.wire.guard import Guard
 from sim_stream.wire.io_loop import IoLoop, Sockets
 from sim_stream.wire.messages import VERSION, ActionSpec, HelloOk, ServerLimits, WireSampling
 from sim_stream.wire.observe import Observer
+from sim_stream.wire.rates import REQUESTS_PER_S
 from sim_stream.wire.worker import WAKE_ADDRESS, Context, EngineWorker, Wake
 
 log = logging.getLogger(__name__)
@@ -49,8 +52,10 @@ class StreamServer:
 
     A session whose client is silent for ``lease_s`` is closed. ``observer`` sees every session's
     requests and replies (a recorder); from an ``archive`` that it writes, sessions are resumed
-    after a restart. Port 0 binds a free port; see
-    ``endpoint``. Raises InvalidInput for an address that is not this machine's.
+    after a restart. Port 0 binds a free port; see ``endpoint``. ``guard`` protects both sockets;
+    then a session is its key's, and a key has ``max_sessions_per_key`` (None: all). A connection,
+    or a key, may send ``requests_per_s``. Raises InvalidInput for an address that is not this
+    machine's without a guard.
     """
 
     def __init__(
@@ -65,15 +70,25 @@ class StreamServer:
         stop_timeout_s: float = 10.0,
         observer: Observer | None = None,
         archive: Archive | None = None,
+        guard: Guard | None = None,
+        max_sessions_per_key: int | None = None,
+        requests_per_s: float = REQUESTS_PER_S,
     ) -> None:
         for name, count in (("max_sessions", max_sessions), ("max_in_flight", max_in_flight)):
             if count < 1:
                 raise InvalidInput(name, count, "1 or more")
+        Admission(guard, max_sessions_per_key, requests_per_s)  # every start has its own
         for name, seconds in (("lease_s", lease_s), ("stop_timeout_s", stop_timeout_s)):
             if not 0 < seconds < float("inf"):
                 raise InvalidInput(name, seconds, "more than 0 seconds")
-        self._bind = require_local("bind", bind)
-        self._publish = None if publish is None else require_local("publish", publish)
+        guarded = guard is not None
+        self._bind = require_bindable("bind", bind, guarded=guarded)
+        self._publish = None
+        if publish is not None:
+            self._publish = require_bindable("publish", publish, guarded=guarded)
+        self._guard = guard
+        self._max_sessions_per_key = max_sessions_per_key
+        self._requests_per_s = requests_per_s
         self._runtime = runtime
         self._info = describe(
             runtime, max_sessions, max_in_flight, lease_s, resumable=archive is not None
@@ -106,8 +121,11 @@ class StreamServer:
             raise InvalidInput("start", "a running server", "a server that is not running")
         context: Context = zmq.Context()
         try:
+            if self._guard is not None:
+                self._guard.start(context)
             sockets = self._open_sockets(context)
         except Unavailable:
+            self._stand_down()
             context.destroy(linger=0)
             raise
         info = msgspec.structs.replace(self._info, server_epoch=secrets.token_hex(8))
@@ -129,10 +147,18 @@ class StreamServer:
             observer=self._observer,
             archive=self._archive,
             supersede=worker.supersede,
+            admission=Admission(self._guard, self._max_sessions_per_key, self._requests_per_s),
         )
         framing = FramingLimits(message_bytes=limits.message_bytes)
         self._context, self._worker = context, worker
-        self._io = IoLoop(sockets, dispatcher, worker, framing, stop_timeout_s=self._stop_timeout_s)
+        self._io = IoLoop(
+            sockets,
+            dispatcher,
+            worker,
+            framing,
+            guarded=self._guard is not None,
+            stop_timeout_s=self._stop_timeout_s,
+        )
         worker.start()
         self._io.start()
         viewers = f", viewers at {self.publish_endpoint}" if self._publish else ""
@@ -148,6 +174,7 @@ class StreamServer:
             wake.ring()
             wake.close()
         self._io.join()
+        self._stand_down()
         if self._worker.join(timeout_s=0.5):
             self._context.term()
         else:  # a thread hangs in the engine; its socket can be freed only when it returns
@@ -170,6 +197,10 @@ class StreamServer:
             finally:
                 self.stop()
 
+    def _stand_down(self) -> None:
+        if self._guard is not None:
+            self._guard.stop()
+
     def _open_sockets(self, context: Context) -> Sockets:
         router = context.socket(zmq.ROUTER)
         router.linger = 0
@@ -177,6 +208,8 @@ class StreamServer:
         # Bounds one part; the whole message is bounded by the dispatcher.
         router.set(zmq.MAXMSGSIZE, self._info.limits.message_bytes)
         router.set_hwm(CLIENT_QUEUE)
+        if self._guard is not None:
+            self._guard.protect(router)
         self.endpoint = _bind(router, self._bind)
         publisher = None
         if self._publish is not None:
@@ -184,6 +217,8 @@ class StreamServer:
             publisher.linger = 0
             publisher.set(zmq.MAXMSGSIZE, HEADER_BYTES)
             publisher.set_hwm(VIEWER_QUEUE)
+            if self._guard is not None:
+                self._guard.protect(publisher)
             self.publish_endpoint = _bind(publisher, self._publish)
         wake = context.socket(zmq.PULL)
         wake.bind(WAKE_ADDRESS)

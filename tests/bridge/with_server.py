@@ -2,10 +2,12 @@
 
 SIM_STREAM_ENDPOINT says where the server is, SIM_STREAM_PATIENCE_MS how long to wait for a reply.
 
-    python -m tests.bridge.with_server toy|phoenix|pocket PROGRAM [ARGUMENT ...]
+    python -m tests.bridge.with_server toy|guarded|phoenix|pocket PROGRAM [ARGUMENT ...]
 
-`toy` is the server of the wire's tests, with numpy in place of models: quick, and no torch.
-`phoenix` is a toy that records and that is started again, where it was, when it is killed.
+`toy` is the server of the wire's tests, with numpy in place of models: quick, no torch. `guarded`
+is that server with keys; SIM_STREAM_KEYS is the folder of server.pub, of client.secret, which it
+allows, and of stranger.secret, which it does not. `phoenix` is a toy that records and that is
+started again, where it was, when it is killed.
 """
 
 from __future__ import annotations
@@ -13,16 +15,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tests.wire.conftest import ServerProcess
 
 # How long a client waits for a reply that never comes: well beyond what a step takes.
-PATIENCE_MS = {"toy": 500, "phoenix": 500, "pocket": 3000}
+PATIENCE_MS = {"toy": 500, "guarded": 500, "phoenix": 500, "pocket": 3000}
 
 
 def main(kind: str, command: list[str]) -> int:
@@ -46,15 +49,29 @@ def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
 
     if kind == "phoenix":
         return rising(ToyServerProcess, on_exit)
-    toy = ToyServerProcess()
+    keys = Path(on_exit.enter_context(TemporaryDirectory()))
+    toy = ToyServerProcess(*(make_keys(keys) if kind == "guarded" else ()))
     on_exit.callback(toy.process.wait)
     on_exit.callback(toy.process.terminate)
-    return {"SIM_STREAM_ENDPOINT": toy.endpoint, "SIM_STREAM_SERVER_PID": str(toy.process.pid)}
+    return {
+        "SIM_STREAM_ENDPOINT": toy.endpoint,
+        "SIM_STREAM_SERVER_PID": str(toy.process.pid),
+        "SIM_STREAM_KEYS": str(keys),
+    }
+
+
+def make_keys(folder: Path) -> list[str]:
+    """The options of a server that allows the client."""
+    from sim_stream.wire.keys import write_pair
+
+    for name in ("server", "client", "stranger"):
+        write_pair(folder / name)
+    return ["--key", str(folder / "server.secret"), "--allow", str(folder / "client.pub")]
 
 
 def rising(server: type[ServerProcess], on_exit: ExitStack) -> dict[str, str]:
     """Its process is the first one's."""
-    folder = on_exit.enter_context(tempfile.TemporaryDirectory())
+    folder = on_exit.enter_context(TemporaryDirectory())
     toy = server("--record", folder)
     environment = {
         "SIM_STREAM_ENDPOINT": toy.endpoint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sim_stream.recording.formats import LINE_SUFFIXES
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import Report, replay
@@ -46,7 +48,7 @@ def recording_client(tmp_path: Path) -> Iterator[Callable[..., StreamClient]]:
 
 @pytest.fixture
 def record(recording_client: Any, tmp_path: Path) -> Callable[..., tuple[Path, list[RemoteFrame]]]:
-    """Records a drive; its sidecar and the frames that the client got."""
+    """Records a drive; its file and the frames that the client got."""
 
     def run(
         by: str = "server", *, steps: int = 5, form: str = "ffv1", **start: Any
@@ -56,11 +58,30 @@ def record(recording_client: Any, tmp_path: Path) -> Callable[..., tuple[Path, l
             frames = [session.frame, *(session.step(action) for action in drive(steps))]
             last = session.close()
         recording_client.finish()
-        return sidecar(tmp_path), frames if last is None else [*frames, last]
+        return recorded(tmp_path), frames if last is None else [*frames, last]
 
     return run
 
 
-def sidecar(folder: Path) -> Path:
-    (path,) = folder.glob("*.jsonl")
+def recorded(folder: Path, sid: str = "") -> Path:
+    """The one recording in that folder, or that session's: its sidecar, or its MCAP file."""
+    (path,) = (path for path in recordings(folder) if sid in path.name)
     return path
+
+
+def recordings(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix in LINE_SUFFIXES]
+
+
+def has_ended(folder: Path) -> bool:
+    try:
+        return load(recorded(folder)).end is not None
+    except ValueError:  # which InvalidInput is: nothing is there yet
+        return False
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline_s, "never happened"
+        time.sleep(0.01)

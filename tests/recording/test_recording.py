@@ -7,16 +7,20 @@ import json
 import numpy as np
 import pytest
 
+from sim_stream.cli import build_parser
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, RemoteError
 from sim_stream.model_options import ModelOptions, as_recorded, from_record
+from sim_stream.recording.formats import FORMATS, read_frames, read_lines
 from sim_stream.recording.load import load
-from sim_stream.recording.pixels import read_pixels
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import ReplayOptions, run
 from sim_stream.wire import operations
+from sim_stream.wire.client import StreamClient
 from sim_stream.wire.messages import Step
-from tests.recording.conftest import sidecar
+from sim_stream.wire.server import StreamServer
+from tests.recording.conftest import LOCAL, has_ended, recorded, wait_until
+from tests.wire.conftest import TIMEOUT_S
 from tests.wire.toy import ToyRuntime, drive, prompt_frames
 
 
@@ -25,7 +29,7 @@ def lines_of(path):
 
 
 @pytest.mark.parametrize("by", ["server", "client"])
-@pytest.mark.parametrize(("form", "intact"), [("ffv1", 7), ("mp4", None)])
+@pytest.mark.parametrize(("form", "intact"), [("ffv1", 7), ("mp4", None), ("mcap", 7)])
 def test_recorded_session_replays_to_equal_frames(record, replayed, by, form, intact):
     path, frames = record(by, form=form)
     report = replayed(path)
@@ -47,9 +51,10 @@ def test_everything_that_a_session_may_start_from_is_replayed(record, replayed, 
     assert report.same and report.frames == 6 + lookahead
 
 
-def test_video_of_a_lossless_recording_is_what_the_client_got(record):
-    path, frames = record()
-    video = list(read_pixels(load(path).video))
+@pytest.mark.parametrize("form", ["ffv1", "mcap"])
+def test_frames_of_a_lossless_recording_are_what_the_client_got(record, form):
+    path, frames = record(form=form)
+    video = list(read_frames(load(path).video))
     assert len(video) == len(frames)
     for pixels, frame in zip(video, frames, strict=True):
         np.testing.assert_array_equal(pixels, frame.image)
@@ -61,9 +66,9 @@ def test_mp4_recording_shows_the_frames(recording_client, tmp_path):
     with client.open(prompt_frames()) as session:
         session.step()
     recording_client.finish()
-    recording = load(sidecar(tmp_path))
+    recording = load(recorded(tmp_path))
     assert recording.video.suffix == ".mp4"
-    assert [image.shape for image in read_pixels(recording.video)] == [(32, 32, 3)] * 3
+    assert [image.shape for image in read_frames(recording.video)] == [(32, 32, 3)] * 3
 
 
 @pytest.mark.parametrize(
@@ -88,57 +93,64 @@ def test_a_line_tells_the_action_its_step_the_stamps_and_the_hash(record, by, st
     assert end == {"kind": "end", "reason": "closed", "complete": True}
 
 
-def test_pixels_that_the_caller_changes_are_recorded_as_they_came(recording_client, tmp_path):
-    client = recording_client("client")
+@pytest.mark.parametrize("form", ["ffv1", "mcap"])
+def test_pixels_that_the_caller_changes_are_recorded_as_they_came(recording_client, tmp_path, form):
+    client = recording_client("client", form=form)
     frames = prompt_frames()
     with client.open(frames) as session:
         frames[:] = 0
         session.frame.image[:] = 0
         session.step().image[:] = 0
     recording_client.finish()
-    recording = load(sidecar(tmp_path))
+    recording = load(recorded(tmp_path))
     np.testing.assert_array_equal(recording.runs[0].prompt(), prompt_frames())
     assert recording.intact_pixels() == len(recording.shown) == 3
-    assert all(image.any() for image in read_pixels(recording.video))
+    assert all(image.any() for image in read_frames(recording.video))
 
 
-def test_session_that_was_reset_replays_all_its_runs(recording_client, tmp_path, replayed):
-    client = recording_client()
+@pytest.mark.parametrize("form", ["ffv1", "mcap"])
+def test_session_that_was_reset_replays_all_its_runs(recording_client, tmp_path, replayed, form):
+    client = recording_client(form=form)
     with client.open(prompt_frames(), seed=1, lookahead=0) as session:
         session.step(drive(1)[0])
         session.reset(prompt_frames(key=5), seed=2)
         session.step()
         session.step()
     recording_client.finish()
-    report = replayed(sidecar(tmp_path))
+    report = replayed(recorded(tmp_path))
     assert report.same and report.frames == 5 and report.seeds == [1, 2]
 
 
+@pytest.mark.parametrize("form", ["ffv1", "mcap"])
 def test_fork_replays_from_its_parents_recording_and_not_without_it(
-    recording_client, tmp_path, replayed
+    recording_client, tmp_path, replayed, form
 ):
-    client = recording_client()
+    client = recording_client(form=form)
     with client.open(prompt_frames()) as parent:
         parent.step(drive(1)[0])
         with parent.fork() as child:
             child.step(drive(2)[1])
         parent.step()
     recording_client.finish()
-    of_parent, of_child = sorted(
-        tmp_path.glob("*.jsonl"), key=lambda path: "forked" in path.read_text()
-    )
+    of_parent, of_child = (recorded(tmp_path, session.sid) for session in (parent, child))
     report = replayed(of_child)
     # Open and one step are the parent's; then its own step and the frame of its close.
     assert report.same and report.frames == 4 and load(of_child).inherited == 2
     assert report.intact_pixels == 2
     assert replayed(of_parent).same
-    whole = of_parent.read_bytes()
-    of_parent.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    cut_to_two_lines(of_parent)
     with pytest.raises(InvalidInput, match="cut off before the fork"):
         load(of_child)
     of_parent.unlink()
     with pytest.raises(InvalidInput, match="No such file"):
         load(of_child)
+
+
+def cut_to_two_lines(path):
+    whole, end = path.read_bytes(), path.stat().st_size
+    while len(read_lines(path).lines) > 2:
+        end -= 100  # more than the end of what it cuts: a line and its pixels are longer
+        path.write_bytes(whole[:end])
 
 
 def test_repeated_step_is_recorded_once(recording_client, tmp_path):
@@ -150,7 +162,7 @@ def test_repeated_step_is_recorded_once(recording_client, tmp_path):
         session._stream.in_flight.append(operations.run(again, client._connection))
         assert session.receive().step == 1
     recording_client.finish()
-    assert [line.frame.step for line in load(sidecar(tmp_path)).shown] == [0, 1, 1]  # 1: the close
+    assert [line.frame.step for line in load(recorded(tmp_path)).shown] == [0, 1, 1]  # 1: the close
 
 
 def test_refused_step_is_told_and_not_replayed(recording_client, tmp_path, replayed):
@@ -160,10 +172,24 @@ def test_refused_step_is_told_and_not_replayed(recording_client, tmp_path, repla
             session.step(Action(speed_mps=999.0, yaw_rate_radps=0.0))
         session.step()
     recording_client.finish()
-    path = sidecar(tmp_path)
+    path = recorded(tmp_path)
     (refused,) = load(path).refused
     assert (refused.code, "less than 999" in refused.message) == ("BAD_MESSAGE", True)
     assert replayed(path).same
+
+
+def test_recording_of_a_session_whose_client_went_away_ends_with_its_lease(tmp_path, replayed):
+    with (
+        Recorder(tmp_path, by="server") as recorder,
+        StreamServer(ToyRuntime(), bind=LOCAL, lease_s=0.1, observer=recorder) as server,
+        StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
+    ):
+        session = client.open(prompt_frames())
+        session.step()
+        session.abandon()
+        wait_until(lambda: has_ended(tmp_path))
+    report = replayed(recorded(tmp_path))
+    assert report.same and report.complete and report.frames == 3
 
 
 def test_session_still_open_when_the_recorder_ends_is_marked_incomplete(
@@ -172,7 +198,7 @@ def test_session_still_open_when_the_recorder_ends_is_marked_incomplete(
     session = recording_client("client").open(prompt_frames())
     session.step()
     recording_client.finish()
-    report = replayed(sidecar(tmp_path))
+    report = replayed(recorded(tmp_path))
     assert report.same and not report.complete and report.frames == 2
     assert report.end == "the recorder was closed before the session"
 
@@ -247,8 +273,14 @@ def test_folder_that_cannot_be_written_to_is_refused(tmp_path):
             Recorder(tmp_path / folder, by="server")
 
 
+def test_command_line_offers_every_format():
+    for verb in ("serve", "demo"):
+        args = build_parser().parse_args([verb, "--record-format", FORMATS[-1]])
+        assert args.record_format == FORMATS[-1]
+
+
 def test_unknown_format_is_refused(tmp_path):
-    with pytest.raises(InvalidInput, match="ffv1, mp4"):
+    with pytest.raises(InvalidInput, match="ffv1, mp4, mcap"):
         Recorder(tmp_path, by="server", form="gif")
 
 

@@ -14,8 +14,7 @@ from sim_stream.recording.load import load
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import SAMPLE, read_clip
 from sim_stream.wire.client import StreamClient
-from tests.recording.conftest import sidecar
-from tests.recording.test_faults import wait_until
+from tests.recording.conftest import has_ended, recorded, wait_until
 from tests.wire.conftest import ROOT
 from tests.wire.toy import drive
 
@@ -45,8 +44,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         ):
             for action in drive(3):
                 session.step(action)
-        wait_until(lambda: load(sidecar(folder)).end is not None)
-        path = sidecar(folder).rename(folder / "drive.jsonl")
+        wait_until(lambda: has_ended(folder))
+        path = recorded(folder).rename(folder / "drive.jsonl")
         yield process.endpoint, path
 
 
@@ -100,15 +99,17 @@ def test_recording_of_other_weights_is_refused_naming_both(
     assert weights in done.stderr and "f" * 64 in done.stderr
 
 
-def test_demo_records_what_replays_equal(server: tuple[str, Path], tmp_path: Path) -> None:
+def test_demo_records_as_mcap_what_replays_equal(server: tuple[str, Path], tmp_path: Path) -> None:
     endpoint, _ = server
     folder = tmp_path / "recordings"
     options = ("--frames", "3", "--pace", "0", "--out", tmp_path / "demo.mp4")
     options += ("--step-engine", "torch", "--decoding", "diagonal:4")  # as the fixture's server
-    done = command("demo", *options, "--record", folder)
+    done = command("demo", *options, "--record", folder, "--record-format", "mcap")
     assert done.returncode == 0, done.stderr
-    replayed = command("replay", sidecar(folder), "--connect", endpoint)
+    replayed = command("replay", recorded(folder), "--connect", endpoint, "--json")
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    report = json.loads(replayed.stdout.splitlines()[-1])
+    assert (report["same"], report["frames"], report["intact_pixels"]) == (True, 5, 5)
 
 
 def test_folder_that_is_a_file_is_refused_before_the_model_loads(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from sim_stream.wire.client import StreamClient
+from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.server import StreamServer
 from tests.wire.toy import SIZE, ToyRuntime, prompt_frames
 
@@ -26,10 +27,12 @@ TIMEOUT_S = 10.0
 class RawClient:
     """A DEALER that speaks msgpack by hand."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: ClientKeys | None = None) -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = 0
+        if keys is not None:
+            keys.secure(self.socket)
         self.socket.connect(endpoint)
         self.rid = 0
 

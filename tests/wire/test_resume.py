@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sim_stream.wire.async_client import AsyncStreamClient
 from sim_stream.wire.client import StreamClient
 from sim_stream.wire.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
+from tests.wire.test_security import Realm
 from tests.wire.toy import PRESET, ToyRuntime, drive, prompt_frames
 
 FRAMES = prompt_frames()
@@ -41,9 +42,9 @@ class RecordingServer:
         self._stack = ExitStack()
         self.start()
 
-    def start(self, runtime: ToyRuntime | None = None, **options: Any) -> None:
+    def start(self, runtime: ToyRuntime | None = None, form: str = "ffv1", **options: Any) -> None:
         self.runtime = runtime or ToyRuntime()
-        recorder = self._stack.enter_context(Recorder(self.folder, by="server"))
+        recorder = self._stack.enter_context(Recorder(self.folder, by="server", form=form))
         archive = RecordedSessions(self.folder)
         server = StreamServer(
             self.runtime,
@@ -239,7 +240,7 @@ def test_what_cannot_be_resumed_says_why(recording, raw_to):
     closed, other = raw.ask_open(), raw.ask_open()
     raw.ask({"t": "close", "sid": closed["sid"]})
     key = (recording.folder / KEY_FILE).read_bytes()
-    never = sign(key, "f" * 16)
+    never = sign(key, "f" * 16, "")
 
     def refused(token):
         reply = raw.ask({"t": "resume", "resume_token": token})
@@ -267,6 +268,36 @@ def test_what_the_first_server_chose_stays_whatever_the_next_ones_would(recordin
         recording.restart(runtime=ToyRuntime(preset=warmer))
         images.append(session.step(action).image)
     np.testing.assert_array_equal(images, uninterrupted(3)[1:-1])
+
+
+@pytest.mark.parametrize("forms", [("mp4", "mcap"), ("mcap", "ffv1")])
+def test_every_format_can_be_resumed_and_gone_on_in(recording, connected, forms):
+    if "mcap" in forms:
+        pytest.importorskip("mcap")
+    recording.restart(form=forms[0])
+    session = connected().open(FRAMES)
+    images = [session.step(action).image for action in drive(4)[:2]]
+    recording.restart(form=forms[1])
+    images += [session.step(action).image for action in drive(4)[2:]]
+    np.testing.assert_array_equal(images, uninterrupted(4)[1:-1])
+
+
+def test_token_and_open_key_of_another_clients_key_are_worth_nothing(recording):
+    realm = Realm(recording.folder)
+    recording.restart(guard=realm.guard())
+    with (
+        closing(realm.raw(recording, "alice")) as alice,
+        closing(realm.raw(recording, "bob")) as bob,
+    ):
+        opened = alice.ask_open(open_key="k")
+        assert bob.ask_open(open_key="k")["sid"] != opened["sid"]
+        resume = {"t": "resume", "resume_token": opened["resume_token"]}
+        for told in ((), (alice, bob)):
+            if told:
+                recording.restart(*told, guard=realm.guard())
+            refused = bob.ask(resume)
+            assert refused["code"] == "NO_SESSION" and "not one of" in refused["message"]
+            assert alice.ask(resume)["sid"] == opened["sid"]
 
 
 def test_frame_that_does_not_come_out_as_recorded_ends_the_resumption(recording, connected):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
+from sim_stream.wire.guard import Guard
 from sim_stream.wire.server import StreamServer
 from tests.wire.toy import ToyRuntime
 
@@ -17,6 +18,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", default="tcp://127.0.0.1:0")
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--key", type=Path)
+    parser.add_argument("--allow", type=Path)
+    parser.add_argument("--record-format", default="ffv1")
     parser.add_argument("--file-bytes", type=int, help="no file may grow beyond this")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
@@ -25,7 +29,12 @@ if __name__ == "__main__":
     with ExitStack() as stack:
         recorder = archive = None
         if options.record is not None:
-            recorder = stack.enter_context(Recorder(options.record, by="server"))
+            recorder = stack.enter_context(
+                Recorder(options.record, by="server", form=options.record_format)
+            )
             archive = RecordedSessions(options.record)
-        server = StreamServer(ToyRuntime(), bind=options.bind, observer=recorder, archive=archive)
+        guard = Guard.load(options.key, options.allow)
+        server = StreamServer(
+            ToyRuntime(), bind=options.bind, observer=recorder, archive=archive, guard=guard
+        )
         server.serve_forever()

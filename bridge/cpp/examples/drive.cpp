@@ -1,7 +1,10 @@
 // Drives a sim-stream server: a street, a few seconds of steering, the last frame as an image.
 //
 //     sim-stream serve --bind tcp://127.0.0.1:5555
-//     drive [FRAMES] [OUT.ppm]        SIM_STREAM_ENDPOINT names another server
+//     drive [FRAMES] [OUT.ppm]
+//
+// SIM_STREAM_ENDPOINT names another server; to one that asks for keys SIM_STREAM_KEY and
+// SIM_STREAM_SERVER_KEY name the files of ClientOptions.
 
 #include <chrono>
 #include <cmath>
@@ -46,8 +49,16 @@ void write_ppm(const std::string& path, const sim_stream::Image& image) {
   }
 }
 
-void drive(const std::string& endpoint, int frames, const std::string& out) {
-  sim_stream::Client client(endpoint);
+std::string environment(const char* name, const char* otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : otherwise;
+}
+
+void drive(int frames, const std::string& out) {
+  sim_stream::ClientOptions options;
+  options.key_file = environment("SIM_STREAM_KEY", "");
+  options.server_key_file = environment("SIM_STREAM_SERVER_KEY", "");
+  sim_stream::Client client(environment("SIM_STREAM_ENDPOINT", "tcp://127.0.0.1:5555"), options);
   const auto& info = client.info();
   std::cout << info.model_id << " at " << info.fps() << " fps\n";
 
@@ -72,10 +83,8 @@ void drive(const std::string& endpoint, int frames, const std::string& out) {
 
 int main(int argc, char** argv) {
   try {
-    const char* endpoint = std::getenv("SIM_STREAM_ENDPOINT");
     const int frames = argc > 1 ? std::stoi(argv[1]) : 20;
-    drive(endpoint != nullptr ? endpoint : "tcp://127.0.0.1:5555", frames,
-          argc > 2 ? argv[2] : "");
+    drive(frames, argc > 2 ? argv[2] : "");
     return EXIT_SUCCESS;
   } catch (const std::exception& error) {
     std::cerr << "drive: " << error.what() << '\n';

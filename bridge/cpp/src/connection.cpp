@@ -29,13 +29,13 @@ std::string_view view(const zmq::message_t& part) {
 }  // namespace
 
 Connection::Connection(std::string endpoint, const ClientOptions& options)
-    : endpoint_(std::move(endpoint)), options_(options) {
+    : endpoint_(std::move(endpoint)), options_(options), keys_(load_keys(options)) {
   if (options_.timeout.count() <= 0) {
     throw InvalidInput("timeout: got " + std::to_string(options_.timeout.count()) +
                        " ms; allowed: more than 0");
   }
   try {
-    socket_ = connect();
+    connect();
   } catch (const zmq::error_t& error) {
     throw InvalidInput("endpoint: got " + endpoint_ + "; allowed: tcp://HOST:PORT, ipc://PATH (" +
                        error.what() + ")");
@@ -52,8 +52,12 @@ std::uint64_t Connection::send(const wire::Request& request, const OutgoingArray
     farewell_told_ = false;
   }
   raise_farewell();
-  if (!poll(ZMQ_POLLOUT, options_.timeout)) {
-    throw lost();
+  if (!poll(ZMQ_POLLOUT, std::chrono::milliseconds(0))) {
+    raise_refusal();
+    if (!poll(ZMQ_POLLOUT, options_.timeout)) {
+      raise_refusal();
+      throw lost();
+    }
   }
   const std::uint64_t rid = next_rid_++;
   transmit(request, rid, array);
@@ -80,13 +84,19 @@ Received Connection::wait(std::uint64_t rid, std::chrono::milliseconds timeout) 
     }
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
     if (left.count() <= 0) {
+      const ConnectionLost error = lost();
       reconnect();
-      throw lost();
+      throw error;
     }
-    if (!poll(ZMQ_POLLIN, std::min(left, heartbeat_)) && heartbeat_ < left) {
+    const auto before = Clock::now();
+    await_news(std::min(left, heartbeat_));
+    if (heartbeat_ < left && Clock::now() - before >= heartbeat_) {
       beat();
     }
     read_waiting();
+    if (replies_.count(rid) == 0) {
+      raise_refusal();
+    }
   }
   Received received = std::move(replies_.at(rid));
   forget(rid);
@@ -162,15 +172,20 @@ void Connection::forget(std::uint64_t rid) {
 
 // Not IMMEDIATE: with it libzmq drops what was received but not yet read as soon as the server
 // disconnects, so a server's last frame and its farewell would be lost.
-zmq::socket_t Connection::connect() {
-  zmq::socket_t socket(context_, zmq::socket_type::dealer);
-  socket.set(zmq::sockopt::linger, kLingerMs);
-  socket.set(zmq::sockopt::maxmsgsize, kMaxReplyBytes);
-  socket.set(zmq::sockopt::ipv6, endpoint_.find('[') != std::string::npos);
-  socket.set(zmq::sockopt::sndhwm, kRepliesQueued);
-  socket.set(zmq::sockopt::rcvhwm, kRepliesQueued);
-  socket.connect(endpoint_);
-  return socket;
+void Connection::connect() {
+  socket_ = zmq::socket_t(context_, zmq::socket_type::dealer);
+  socket_.set(zmq::sockopt::linger, kLingerMs);
+  socket_.set(zmq::sockopt::maxmsgsize, kMaxReplyBytes);
+  socket_.set(zmq::sockopt::ipv6, endpoint_.find('[') != std::string::npos);
+  socket_.set(zmq::sockopt::sndhwm, kRepliesQueued);
+  socket_.set(zmq::sockopt::rcvhwm, kRepliesQueued);
+  if (keys_) {
+    socket_.set(zmq::sockopt::curve_serverkey, keys_->server_public_key);
+    socket_.set(zmq::sockopt::curve_publickey, keys_->public_key);
+    socket_.set(zmq::sockopt::curve_secretkey, keys_->secret_key);
+  }
+  handshakes_.emplace(context_, socket_, keys_.has_value());
+  socket_.connect(endpoint_);
 }
 
 // Requests still queued must not reach a server that comes later: nobody waits for them.
@@ -178,7 +193,21 @@ void Connection::reconnect() {
   socket_.set(zmq::sockopt::linger, 0);
   expected_.clear();
   replies_.clear();
-  socket_ = connect();
+  handshakes_.reset();
+  connect();
+}
+
+// Waits for a message or for what becomes of a handshake.
+void Connection::await_news(std::chrono::milliseconds timeout) {
+  zmq::pollitem_t items[] = {{socket_.handle(), 0, ZMQ_POLLIN, 0},
+                             {handshakes_->handle(), 0, ZMQ_POLLIN, 0}};
+  try {
+    zmq::poll(items, 2, timeout);
+  } catch (const zmq::error_t& error) {
+    if (error.num() != EINTR) {  // the caller knows how long is left
+      throw;
+    }
+  }
 }
 
 bool Connection::poll(short events, std::chrono::milliseconds timeout) {
@@ -264,9 +293,21 @@ void Connection::raise_farewell() {
   }
 }
 
+// libzmq connects no more after a refusal: the next request begins with a new socket.
+void Connection::raise_refusal() {
+  handshakes_->read();
+  const std::string why = handshakes_->refusal();
+  if (!why.empty()) {
+    reconnect();
+    throw RemoteError("UNAUTHENTICATED", why, false, -1);
+  }
+}
+
 ConnectionLost Connection::lost() const {
+  const std::string& hint = handshakes_->hint();
   return ConnectionLost("no answer from " + endpoint_ + " within " +
-                        std::to_string(options_.timeout.count()) + " ms");
+                        std::to_string(options_.timeout.count()) + " ms" +
+                        (hint.empty() ? "" : ": " + hint));
 }
 
 }  // namespace sim_stream

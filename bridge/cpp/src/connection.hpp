@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "handshakes.hpp"
+#include "keys.hpp"
 #include "messages.hpp"
 
 namespace sim_stream {
@@ -73,8 +75,9 @@ class Connection {
   [[nodiscard]] bool expects(std::uint64_t rid) const { return expected_.count(rid) == 1; }
 
  private:
-  [[nodiscard]] zmq::socket_t connect();
+  void connect();
   void reconnect();
+  void await_news(std::chrono::milliseconds timeout);
   bool poll(short events, std::chrono::milliseconds timeout);
   void transmit(const wire::Request& request, std::uint64_t rid, const OutgoingArray* array);
   void read_waiting();
@@ -82,10 +85,12 @@ class Connection {
   void meet(const std::string& epoch, std::uint64_t rid);
   void beat();
   void raise_farewell();
+  void raise_refusal();
   [[nodiscard]] ConnectionLost lost() const;
 
   std::string endpoint_;
   ClientOptions options_;
+  std::optional<ClientKeys> keys_;
   std::uint64_t next_rid_ = 1;
   std::set<std::uint64_t> expected_;
   std::map<std::uint64_t, Received> replies_;
@@ -95,6 +100,7 @@ class Connection {
   bool farewell_told_ = false;
   zmq::context_t context_;
   zmq::socket_t socket_;
+  std::optional<Handshakes> handshakes_;
 };
 
 }  // namespace sim_stream

@@ -22,11 +22,18 @@
 namespace sim_stream {
 
 // `timeout`: how long one attempt waits for its reply. `resends`: how often it is sent again after
-// that; the server does it once all the same. A reset alone is sent once. `resume`: how long a
-// session may take to come back when its server, which records, was restarted; 0: it ends.
+// that; the server does it once all the same. A reset alone is sent once.
+//
+// For a server beyond this machine: `key_file`, this client's secret key (NAME.secret of
+// `sim-stream keygen NAME`), and `server_key_file`, the server's public one (.pub).
+//
+// `resume`: how long a session may take to come back when its server, which records, was restarted;
+// 0: it ends.
 struct ClientOptions {
   std::chrono::milliseconds timeout{30'000};
   unsigned resends = 2;
+  std::string key_file = "";
+  std::string server_key_file = "";
   std::chrono::milliseconds resume{60'000};
 };
 
@@ -105,7 +112,7 @@ class Session {
 class Client {
  public:
   // Waits for the server to appear. Throws InvalidInput, ConnectionLost, and RemoteError when the
-  // server speaks another version of the protocol.
+  // server speaks another version of the protocol or does not take the keys (UNAUTHENTICATED).
   explicit Client(const std::string& endpoint, const ClientOptions& options = {});
 
   [[nodiscard]] const ServerInfo& info() const { return *info_; }

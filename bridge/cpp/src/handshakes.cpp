@@ -1,0 +1,62 @@
+#include "handshakes.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+
+namespace sim_stream {
+namespace {
+
+constexpr int kEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                        ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+
+}  // namespace
+
+Handshakes::Handshakes(zmq::context_t& context, zmq::socket_t& socket, bool with_keys)
+    : watched_(socket.handle()), events_(context, zmq::socket_type::pair), with_keys_(with_keys) {
+  // Its own for each socket: that of one just closed may still be taken.
+  static std::atomic<std::uint64_t> made{0};
+  const std::string address = "inproc://handshakes-" + std::to_string(made++);
+  if (zmq_socket_monitor(watched_, address.c_str(), kEvents) != 0) {
+    throw zmq::error_t();
+  }
+  events_.set(zmq::sockopt::linger, 0);
+  // No bound: libzmq's thread waits, and all its sockets with it, while a monitor is full.
+  events_.set(zmq::sockopt::rcvhwm, 0);
+  events_.connect(address);
+}
+
+// Detached first: libzmq's thread would wait for a reader that has gone.
+Handshakes::~Handshakes() { zmq_socket_monitor(watched_, nullptr, 0); }
+
+void Handshakes::read() {
+  zmq::message_t event;
+  while (events_.recv(event, zmq::recv_flags::dontwait)) {
+    std::uint16_t what = 0;
+    std::memcpy(&what, event.data(), sizeof what);
+    zmq::message_t address;
+    static_cast<void>(events_.recv(address, zmq::recv_flags::none));  // always follows
+    switch (what) {
+      case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
+        refusal_.clear();
+        hint_.clear();
+        break;
+      case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
+        refusal_ =
+            "the server does not know this client's key; put its .pub file on the server's --allow";
+        break;
+      case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:  // the two speak different mechanisms
+        refusal_ = with_keys_
+                       ? "this client has keys and the server none; leave out the key files"
+                       : "the server asks for keys; give key_file and server_key_file";
+        break;
+      default:
+        hint_ = with_keys_ ? "the server breaks off the handshake; probably server_key_file is not "
+                             "its public key"
+                           : "the server breaks off the handshake; it asks for keys, or is no "
+                             "sim-stream server";
+    }
+  }
+}
+
+}  // namespace sim_stream

@@ -1,0 +1,49 @@
+"""A file that grows piece by piece and stays readable: what is written survives the process.
+
+Keeps some disk back, so that on a full disk the last piece still fits. Knows no format.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+RESERVE_BYTES = 16 * 1024
+
+
+class AppendFile:
+    """Appends whole pieces to a new file. Methods raise OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bytes = 0  # of whole pieces
+        self.torn = False  # a piece could not be written; it may lie there half
+        self._reserve = path.with_name(f".{path.name}.reserve")
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            self._reserve.write_bytes(bytes(RESERVE_BYTES))
+        except OSError:
+            self.close()
+            raise
+
+    def append(self, piece: bytes) -> None:
+        left = memoryview(piece)
+        self.torn = True
+        while left:
+            left = left[os.write(self._file, left) :]
+        self.torn = False
+        self.bytes += len(piece)
+
+    def make_room(self) -> None:
+        """For the last piece: removes a half-written one and gives the disk's reserve back."""
+        self._reserve.unlink(missing_ok=True)
+        os.ftruncate(self._file, self.bytes)
+        os.lseek(self._file, self.bytes, os.SEEK_SET)
+        self.torn = False
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._reserve.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""A recording as a sidecar, NAME.jsonl, with its frames as a video and its prompts beside it.
+
+Knows how the files are laid out, not what the lines say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from sim_stream.recording.append_file import AppendFile
+from sim_stream.recording.lines import AnyLine, End, Prompt, encode_line
+from sim_stream.recording.pixels import WRITE_ERRORS, PixelWriter, VideoFormat, write_prompt
+from sim_stream.video_writer import Image
+from sim_stream.wire.messages import HelloOk
+
+log = logging.getLogger(__name__)
+
+SIDECAR = ".jsonl"
+
+
+class VideoFiles:
+    """One session's files; see ``formats.Files``. Methods raise WRITE_ERRORS."""
+
+    def __init__(self, folder: Path, name: str, info: HelloOk, *, form: VideoFormat) -> None:
+        self.lossless = form.lossless
+        self.video = f"{name}{form.suffix}"
+        self._form = form
+        self._folder, self._name = folder, name
+        self._rate = Fraction(info.fps_num, info.fps_den)
+        self._shape = info.frame_shape
+        self._prompts = 0
+        self._pixels: PixelWriter | None = None
+        self._sidecar = SidecarWriter(folder / f"{name}{SIDECAR}")
+
+    @property
+    def path(self) -> Path:
+        return self._sidecar.path
+
+    @property
+    def lines(self) -> int:
+        return self._sidecar.lines
+
+    def write_frame(self, image: Image) -> int:
+        if self._pixels is None:
+            self._pixels = PixelWriter(
+                self._folder / self.video, self._form, rate=self._rate, shape=self._shape
+            )
+        return self._pixels.write(image)
+
+    def write_prompt(self, frames_THWC: Image) -> Prompt:
+        path = self._folder / f"{self._name}.prompt-{self._prompts}.mkv"
+        hashes = write_prompt(path, frames_THWC, rate=self._rate)
+        self._prompts += 1
+        return Prompt(file=path.name, sha256=hashes)
+
+    def write_line(self, line: AnyLine) -> None:
+        self._sidecar.write(line)
+
+    def end(self, line: End) -> None:
+        """The last line is written even where the video cannot be finished."""
+        try:
+            if self._pixels is not None:
+                self._pixels.close()
+        except WRITE_ERRORS as error:
+            log.warning("%s: the video's end is missing: %s", self._name, error)
+        self._sidecar.end(line)
+
+
+class SidecarWriter:
+    """Appends whole lines; what is written survives the process's death. Raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines = 0
+        self.path = path
+        self._file = AppendFile(path)
+
+    def write(self, line: AnyLine) -> None:
+        self._file.append(encode_line(line) + b"\n")
+        self.lines += 1
+
+    def end(self, line: End) -> None:
+        """Writes the last line, on a full disk too, in place of a half-written one."""
+        try:
+            self._file.make_room()
+            self.write(line)
+        finally:
+            self._file.close()
+
+
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """What follows the last newline is nothing, or half a line. Raises OSError."""
+    with path.open("rb") as file:
+        yield from (line for line in file if line.endswith(b"\n"))
