@@ -7,7 +7,8 @@
     client     ``StreamClient``: what a user starts from   session  ``RemoteSession``
     async_client, async_connection   the same for asyncio
     stream     one session's state and rules, as operations that do not wait themselves
-    comeback   finding a restarted server   step_log  what its recording may lack
+    start      what it starts from   link  what it asks of its connection
+    comeback   its way back to a restarted server   step_log  what the recording may lack
     operations run blocking or awaited   frame  ``RemoteFrame``   checks  of arguments
     connection the socket and its timeouts   mailbox  request ids and replies underneath
     keys       CURVE keys as files   handshakes  why a client does not get through
@@ -20,6 +21,7 @@
     guard      encryption, and who may connect   allow_list  by public key
     admission  whose requests are taken   rates  and how many
     ledger     one session's steps, openings  the sessions: each taken exactly once
+    sessions   how they begin and end   held  replies that wait for their recording
     dispatch   requests in, jobs and replies out    requests, replies  its checks and its packets
     io_loop    the thread that owns the sockets
     server     ``StreamServer``: lifecycle, signals addresses  which it may bind

@@ -25,10 +25,12 @@ from sim_stream.wire.async_connection import AsyncConnection
 from sim_stream.wire.client import CLOSE_LINGER_MS, RESUME_S, check_patience
 from sim_stream.wire.frame import RemoteFrame
 from sim_stream.wire.keys import ClientKeys
+from sim_stream.wire.link import request_status, say_hello
 from sim_stream.wire.messages import HelloOk, Status
 from sim_stream.wire.observe import Observer
 from sim_stream.wire.operations import run_async
-from sim_stream.wire.stream import Start, Stream, open_stream, request_status, say_hello
+from sim_stream.wire.start import Opening, Start
+from sim_stream.wire.stream import Stream, open_stream
 
 __all__ = ["AsyncRemoteSession", "AsyncStreamClient"]
 
@@ -215,7 +217,8 @@ class AsyncStreamClient:
             decoding=decoding,
         )
         link = self._connection
-        opening = open_stream(link, self._observer, start, lookahead, record, mode)
+        what = Opening(start=start, lookahead=lookahead, record=record, mode=mode)
+        opening = open_stream(link, self._observer, what)
         return AsyncRemoteSession(link, await run_async(opening, link), siblings=self._sessions)
 
     async def status(self) -> Status:

@@ -23,11 +23,13 @@ from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.connection import Connection
 from sim_stream.wire.frame import RemoteFrame
 from sim_stream.wire.keys import ClientKeys
+from sim_stream.wire.link import request_status, say_hello
 from sim_stream.wire.messages import HelloOk, Status
 from sim_stream.wire.observe import Observer
 from sim_stream.wire.operations import run
 from sim_stream.wire.session import RemoteSession
-from sim_stream.wire.stream import Start, open_stream, request_status, say_hello
+from sim_stream.wire.start import Opening, Start
+from sim_stream.wire.stream import open_stream
 
 __all__ = ["RemoteFrame", "RemoteSession", "StreamClient"]
 
@@ -127,7 +129,8 @@ class StreamClient:
             sampling=sampling,
             decoding=decoding,
         )
-        opening = open_stream(self._connection, self._observer, start, lookahead, record, mode)
+        what = Opening(start=start, lookahead=lookahead, record=record, mode=mode)
+        opening = open_stream(self._connection, self._observer, what)
         return RemoteSession(
             self._connection, run(opening, self._connection), siblings=self._sessions
         )

@@ -1,16 +1,23 @@
-"""Finding a server again, and a session on it: what a client does when its server was restarted.
+"""How a client gets its session back when the server was restarted.
 
-Operations (``operations``), for the blocking and the asyncio client alike. Knows no steps.
+Operations (``operations``), for the blocking and the asyncio client alike. Knows nothing of what a
+session is asked for.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
-from sim_stream.errors import ProtocolError, RemoteError
+from sim_stream.errors import ConnectionLost, ProtocolError, RemoteError
+from sim_stream.wire.link import Link
 from sim_stream.wire.mailbox import Received
 from sim_stream.wire.messages import ErrorCode, Hello, HelloOk, Message, Opened, Resume
-from sim_stream.wire.operations import Operation, Pause, ask
+from sim_stream.wire.operations import Operation, Pause, ask, ask_until_answered
+from sim_stream.wire.step_log import StepLog
+
+T = TypeVar("T")
 
 # After these errors the server may be another one by now, and the session in its recordings.
 LOST = frozenset({"CONNECTION_LOST", ErrorCode.SHUTTING_DOWN, ErrorCode.NO_SESSION})
@@ -20,26 +27,94 @@ HELLO_S = 1.0
 PAUSE_S = 0.1
 
 
-def find_server(give_up_s: float) -> Operation[HelloOk]:
-    """Whoever answers; asks until then. Raises RemoteError when the monotonic clock says so."""
+class Lifeline:
+    """One session's. ``log``: its last steps; ``resumable``: whether it has a way back at all."""
+
+    def __init__(self, link: Link, opened: Opened) -> None:
+        self.log = StepLog(link.info.resume_steps, since=opened.committed_step)
+        self._link = link
+        self._token = opened.resume_token if link.resume_s > 0 else ""
+        self._epoch = link.info.server_epoch
+        self.cut = False
+
+    @property
+    def resumable(self) -> bool:
+        return bool(self._token)
+
+    def surviving(
+        self, attempt: Callable[[], Operation[T]], resend: Callable[[], Operation[None]] | None
+    ) -> Operation[T]:
+        """Runs it, again after the session had to be resumed. ``resend`` sends what was in flight
+        once more; None: the session is to begin anew, so nothing of it is made up for.
+
+        Raises RemoteError; afterwards the session is over if the lifeline is ``cut``.
+        """
+        give_up_s: float | None = None
+        while True:
+            try:
+                return (yield from attempt())
+            except RemoteError as error:
+                if give_up_s is None:
+                    give_up_s = time.monotonic() + self._link.resume_s
+                if not (yield from self._came_back(error, give_up_s, resend)):
+                    raise
+
+    def _came_back(
+        self,
+        error: RemoteError,
+        give_up_s: float,
+        resend: Callable[[], Operation[None]] | None,
+    ) -> Operation[bool]:
+        """False where there is no way back, or the server never left."""
+        while self._token and error.code in LOST and time.monotonic() < give_up_s:
+            try:
+                there = yield from _find_server(give_up_s)
+                same = there.server_epoch == self._epoch
+                if same and isinstance(error, ConnectionLost):
+                    return False
+                yield from self._resume(there, give_up_s, resend)
+            except RemoteError as again:
+                if again.code not in LOST or self.cut:
+                    raise
+                error = again
+            else:
+                return True
+        return False
+
+    def _resume(
+        self,
+        there: HelloOk,
+        give_up_s: float,
+        resend: Callable[[], Operation[None]] | None,
+    ) -> Operation[None]:
+        """What the recording lacks is taken again, what was in flight is sent again."""
+        timeout_s = self._link.timeout_s
+        try:
+            request = Resume(resume_token=self._token)
+            reply = (yield from _persevere(request, timeout_s, give_up_s)).message
+            if not isinstance(reply, Opened):
+                raise ProtocolError("reply", type(reply).__name__, "opened")
+            missing = [] if resend is None else self.log.after(reply.committed_step)
+        except RemoteError as error:
+            if error.code not in COMING:
+                self._token, self.cut = "", True
+            raise
+        self._epoch = there.server_epoch
+        for step in missing:
+            yield from ask_until_answered(step, timeout_s=timeout_s)
+        if resend is not None:
+            yield from resend()
+
+
+def _find_server(give_up_s: float) -> Operation[HelloOk]:
     reply = (yield from _persevere(Hello(), HELLO_S, give_up_s)).message
     if not isinstance(reply, HelloOk):
         raise ProtocolError("reply", type(reply).__name__, "hello_ok")
     return reply
 
 
-def resume(token: str, timeout_s: float, give_up_s: float) -> Operation[Opened]:
-    """The session of that token, on the server that is there now. Raises RemoteError.
-
-    It may take as long as the server needs to make every step of the session again.
-    """
-    reply = (yield from _persevere(Resume(resume_token=token), timeout_s, give_up_s)).message
-    if not isinstance(reply, Opened):
-        raise ProtocolError("reply", type(reply).__name__, "opened")
-    return reply
-
-
 def _persevere(message: Message, timeout_s: float, give_up_s: float) -> Operation[Received]:
+    """Asks until whoever is there answers, or the monotonic clock says to give up."""
     while True:
         left_s = max(give_up_s - time.monotonic(), 0.0)
         try:

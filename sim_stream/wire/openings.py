@@ -81,6 +81,9 @@ class Openings:
     def end(self, sid: str) -> None:
         """The session is over: its first frame may go."""
         key = self._keys.pop(sid)
+        if key[1] == sid:  # nobody will ask for it
+            del self._by_key[key]
+            return
         opening = self._by_key[key]
         opening.reply, opening.ended = None, True
         self._by_key.move_to_end(key)

@@ -15,7 +15,8 @@ from sim_stream.wire.connection import Connection
 from sim_stream.wire.frame import RemoteFrame
 from sim_stream.wire.messages import Status
 from sim_stream.wire.operations import run
-from sim_stream.wire.stream import Start, Stream
+from sim_stream.wire.start import Start
+from sim_stream.wire.stream import Stream
 
 
 class RemoteSession:

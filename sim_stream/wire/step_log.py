@@ -29,14 +29,14 @@ class StepLog:
             self._since = self._steps[0].step if self._steps else step.step
         self._steps.append(step)
 
-    def after(self, recorded: int, last_sent: int) -> list[Step]:
-        """What a session that goes on after ``recorded`` lacks. Raises RemoteError where it
-        cannot be made up: steps are lost, or were never sent."""
-        if not self._since <= recorded <= last_sent:
+    def after(self, recorded: int) -> list[Step]:
+        """What a session that goes on after ``recorded`` lacks. Raises RemoteError: NO_SESSION,
+        where steps between are remembered by nobody."""
+        if recorded < self._since:
             raise RemoteError(
                 ErrorCode.NO_SESSION,
                 f"resume: the recording ends with step {recorded}; this client remembers the steps "
-                f"after {self._since} up to {last_sent}, so what is between is lost",
+                f"after {self._since}, so what is between is lost",
                 retryable=False,
                 committed_step=recorded,
             )

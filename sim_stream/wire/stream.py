@@ -10,14 +10,13 @@ awaits. Knows no sockets.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import Action
 from sim_stream.errors import (
     ConnectionLost,
     InvalidInput,
@@ -25,10 +24,12 @@ from sim_stream.errors import (
     RemoteError,
     SessionClosed,
 )
-from sim_stream.wire import checks, comeback
+from sim_stream.wire import checks
+from sim_stream.wire.comeback import Lifeline
 from sim_stream.wire.engine import Image
 from sim_stream.wire.frame import RemoteFrame, remote_frame
 from sim_stream.wire.framing import Arrays
+from sim_stream.wire.link import Link, new_key, request_status
 from sim_stream.wire.mailbox import Received
 from sim_stream.wire.messages import (
     Close,
@@ -36,11 +37,6 @@ from sim_stream.wire.messages import (
     ErrorCode,
     Fork,
     FrameMessage,
-    Heartbeat,
-    Hello,
-    HelloOk,
-    Message,
-    Open,
     Opened,
     Reset,
     Status,
@@ -55,52 +51,13 @@ from sim_stream.wire.operations import (
     ask,
     ask_until_answered,
 )
-from sim_stream.wire.step_log import StepLog
+from sim_stream.wire.start import Opening, Start
 
 T = TypeVar("T")
 # After these errors the server has no such session any more.
 # A realtime session's steps are answered at once or soon; more without an answer is a server gone.
 UNANSWERED = 64
 OVER = frozenset({ErrorCode.NO_SESSION, ErrorCode.SHUTTING_DOWN})
-
-
-class Link(Protocol):
-    """What a stream asks of its connection without waiting."""
-
-    timeout_s: float
-    resume_s: float
-
-    @property
-    def info(self) -> HelloOk: ...
-    @property
-    def closed(self) -> bool: ...
-    def expects(self, rid: int) -> bool: ...
-    def forget(self, rid: int) -> None: ...
-    def was_dropped(self, rid: int) -> bool: ...
-    def send_unanswered(self, message: Message) -> bool: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """What a session starts from, as ``StreamClient.open`` describes it; unchecked."""
-
-    frames: Any
-    seed: int = 0
-    actions: Sequence[Action | None] | None = None
-    text: str | None = None
-    sampling: SamplingConfig | None = None
-    decoding: DecodingConfig | None = None
-
-    def fields(self, info: HelloOk) -> tuple[Image, dict[str, Any]]:
-        """The frames, and the fields of the message. Raises InvalidInput."""
-        array = checks.wire_frames(self.frames, info)
-        return array, {
-            "seed": checks.wire_seed(self.seed),
-            "text": checks.wire_text(self.text),
-            "sampling": checks.wire_sampling(self.sampling),
-            "decoding": checks.wire_decoding(self.decoding),
-            "actions": checks.wire_actions(self.actions, len(array), info),
-        }
 
 
 @dataclass
@@ -127,11 +84,10 @@ class Stream:
         self.sid = opened.sid
         self.frame = frame
         self.in_flight: deque[_Sent] = deque()
-        self._link, self._info, self._observer = link, link.info, observer
+        self._link, self._observer = link, observer
         self._mode = mode
         self._next_step = opened.committed_step + 1
-        self._token = opened.resume_token if link.resume_s > 0 else ""
-        self._log = StepLog(self._info.resume_steps, since=opened.committed_step)
+        self._lifeline = Lifeline(link, opened)
         self._latest = frame
         self._closed = False
         self._last: RemoteFrame | None = None
@@ -150,13 +106,13 @@ class Stream:
         self.require_open()
         self.shed()
         lockstep = self._mode == "lockstep"
-        limit = self._info.limits.max_in_flight if lockstep else UNANSWERED
+        limit = self._link.info.limits.max_in_flight if lockstep else UNANSWERED
         if len(self.in_flight) >= limit:
             raise InvalidInput("send_step", f"{len(self.in_flight)} in flight", f"{limit} at most")
         message = Step(
             sid=self.sid,
             step=self._next_step,
-            action=checks.wire_action(action, self._info),
+            action=checks.wire_action(action, self._link.info),
             sim_time_us=sim_time_us,
             deadline_ms=deadline_ms,
         )
@@ -201,23 +157,23 @@ class Stream:
         frame = remote_frame(received, sent.send_ns)
         self._show(sent.message, received, frame)
         self._settle(frame.committed_step)
-        self._log.add(sent.message)
+        self._lifeline.log.add(sent.message)
         self._latest = frame
         return frame
 
     def reset(self, start: Start) -> Operation[RemoteFrame]:
         self.require_open()
-        array, fields = start.fields(self._info)
+        array, fields = start.fields(self._link.info)
         message = Reset(sid=self.sid, **fields)
         self._forget_steps()
         send_ns = time.monotonic_ns()
         timeout_s = self._link.timeout_s
         received = yield from self._watched(
-            lambda: ask(message, {"frames": array}, timeout_s=timeout_s), catch_up=False
+            lambda: ask(message, {"frames": array}, timeout_s=timeout_s), anew=True
         )
         self.frame = self._latest = remote_frame(received, send_ns)
         self._next_step = self.frame.committed_step + 1
-        self._log.restart(self.frame.committed_step)
+        self._lifeline.log.restart(self.frame.committed_step)
         self._show(message, received, self.frame, array)
         return self.frame
 
@@ -274,7 +230,7 @@ class Stream:
         frame."""
         received = yield from self._ask(message)
         closed = received.message
-        if self._token and isinstance(closed, Closed) and closed.committed_step < 0:
+        if self._lifeline.resumable and isinstance(closed, Closed) and closed.committed_step < 0:
             raise RemoteError(
                 ErrorCode.NO_SESSION, "it is not there", retryable=False, committed_step=-1
             )
@@ -310,60 +266,18 @@ class Stream:
         busy = error.code == ErrorCode.BUSY and self.in_flight[0].again
         return busy or isinstance(error, ConnectionLost)
 
-    def _watched(
-        self, attempt: Callable[[], Operation[T]], *, catch_up: bool = True
-    ) -> Operation[T]:
+    def _watched(self, attempt: Callable[[], Operation[T]], *, anew: bool = False) -> Operation[T]:
         """Some refusals mean that the session is over, unless it can be resumed: then the attempt
-        is made again."""
-        give_up_s: float | None = None
-        while True:
-            try:
-                return (yield from attempt())
-            except RemoteError as error:
-                if give_up_s is None:
-                    give_up_s = time.monotonic() + self._link.resume_s
-                if not (yield from self._came_back(error, give_up_s, catch_up=catch_up)):
-                    self._closed = self._closed or error.code in OVER
-                    raise
-
-    def _came_back(
-        self, error: RemoteError, give_up_s: float, *, catch_up: bool
-    ) -> Operation[bool]:
-        """Brings the session back from its recording, if the server it was on is gone.
-
-        Raises RemoteError when that is in vain.
-        """
-        while self._token and error.code in comeback.LOST and time.monotonic() < give_up_s:
-            try:
-                there = yield from comeback.find_server(give_up_s)
-                if isinstance(error, ConnectionLost) and self._same_server(there):
-                    return False
-                yield from self._resume(there, give_up_s, catch_up=catch_up)
-            except RemoteError as again:
-                if again.code not in comeback.LOST or not self._token:
-                    self._closed = True
-                    raise
-                error = again
-            else:
-                return True
-        return False
-
-    def _same_server(self, there: HelloOk) -> bool:
-        return there.server_epoch == self._info.server_epoch
-
-    def _resume(self, there: HelloOk, give_up_s: float, *, catch_up: bool) -> Operation[None]:
-        """What the recording lacks is taken again, what was in flight is sent again."""
+        is made again. ``anew``: it leaves nothing of what was in flight."""
         try:
-            opened = yield from comeback.resume(self._token, self._link.timeout_s, give_up_s)
-            last_sent = self._next_step - 1
-            missing = self._log.after(opened.committed_step, last_sent) if catch_up else []
+            resend = None if anew else self._send_again
+            return (yield from self._lifeline.surviving(attempt, resend))
         except RemoteError as error:
-            if error.code not in comeback.COMING:
-                self._token = ""  # never again
+            self._closed = self._closed or error.code in OVER or self._lifeline.cut
             raise
-        self._info = there
-        for step in missing:
-            yield from ask_until_answered(step, timeout_s=self._link.timeout_s)
+
+    def _send_again(self) -> Operation[None]:
+        """To the server that has the session now."""
         for sent in self.in_flight:
             self._link.forget(sent.rid)
         yield from self._send_lost()
@@ -379,7 +293,7 @@ class Stream:
             return
         reply = received.message
         assert isinstance(reply, Opened | FrameMessage | Closed)
-        self._observer(as_client_saw_it(self._info, request, reply, frame, frames))
+        self._observer(as_client_saw_it(self._link.info, request, reply, frame, frames))
 
     def _settle(self, committed_step: int) -> None:
         """After a refusal the next step is the server's next; those in flight fail likewise."""
@@ -391,51 +305,17 @@ class Stream:
             self._link.forget(self.in_flight.popleft().rid)
 
 
-def new_key() -> str:
-    """For an open or a fork of one's own: nobody else will ever come up with it."""
-    return secrets.token_hex(16)
-
-
-def say_hello(link: Link) -> Operation[HelloOk]:
-    reply = (yield from ask_until_answered(Hello(), timeout_s=link.timeout_s)).message
-    if not isinstance(reply, HelloOk):
-        raise ProtocolError("reply", type(reply).__name__, "hello_ok")
-    return reply
-
-
-def open_stream(
-    link: Link,
-    observer: Observer | None,
-    start: Start,
-    lookahead: int | None,
-    record: bool | None,
-    mode: str,
-) -> Operation[Stream]:
+def open_stream(link: Link, observer: Observer | None, opening: Opening) -> Operation[Stream]:
     if link.closed:
         raise SessionClosed("the client is closed")
-    array, fields = start.fields(link.info)
-    message = Open(
-        **fields,
-        lookahead=checks.wire_lookahead(lookahead),
-        open_key=new_key(),
-        record=checks.wire_record(record),
-        mode=checks.wire_mode(mode),
-    )
-    send_ns = time.monotonic_ns()
+    array, message = opening.message(link.info)
     arrays: Arrays = {"frames": array}
+    send_ns = time.monotonic_ns()
     received = yield from ask_until_answered(message, arrays, timeout_s=link.timeout_s, anew=True)
     opened, frame = as_opened(received), remote_frame(received, send_ns)
     if observer is not None:
         observer(as_client_saw_it(link.info, message, opened, frame, array))
-    return Stream(link, observer, opened, frame, mode)
-
-
-def request_status(link: Link, sid: str) -> Operation[Status]:
-    heartbeat = Heartbeat(sid=sid, client_send_ns=time.monotonic_ns())
-    reply = (yield from ask_until_answered(heartbeat, timeout_s=link.timeout_s)).message
-    if not isinstance(reply, Status):
-        raise ProtocolError("reply", type(reply).__name__, "status")
-    return reply
+    return Stream(link, observer, opened, frame, message.mode)
 
 
 def as_opened(received: Received) -> Opened:

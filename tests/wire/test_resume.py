@@ -465,7 +465,7 @@ def test_other_sessions_go_on_while_one_is_rebuilt(recording, raw_to, connected)
     recording.restart()
     recording.runtime.hooks.passes = lambda session: 10**9 if session.committed_step == 1 else 1
     raw = raw_to(recording.endpoint)
-    raw.send({"t": "resume", "resume_token": long._stream._token})
+    raw.send({"t": "resume", "resume_token": long._stream._lifeline._token})
     with connected().open(FRAMES, seed=9) as other:
         recording.runtime.hooks.passes = lambda session: 1
         assert [other.step().step for _ in range(3)] == [1, 2, 3]
