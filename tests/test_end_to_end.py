@@ -1,12 +1,16 @@
 """Real models behind a real server: what comes over ZeroMQ is what a local session gives."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, RemoteError
+from sim_stream.recording.archive import RecordedSessions
+from sim_stream.recording.recorder import Recorder
 from sim_stream.runtime.runtime import Runtime
 from sim_stream.wire.client import StreamClient
 from sim_stream.wire.server import StreamServer
@@ -120,3 +124,33 @@ def test_jacobi_over_the_wire_gives_the_same_frames_and_a_deadline_marks_them(
 def test_a_window_beyond_the_frame_is_refused_over_the_wire(client: StreamClient) -> None:
     with pytest.raises(RemoteError, match=r"decoding.window.*65.*1\.\.64"):
         client.open(PROMPT, decoding=DecodingConfig(strategy="jacobi", window=65))
+
+
+@contextmanager
+def recording_server(runtime: Runtime, folder: Path, bind: str) -> Iterator[str]:
+    with (
+        Recorder(folder, by="server") as recorder,
+        StreamServer(
+            runtime, bind=bind, observer=recorder, archive=RecordedSessions(folder)
+        ) as server,
+    ):
+        yield server.endpoint
+
+
+@pytest.mark.parametrize("decoding", [None, DecodingConfig(strategy="jacobi", window=8)])
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_session_goes_on_bit_equal_after_a_restart(
+    runtime: Runtime, tmp_path: Path, decoding: DecodingConfig | None, lookahead: int
+) -> None:
+    with ExitStack() as stack:
+        with recording_server(runtime, tmp_path, "tcp://127.0.0.1:0") as endpoint:
+            client = stack.enter_context(StreamClient(endpoint))
+            session = client.open(PROMPT, seed=9, lookahead=lookahead, decoding=decoding)
+            images = [session.frame.image, *(session.step(a).image for a in ACTIONS[:4])]
+        with recording_server(runtime, tmp_path, endpoint):
+            images += [session.step(action).image for action in ACTIONS[4:]]
+            last = session.close()
+    images += [] if last is None else [last.image]
+    expected = local_images(runtime, 9, lookahead)
+    assert len(images) == len(expected)
+    assert all(np.array_equal(a, b) for a, b in zip(images, expected, strict=True))

@@ -17,7 +17,7 @@ from sim_stream.wire.messages import ErrorCode, Open, Reset, Step
 
 # By how many steps a session's recording may be behind its replies; a client that remembers as many
 # loses none. A recording that falls further behind is given up.
-RESUME_STEPS = 256
+RESUME_STEPS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)

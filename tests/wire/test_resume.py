@@ -21,7 +21,8 @@ from sim_stream.recording.archive import KEY_FILE, RecordedSessions
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import replay
-from sim_stream.wire.archive import RESUME_STEPS, sign
+from sim_stream.recording.session import SessionRecording
+from sim_stream.wire.archive import sign
 from sim_stream.wire.async_client import AsyncStreamClient
 from sim_stream.wire.client import StreamClient
 from sim_stream.wire.server import StreamServer
@@ -382,9 +383,11 @@ def test_steps_that_the_recording_lacks_are_taken_again_from_the_clients_memory(
     assert [line.frame.step for line in load(recording.recordings()[-1]).shown] == [*range(7), 6]
 
 
-def test_steps_beyond_the_clients_memory_are_reported_lost(recording, connected):
+def test_steps_beyond_the_clients_memory_are_reported_lost(recording, connected, monkeypatch):
+    monkeypatch.setattr("sim_stream.wire.server.RESUME_STEPS", 4)
+    recording.restart()
     session = connected().open(FRAMES)
-    for _ in range(RESUME_STEPS + 3):
+    for _ in range(4 + 3):
         session.step()
     recording.stop()
     (path,) = recording.folder.glob("*.jsonl")
@@ -448,6 +451,24 @@ def test_sessions_of_many_tasks_survive_a_restart(recording):
 
     for seed, images in enumerate(asyncio.run(main())):
         np.testing.assert_array_equal(images, uninterrupted(6, seed=seed))
+
+
+def test_recording_that_falls_too_far_behind_is_given_up(recording, connected, monkeypatch):
+    monkeypatch.setattr("sim_stream.recording.recorder.RESUME_STEPS", 4)
+    go = threading.Event()
+    session = connected().open(FRAMES)
+    add = SessionRecording.add
+
+    def slow(self, exchange):
+        go.wait(TIMEOUT_S)
+        add(self, exchange)
+
+    monkeypatch.setattr(SessionRecording, "add", slow)
+    assert [session.step().step for _ in range(20)] == [*range(1, 21)]
+    go.set()
+    recording.restart()
+    with pytest.raises(RemoteError, match="too slow"):
+        session.step()
 
 
 def test_key_is_its_owners_alone_and_stays(tmp_path):

@@ -158,7 +158,7 @@ REPLIES = (
         "hello_ok of a model without actions",
         hello_ok(action_spec=[], fps_num=30_000, fps_den=1001, lookahead=0),
     ),
-    _Sample("hello_ok of a server that records", hello_ok(resume_steps=256)),
+    _Sample("hello_ok of a server that records", hello_ok(resume_steps=1024)),
     _Sample("opened by open", m.Opened(rid=2, sid=SID, committed_step=0, frame=FIRST), IMAGE),
     _Sample(
         "opened, to be resumed",
