@@ -1,0 +1,42 @@
+"""Which world: the command line's options for it, and how each one is opened.
+
+Knows every world by name; opens none before it is asked to.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from bridge.metadrive.world import MetaDriveWorld
+from bridge.painted import PaintedWorld
+from bridge.video_world import VideoWorld
+from bridge.worlds import RoadWorld, World
+from sim_stream.video import SAMPLE
+
+# From the parsed options and the side of the frame in pixels.
+ROAD_WORLDS: dict[str, Callable[[argparse.Namespace, int], RoadWorld]] = {
+    "metadrive": lambda options, size_px: MetaDriveWorld(size_px=size_px),
+    "painted": lambda options, size_px: PaintedWorld(size_px=size_px),
+}
+WORLDS: dict[str, Callable[[argparse.Namespace, int], World]] = {
+    **ROAD_WORLDS,
+    # A video is halved when it is read, so it comes at half the size already.
+    "video": lambda options, size_px: VideoWorld(
+        options.video, size_px=size_px // 2, start_s=options.start
+    ),
+}
+
+
+def add_options(parser: argparse.ArgumentParser, worlds: Mapping[str, object]) -> None:
+    """`--world` among these, and what opening them asks for."""
+    parser.add_argument(
+        "--world", choices=sorted(worlds), default="metadrive", help="the simulator"
+    )
+    if "video" in worlds:
+        video = parser.add_argument_group("--world video: a file, which no action changes")
+        video.add_argument(
+            "--video", type=Path, metavar="FILE", default=SAMPLE, help="what to play"
+        )
+        video.add_argument("--start", type=float, metavar="S", default=0.0, help="from second S on")
