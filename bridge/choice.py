@@ -13,12 +13,14 @@ from bridge.metadrive.world import MetaDriveWorld
 from bridge.painted import PaintedWorld
 from bridge.video_world import VideoWorld
 from bridge.worlds import RoadWorld, World
+from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.video import SAMPLE
 
 # From the parsed options and the side of the frame in pixels.
 ROAD_WORLDS: dict[str, Callable[[argparse.Namespace, int], RoadWorld]] = {
     "metadrive": lambda options, size_px: MetaDriveWorld(size_px=size_px),
     "painted": lambda options, size_px: PaintedWorld(size_px=size_px),
+    "carla": lambda options, size_px: open_carla(options, size_px),
 }
 WORLDS: dict[str, Callable[[argparse.Namespace, int], World]] = {
     **ROAD_WORLDS,
@@ -34,9 +36,29 @@ def add_options(parser: argparse.ArgumentParser, worlds: Mapping[str, object]) -
     parser.add_argument(
         "--world", choices=sorted(worlds), default="metadrive", help="the simulator"
     )
+    carla = parser.add_argument_group("--world carla: a server that runs already")
+    carla.add_argument(
+        "--carla", metavar="HOST:PORT", default="127.0.0.1:2000", help="where it listens"
+    )
+    carla.add_argument("--town", metavar="NAME", help="map to load (default: the loaded one)")
     if "video" in worlds:
         video = parser.add_argument_group("--world video: a file, which no action changes")
         video.add_argument(
             "--video", type=Path, metavar="FILE", default=SAMPLE, help="what to play"
         )
         video.add_argument("--start", type=float, metavar="S", default=0.0, help="from second S on")
+
+
+def open_carla(options: argparse.Namespace, size_px: int) -> RoadWorld:
+    """Raises InvalidInput for an impossible address, Unavailable without package or server."""
+    try:
+        from bridge.carla.world import CarlaWorld
+    except ImportError as error:
+        raise Unavailable(
+            "the world `carla` needs CARLA's client package in the version of your server: "
+            f"pip install carla==0.9.16 ({error})"
+        ) from error
+    host, _, port = options.carla.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InvalidInput("--carla", options.carla, "HOST:PORT")
+    return CarlaWorld(size_px=size_px, host=host, port=int(port), town=options.town)
