@@ -51,6 +51,9 @@ def add_options(parser: argparse.ArgumentParser, worlds: Mapping[str, object]) -
 
 def open_carla(options: argparse.Namespace, size_px: int) -> RoadWorld:
     """Raises InvalidInput for an impossible address, Unavailable without package or server."""
+    host, _, port = options.carla.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InvalidInput("--carla", options.carla, "HOST:PORT")
     try:
         from bridge.carla.world import CarlaWorld
     except ImportError as error:
@@ -58,7 +61,4 @@ def open_carla(options: argparse.Namespace, size_px: int) -> RoadWorld:
             "the world `carla` needs CARLA's client package in the version of your server: "
             f"pip install carla==0.9.16 ({error})"
         ) from error
-    host, _, port = options.carla.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise InvalidInput("--carla", options.carla, "HOST:PORT")
     return CarlaWorld(size_px=size_px, host=host, port=int(port), town=options.town)
