@@ -20,6 +20,7 @@ from bridge.driving.loop import Moment
 from bridge.driving.measures import ROAD_SHARE, Divergence
 
 AT_FRAMES = (1, 4, 8, 16, 32, 64)  # where the summary says how far the pictures are apart
+LOST_S = 1.0  # a lane unseen for so long is lost; a frame or two without a marking are not
 
 
 def line(moment: Moment, measured: Divergence) -> dict[str, Any]:
@@ -96,8 +97,12 @@ def _pictures(predicted: list[Divergence]) -> dict[str, Any]:
 
 
 def _roads(predicted: list[Divergence], both: list[Divergence], frame_s: float) -> dict[str, float]:
-    """How long each world stayed on the road, at most as long as it was driven."""
+    """How long each world stayed on the road, at most as long as it was driven.
+
+    `lane_neural_s`: until for a whole second no lane was found by its markings in predicted frames.
+    """
     found = {
+        "lane_neural_s": frame_s * lane_lost_at(predicted, round(LOST_S / frame_s)),
         "asphalt_neural_s": frame_s * first_not(_asphalt(f.asphalt_neural) for f in predicted),
         "asphalt_simulator_s": frame_s * first_not(_asphalt(f.asphalt_simulator) for f in both),
     }
@@ -108,6 +113,16 @@ def _roads(predicted: list[Divergence], both: list[Divergence], frame_s: float) 
         found["lane_offset_m_median"] = float(np.median(offsets_m))
         found["lane_offset_m_max"] = max(offsets_m)
     return found
+
+
+def lane_lost_at(predicted: list[Divergence], in_a_row: int) -> int:
+    """How many frames there are before the first of so many without a lane."""
+    missing = 0
+    for count, frame in enumerate(predicted, start=1):
+        missing = missing + 1 if math.isnan(frame.lane_neural[1]) else 0
+        if missing == in_a_row:
+            return count - in_a_row
+    return len(predicted)
 
 
 def _asphalt(share: float) -> bool:

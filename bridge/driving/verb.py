@@ -171,7 +171,7 @@ def totals(drives: list[dict[str, Any]]) -> dict[str, Any]:
         "wall_s": round(sum(drive.get("wall_s", 0.0) for drive in drives), 1),
         "ends": dict(ends),
     }
-    for name in ("psnr_db", "difference", "on_road_s", "asphalt_simulator_s", "asphalt_neural_s"):
+    for name in ("psnr_db", "difference", "on_road_s", "lane_neural_s", "asphalt_neural_s"):
         values = [drive[name] for drive in drives if name in drive]
         if values:
             found[f"{name}_median"] = round(statistics.median(values), 4)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 
 from bridge.__main__ import main
-from bridge.driving.log import first_not
+from bridge.driving.log import first_not, lane_lost_at
 from bridge.driving.loop import Loop, Moment
 from bridge.driving.measures import Measure, Pose, asphalt_ahead, pose_from, psnr_db
 from bridge.motion import control_for
@@ -36,7 +37,7 @@ from sim_stream.video import SAMPLE, halve
 from sim_stream.wire.client import StreamClient
 from sim_stream.wire.server import StreamServer
 from tests.wire.conftest import ServerProcess
-from tests.wire.toy import SIZE, ToyRuntime
+from tests.wire.toy import PRESET, SIZE, ToyRuntime
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 90_001
@@ -184,10 +185,6 @@ def test_drive_that_ends_within_its_lead_in_is_a_failed_scene(client: StreamClie
 
 
 def test_model_without_actions_cannot_be_driven() -> None:
-    from dataclasses import replace
-
-    from tests.wire.toy import PRESET
-
     blind = ToyRuntime(preset=replace(PRESET, actions_per_frame=0, prompt="drive"))
     with (
         StreamServer(blind, bind="tcp://127.0.0.1:0") as server,
@@ -295,6 +292,19 @@ def test_time_on_the_road_ends_at_the_first_frame_off_it() -> None:
     assert first_not([True, True, False, True]) == 2
     assert first_not([True] * 5) == 5
     assert first_not([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("seen", "lasts"), [("######", 6), ("##..##", 6), ("##....", 2), ("....##", 0), ("#.....", 1)]
+)
+def test_a_lane_is_lost_when_it_is_unseen_for_long(
+    client: StreamClient, seen: str, lasts: int
+) -> None:
+    measure = Measure(0.25)
+    first = measure(drive(client, frames=1)[0])
+    known, unknown = (5.0, 0.0), (math.nan, math.nan)
+    frames = [replace(first, lane_neural=known if mark == "#" else unknown) for mark in seen]
+    assert lane_lost_at(frames, in_a_row=4) == lasts
 
 
 # The command and what it leaves.
