@@ -28,7 +28,8 @@ class Page:
         self._side_px, self._frames = side_px, frames
         self.width = 2 * side_px + 3 * GAP_PX
         self.height = LABEL_PX + side_px + GAP_PX + PLOT_PX
-        self._labels = self._draw_labels((simulator, SIMULATOR), (neural, NEURAL))
+        self._names = ((simulator, SIMULATOR), (neural, NEURAL))
+        self._labels = self._draw_labels(self.width, self._lefts())
         self._plots = Plots(height_px=PLOT_PX, width_px=self.width, frames=frames)
 
     def frame(self, simulated: Image, predicted: Image, so_far: Sequence[Divergence]) -> Image:
@@ -44,16 +45,22 @@ class Page:
         """Pairs of frames in two rows, the simulator's above the predicted, over the plots."""
         images = [simulated for simulated, _ in pairs] + [predicted for _, predicted in pairs]
         frames = contact_sheet(images, columns=len(pairs))
+        missing_px = max(0, self.width - frames.shape[1])  # a drive soon cut off has few pairs
+        frames = np.pad(frames, ((0, 0), (0, missing_px), (0, 0)), constant_values=24)
         height_px, width_px = max(2 * PLOT_PX, frames.shape[1] // 4), frames.shape[1]
+        labels = self._draw_labels(width_px, (GAP_PX, width_px // 2), ("above: ", "below: "))
         plots = Plots(height_px=height_px, width_px=width_px, frames=self._frames)
-        return np.concatenate([frames, plots.draw(drive)])
+        return np.concatenate([labels, frames, plots.draw(drive)])
 
     def _lefts(self) -> tuple[int, int]:
         """Where the two pictures begin."""
         return GAP_PX, 2 * GAP_PX + self._side_px
 
-    def _draw_labels(self, *labels: tuple[str, str]) -> Image:
-        figure = new_figure(LABEL_PX, self.width)
-        for (name, colour), left in zip(labels, self._lefts(), strict=True):
-            figure.text(left / self.width, 0.5, name, color=colour, fontsize=7.5, va="center")
+    def _draw_labels(
+        self, width: int, lefts: tuple[int, int], where: tuple[str, str] = ("", "")
+    ) -> Image:
+        figure = new_figure(LABEL_PX, width)
+        for (name, colour), left, place in zip(self._names, lefts, where, strict=True):
+            text = f"{place}{name}"
+            figure.text(left / width, 0.5, text, color=colour, fontsize=7.5, va="center")
         return pixels_of(figure)

@@ -79,7 +79,7 @@ class Plots:
     def _frame_all(self, places: npt.NDArray[np.float64]) -> None:
         """Forward is up and left is left; one metre is as long both ways, and all is in view."""
         low, high = np.nanmin(places, axis=0), np.nanmax(places, axis=0)
-        box = self._above.get_position()
+        box = self._above.get_position(original=True)
         width, height = self._figure.get_size_inches()
         shape = box.width * width / (box.height * height)
         half_ahead = max(high[0] - low[0], (high[1] - low[1]) / shape, SMALLEST_M) / 2 * 1.08

@@ -165,3 +165,22 @@ def test_lane_keep_drives_on_along_the_lane_it_saw_when_it_sees_none() -> None:
     assert keep.lane.marked < ENOUGH_MARKED < seen.marked
     assert keep.lane.offset_m == pytest.approx(seen.left_m(5.0 * 0.25), abs=1e-9)
     assert abs(action.yaw_rate_radps) < 0.1
+
+
+def test_the_readmes_policy_stays_on_the_painted_road(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "bridge" / "README.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    policy = started("mine:Calm")
+    with PaintedWorld(size_px=128) as world:
+        seen = world.reset(90_001)
+        last = Action(speed_mps=seen.ego.speed_mps, yaw_rate_radps=0.0)
+        for _ in range(30):
+            last = reachable(world.car, policy(seen.frame, last), last.speed_mps, 0.25)
+            seen = world.step(control_for(world.car, last, seen.ego, 0.25))
+            assert not seen.done
+    assert seen.ego.speed_mps == pytest.approx(6.0, abs=0.1)
