@@ -14,7 +14,6 @@ from bridge.painted import PaintedWorld
 from bridge.video_world import VideoWorld
 from bridge.worlds import RoadWorld, World
 from sim_stream.errors import InvalidInput, Unavailable
-from sim_stream.video import SAMPLE
 
 # From the parsed options and the side of the frame in pixels.
 ROAD_WORLDS: dict[str, Callable[[argparse.Namespace, int], RoadWorld]] = {
@@ -24,10 +23,7 @@ ROAD_WORLDS: dict[str, Callable[[argparse.Namespace, int], RoadWorld]] = {
 }
 WORLDS: dict[str, Callable[[argparse.Namespace, int], World]] = {
     **ROAD_WORLDS,
-    # A video is halved when it is read, so it comes at half the size already.
-    "video": lambda options, size_px: VideoWorld(
-        options.video, size_px=size_px // 2, start_s=options.start
-    ),
+    "video": lambda options, size_px: open_video(options, size_px),
 }
 
 
@@ -43,10 +39,15 @@ def add_options(parser: argparse.ArgumentParser, worlds: Mapping[str, object]) -
     carla.add_argument("--town", metavar="NAME", help="map to load (default: the loaded one)")
     if "video" in worlds:
         video = parser.add_argument_group("--world video: a file, which no action changes")
-        video.add_argument(
-            "--video", type=Path, metavar="FILE", default=SAMPLE, help="what to play"
-        )
+        video.add_argument("--video", type=Path, metavar="FILE", help="what to play")
         video.add_argument("--start", type=float, metavar="S", default=0.0, help="from second S on")
+
+
+def open_video(options: argparse.Namespace, size_px: int) -> VideoWorld:
+    """Raises InvalidInput without a file. It is halved when it is read: half the size comes out."""
+    if options.video is None:
+        raise InvalidInput("--video", "nothing", "the file that --world video plays")
+    return VideoWorld(options.video, size_px=size_px // 2, start_s=options.start)
 
 
 def open_carla(options: argparse.Namespace, size_px: int) -> RoadWorld:

@@ -143,8 +143,9 @@ class _Driver:
             lead_in=options.lead_in,
             see=options.see,
         )
+        scene_name = f"seed {seed}" if world.car else "which no action changes"
         page = Page(
-            simulator=f"{options.world}, seed {seed}",
+            simulator=f"{options.world}, {scene_name}",
             neural=f"predicted by {self._client.info.model_id}",
             side_px=self._client.info.frame_shape[0],
             frames=options.frames,

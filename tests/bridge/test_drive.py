@@ -237,6 +237,27 @@ def test_video_can_be_driven_along_though_it_does_not_listen(client: StreamClien
     assert all(m.psnr_db > 0 for m in measured)
 
 
+def test_video_world_without_a_file_is_refused(
+    server: StreamServer, driven: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(server.endpoint, driven / "d.mp4", "--world", "video")) == 1
+    assert "--video: got nothing" in capsys.readouterr().err
+
+
+def test_video_is_driven_along_by_the_command(
+    server: StreamServer, driven: Path, capsys: pytest.CaptureFixture[str], write_video: Any
+) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (9, 2 * SIZE, 2 * SIZE, 3), np.uint8)
+    video = str(write_video(images, rate=4))
+    assert (
+        main(command(server.endpoint, driven / "d.mp4", "--world", "video", "--video", video)) == 0
+    )
+    (one,) = last_line(capsys.readouterr().out)["drives"]
+    assert (one["frames"], one["frames_of_both"], one["gap_m"]) == (5, 5, None)
+    assert "on_road_s" not in one
+    assert lines(driven / "d.jsonl")[0]["ego"]["speed_mps"] is None
+
+
 # The measures.
 
 
