@@ -6,6 +6,8 @@ an error cut off is readable up to there. A drive without a single frame leaves 
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +24,7 @@ from sim_stream.video_writer import Mp4Writer, write_png
 
 
 class KeptDrive:
-    """Measures, draws and writes every moment of one drive; `summary` after it."""
+    """Measures, draws and writes every moment of one drive; `finish` after it."""
 
     def __init__(self, out: Path, page: Page, *, frames: int, frame_s: float, name: str) -> None:
         self.out = out
@@ -44,10 +46,17 @@ class KeptDrive:
                 self._bar.set_postfix(psnr_db=f"{measured.psnr_db:.1f}", refresh=False)
             self._bar.update()
 
-    def summary(self) -> dict[str, Any]:
-        return self._log.summary(self._frame_s)
+    def finish(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+        """The summary of a drive that went on to its end, which is kept in a file, too."""
+        summary = {**before, **self._log.summary(self._frame_s), **after, "out": str(self.out)}
+        path = self.out.with_suffix(".json")
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_text(json.dumps(summary) + "\n")
+        part.replace(path)
+        return summary
 
     def __enter__(self) -> Self:
+        self.out.with_suffix(".json").unlink(missing_ok=True)  # that of an earlier drive
         size = (self._page.height, self._page.width)
         self._writer = Mp4Writer(self.out, fps=round(1 / self._frame_s), size=size)
         self._log = DriveLog(self.out.with_suffix(".jsonl"))

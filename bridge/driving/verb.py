@@ -8,7 +8,6 @@ summary, a JSON file, is there only when it went on to its end.
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import time
 from collections import Counter
@@ -143,25 +142,32 @@ class _Driver:
             lead_in=options.lead_in,
             see=options.see,
         )
-        scene_name = f"seed {seed}" if world.car else "which no action changes"
-        page = Page(
-            simulator=f"{options.world}, {scene_name}",
-            neural=f"predicted by {self._client.info.model_id}",
-            side_px=self._client.info.frame_shape[0],
-            frames=options.frames,
-        )
-        out, start_s = options.out_of(seed), time.monotonic()
-        drive = KeptDrive(
-            out, page, frames=options.frames, frame_s=1.0 / world.fps, name=f"drive {seed}"
-        )
+        start_s = time.monotonic()
+        drive = self._kept(world, seed)
         with drive:
             for moment in loop.run(seed):
                 drive.add(moment)
-        wall_s = round(time.monotonic() - start_s, 1)
-        scene = world.describe(seed) if isinstance(world, RoadWorld) else {}
-        summary = {**scene, "seed": seed, **drive.summary(), "wall_s": wall_s, "out": str(out)}
-        out.with_suffix(".json").write_text(json.dumps(summary) + "\n")  # last: the drive is whole
-        return summary
+        return drive.finish(
+            {"seed": seed, **(world.describe(seed) if isinstance(world, RoadWorld) else {})},
+            {"wall_s": round(time.monotonic() - start_s, 1)},
+        )
+
+    def _kept(self, world: World, seed: int) -> KeptDrive:
+        options, info = self._options, self._client.info
+        scene = f"seed {seed}" if world.car else "which no action changes"
+        page = Page(
+            simulator=f"{options.world}, {scene}",
+            neural=f"predicted by {info.model_id}",
+            side_px=info.frame_shape[0],
+            frames=options.frames,
+        )
+        return KeptDrive(
+            options.out_of(seed),
+            page,
+            frames=options.frames,
+            frame_s=1.0 / world.fps,
+            name=f"drive {seed}",
+        )
 
 
 def totals(drives: list[dict[str, Any]]) -> dict[str, Any]:

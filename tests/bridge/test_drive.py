@@ -419,6 +419,7 @@ def test_failed_scene_is_one_of_several_drives(
 def test_policy_that_raises_leaves_the_drive_so_far(
     server: StreamServer, driven: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (driven / "d.json").write_text("of an earlier drive")
     assert main(command(server.endpoint, driven / "d.mp4", "--policy", "driven:Breaks")) == 1
     assert "policy driven:Breaks raised KeyError: 'left' (line" in capsys.readouterr().err
     # Two calls for the lead-in, four that worked after it, and the seed frame.
