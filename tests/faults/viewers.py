@@ -1,0 +1,95 @@
+"""Viewers that subscribe and never read."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import msgpack
+import zmq
+
+from tests.faults.clients import Bystander
+from tests.faults.processes import require, toy_server, wait_until
+from tests.faults.registry import Fault, Figures, Stage
+
+SIZE = 256
+FRAME_BYTES = SIZE * SIZE * 3
+VIEWERS = 3
+FRAMES = 300
+MIB = 2**20
+# A viewer may hold back 8 frames in the server's queue and what the sockets' buffers take.
+GROWTH_MIB = VIEWERS * (8 * FRAME_BYTES / MIB + 4) + 24
+
+
+class GoodViewer:
+    """Reads everything; which frames it saw."""
+
+    def __init__(self, endpoint: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._socket = subscribe(endpoint, context)
+        self._stop = threading.Event()
+        self.steps: list[int] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._stop.is_set():
+            if self._socket.poll(50):
+                _, header, _ = self._socket.recv_multipart()
+                self.steps.append(msgpack.unpackb(header)["frame"]["step"])
+        self._socket.close()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def subscribe(
+    endpoint: str, context: zmq.Context[zmq.Socket[bytes]], **options: int
+) -> zmq.Socket[bytes]:
+    viewer = context.socket(zmq.SUB)
+    viewer.linger = 0
+    for name, value in options.items():
+        setattr(viewer, name, value)
+    viewer.subscribe(b"")
+    viewer.connect(endpoint)
+    return viewer
+
+
+def run(stage: Stage) -> Figures:
+    server = stage.start(toy_server(f"--size={SIZE}", "--publish=tcp://127.0.0.1:0"))
+    context = stage.enter_context(zmq.Context())
+    # They hold back little themselves, so that the server must decide what becomes of the rest.
+    small = {"rcvhwm": 1, "rcvbuf": 65536}
+    stalled = [subscribe(server.publish_endpoint, context, **small) for _ in range(VIEWERS)]
+    for viewer in stalled:
+        stage.callback(viewer.close)
+    good = GoodViewer(server.publish_endpoint, context)
+    stage.callback(good.close)
+    time.sleep(0.3)  # a subscription takes effect some time after connecting
+    bystander = stage.start(Bystander(server.endpoint))
+    bystander.wait_for(20)
+    before_mib = server.rss_mib
+    bystander.wait_for(20 + FRAMES, timeout_s=60)
+    grown_mib = server.rss_mib - before_mib
+    figures = bystander.check_undisturbed(size=SIZE)
+    end = bystander.step
+    wait_until("the good viewer has the last frame", lambda: end in good.steps, timeout_s=5)
+    seen = good.steps[: good.steps.index(end) + 1]  # the closing shows the last step's frame, too
+    require(seen == sorted({*seen}), f"a viewer saw frames twice or out of order: {seen[-9:]}")
+    require(grown_mib < GROWTH_MIB, f"the server grew by {grown_mib:.0f} MiB")
+    return {
+        "stalled viewers": str(VIEWERS),
+        "unread": f"{VIEWERS * FRAMES * FRAME_BYTES / MIB:.0f} MiB",
+        "rss": f"{grown_mib:+.0f} MiB (bound {GROWTH_MIB:.0f})",
+        "another viewer saw": f"{len(seen)} frames in order",
+        **figures,
+    }
+
+
+FAULTS = (
+    Fault(
+        name="viewers that never read",
+        holds="they miss frames; memory is bounded, nobody else waits",
+        run=run,
+    ),
+)
