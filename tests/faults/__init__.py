@@ -13,7 +13,8 @@ reported, and beyond 2 s the fault has failed. What each fault demands beside th
     processes   servers and clients as child processes; nothing outlives this program
     driver      the client process    clients  what it got, checked against a reference
     registry    faults and outcomes   namespaces  of network, mounts and time, without names
-    clients_fail, sessions, viewers, hostile, fuzz, disk   the faults, by family
+    link        a network link that can be slow, lossy or cut
+    clients_fail, restart, network, viewers, sessions, hostile, fuzz, disk, clocks   by family
 
 Servers are ``sim-stream serve`` with the pocket model where the model matters (KV caches,
 resuming), else ``tests.wire.toy_server``: the same wire around numpy images.
@@ -21,13 +22,26 @@ resuming), else ``tests.wire.toy_server``: the same wire around numpy images.
 
 from __future__ import annotations
 
-from tests.faults import clients_fail, disk, fuzz, hostile, sessions, viewers
+from tests.faults import (
+    clients_fail,
+    clocks,
+    disk,
+    fuzz,
+    hostile,
+    network,
+    restart,
+    sessions,
+    viewers,
+)
 
 FAULTS = (
     *clients_fail.FAULTS,
+    *restart.FAULTS,
+    *network.FAULTS,
     *viewers.FAULTS,
     *sessions.FAULTS,
     *hostile.FAULTS,
     *fuzz.FAULTS,
     *disk.FAULTS,
+    *clocks.FAULTS,
 )

@@ -25,6 +25,8 @@ from sim_stream.recording.pixels import sha256_of
 from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
 from tests.wire.toy import prompt_frames
 
+CLOSE_S = 5.0
+
 
 def action_of(step: int) -> Action:
     """What the driver does at that step."""
@@ -128,9 +130,12 @@ def drive(plan: Plan, stop: threading.Event) -> None:
 
 
 def stop_at_end_of_stdin(stop: threading.Event) -> None:
+    """Lets the session be closed; where the server is gone, too, nobody would answer."""
     while os.read(sys.stdin.fileno(), 4096):
         pass
     stop.set()
+    time.sleep(CLOSE_S)
+    os._exit(1)
 
 
 def main() -> int:
