@@ -17,8 +17,9 @@ from tests.faults.driver import action_of, prompt_of
 from tests.faults.processes import Child, Violated, pocket_server, require, wait_until
 from tests.wire.toy import PRESET, SIZE, ToyRuntime
 
-# A bystander that waits longer than eight frames of 4 fps was disturbed, on the slowest machine.
-STALL_MS = 2000.0
+# A bystander that waits longer than eight frames of 4 fps was disturbed, unless the machine is so
+# busy that all its frames take long.
+STALL_MS, STALL_MEDIANS = 2000.0, 5
 FRAME_TIMEOUT_S = 30.0
 
 # What step n brings, at index n; 0 is the frame that came with the opening.
@@ -130,11 +131,12 @@ class Bystander(DriverProcess):
         self.check(reference, size=size)
         latencies_ms = [frame.latency_ms for frame in self.frames[1:]]
         require(len(latencies_ms) > 0, "the bystander has no frame")
-        worst_ms = max(latencies_ms)
-        require(worst_ms < STALL_MS, f"the bystander waited {worst_ms:.0f} ms for a frame")
+        p50_ms, worst_ms = median(latencies_ms), max(latencies_ms)
+        stall_ms = max(STALL_MS, STALL_MEDIANS * p50_ms)
+        require(worst_ms < stall_ms, f"the bystander waited {worst_ms:.0f} ms for a frame")
         require(self.losses == 0, f"the bystander lost its connection {self.losses} times")
         return {
-            "bystander": f"{len(latencies_ms)} frames equal, p50 {median(latencies_ms):.1f}, "
+            "bystander": f"{len(latencies_ms)} frames equal, p50 {p50_ms:.1f}, "
             f"worst {worst_ms:.0f} ms"
         }
 
