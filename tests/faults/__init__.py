@@ -12,36 +12,11 @@ reported, and beyond 2 s the fault has failed. What each fault demands beside th
 
     processes   servers and clients as child processes; nothing outlives this program
     driver      the client process    clients  what it got, checked against a reference
+    catalogue   all faults
     registry    faults and outcomes   namespaces  of network, mounts and time, without names
     link        a network link that can be slow, lossy or cut
-    clients_fail, restart, network, viewers, sessions, hostile, fuzz, disk, clocks   by family
+    clients_fail, restart, network, readers, sessions, hostile, fuzz, disk, clocks   by family
 
 Servers are ``sim-stream serve`` with the pocket model where the model matters (KV caches,
 resuming), else ``tests.wire.toy_server``: the same wire around numpy images.
 """
-
-from __future__ import annotations
-
-from tests.faults import (
-    clients_fail,
-    clocks,
-    disk,
-    fuzz,
-    hostile,
-    network,
-    restart,
-    sessions,
-    viewers,
-)
-
-FAULTS = (
-    *clients_fail.FAULTS,
-    *restart.FAULTS,
-    *network.FAULTS,
-    *viewers.FAULTS,
-    *sessions.FAULTS,
-    *hostile.FAULTS,
-    *fuzz.FAULTS,
-    *disk.FAULTS,
-    *clocks.FAULTS,
-)

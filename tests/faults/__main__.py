@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from tests.faults import FAULTS
+from tests.faults.catalogue import FAULTS
 from tests.faults.registry import Fault, Outcome, run_fault
 
 SURVIVED, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130

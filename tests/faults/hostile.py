@@ -5,16 +5,18 @@ Every message gets its refusal, or costs its sender the connection; nothing chan
 
 from __future__ import annotations
 
+import shutil
 import socket
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import msgpack
 import msgspec
 import zmq
 
+from sim_stream.errors import Unavailable
 from sim_stream.wire.framing import HEADER_BYTES
 from tests.faults.clients import Bystander
 from tests.faults.processes import Server, require, toy_server
@@ -28,6 +30,7 @@ MESSAGE_BYTES = HEADER_BYTES + CONTEXT_MAX * SIZE * SIZE * 3
 GROWTH_MIB = 64.0
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_MS = 10_000
+DESCRIPTORS = 64
 
 
 def vector_server(stage: Stage, *options: str) -> Server:
@@ -163,6 +166,30 @@ def run_streams(stage: Stage) -> Figures:
     }
 
 
+def run_descriptors(stage: Stage) -> Figures:
+    """More connections than the process may have files; more wait in the kernel's queue."""
+    if shutil.which("prlimit") is None:
+        raise Unavailable("prlimit (util-linux) is not installed")
+    server = stage.start(toy_server(prefix=["prlimit", f"--nofile={DESCRIPTORS}"]))
+    bystander = stage.start(Bystander(server.endpoint))
+    bystander.wait_for(5)
+    host, port = server.endpoint.removeprefix("tcp://").split(":")
+    with ExitStack() as peers:
+        for _ in range(2 * DESCRIPTORS):
+            address = (host, int(port))
+            peer = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
+            peers.enter_context(peer).sendall(GREETING + READY)
+        bystander.wait_for(bystander.step + 50)
+    raw = RawClient(server.endpoint)
+    stage.callback(raw.close)
+    require(raw.ask({"t": "hello"})["t"] == "hello_ok", "no new client was answered afterwards")
+    return {
+        "connections": f"{2 * DESCRIPTORS} at {DESCRIPTORS} descriptors",
+        "a new client": "served once they were gone",
+        **bystander.check_undisturbed(),
+    }
+
+
 FAULTS = (
     Fault(
         name="hostile messages",
@@ -173,5 +200,10 @@ FAULTS = (
         name="hostile bytes below the protocol",
         holds="their connections go nowhere, others are served, memory is bounded",
         run=run_streams,
+    ),
+    Fault(
+        name="out of file descriptors",
+        holds="who is connected is served; others are once there is room",
+        run=run_descriptors,
     ),
 )

@@ -17,6 +17,7 @@ from tests.faults.registry import Fault, Figures, Stage
 
 BACK_TIMEOUT_S = 60.0
 TOY_STEPS, TOY_KILLS, TOY_CLIENTS = 240, 4, 3
+TOY_PERIOD_S = 0.02  # so that all are under way at every kill
 
 # Starts a server with these options.
 Start = Callable[..., Server]
@@ -38,8 +39,9 @@ def run_pocket(stage: Stage) -> Figures:
 
 def run_toy(stage: Stage) -> Figures:
     restarted = Restarted(stage, toy_server, stage.folder / "recordings", "--step-ms=2")
+    pace = {"steps": TOY_STEPS, "period_s": TOY_PERIOD_S}
     drivers = [
-        stage.start(DriverProcess(restarted.endpoint, key=key, steps=TOY_STEPS, ahead=1 + key % 2))
+        stage.start(DriverProcess(restarted.endpoint, key=key, ahead=1 + key % 2, **pace))
         for key in range(1, TOY_CLIENTS + 1)
     ]
     steps = [TOY_STEPS * (1 + kill) // (TOY_KILLS + 1) for kill in range(TOY_KILLS)]

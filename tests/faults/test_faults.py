@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from sim_stream.errors import Unavailable
-from tests.faults import FAULTS, __main__, clients_fail, disk, fuzz, hostile
+from tests.faults import __main__, clients_fail, disk, fuzz, hostile
+from tests.faults.catalogue import FAULTS
 from tests.faults.clients import Seen, check_frames
 from tests.faults.processes import ROOT, Violated, require, toy_server, wait_until
 from tests.faults.registry import Fault, Stage, run_fault
