@@ -6,6 +6,7 @@ Knows no fault. ``reference`` is what a session of that key brings where nothing
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,8 +23,13 @@ from tests.wire.toy import PRESET, SIZE, ToyRuntime
 STALL_MS, STALL_MEDIANS = 2000.0, 5
 FRAME_TIMEOUT_S = 30.0
 
+BYSTANDER, VICTIM = POCKET_KEYS = 1, 2
+POCKET_BLOCK = 48  # steps of its reference that are made at a time
+
 # What step n brings, at index n; 0 is the frame that came with the opening.
 Reference = Sequence[str]
+# Of a key, with so many steps at least.
+MakeReference = Callable[[int, int], Reference]
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,9 @@ class DriverProcess(Child):
         if status or not self.closed:
             raise Violated(f"{self} ended with {status}: {self.error or self.said[-1:]}")
 
-    def check(self, reference: Reference | None = None, *, size: int = SIZE) -> None:
-        """Its frames against the reference, by default the toy's. Raises Violated."""
-        if reference is None:
-            reference = toy_reference(self.key, max(self.step, 0), size)
-        check_frames(self.frames, reference, str(self))
+    def check(self, reference: MakeReference) -> None:
+        """Its frames against those of an undisturbed run. Raises Violated."""
+        check_frames(self.frames, reference(self.key, max(self.step, 0)), str(self))
 
     def __str__(self) -> str:
         return f"client {self.key}"
@@ -117,18 +121,18 @@ class DriverProcess(Child):
 class Bystander(DriverProcess):
     """Steps all along, whatever happens to the others; must not notice."""
 
-    def __init__(self, endpoint: str, *, key: int = 1, period_s: float = 0.02, **how: Any) -> None:
+    def __init__(
+        self, endpoint: str, *, key: int = BYSTANDER, period_s: float = 0.02, **how: Any
+    ) -> None:
         super().__init__(endpoint, key=key, period_s=period_s, **how)
 
     def __str__(self) -> str:
         return "the bystander"
 
-    def check_undisturbed(
-        self, reference: Reference | None = None, *, size: int = SIZE
-    ) -> dict[str, str]:
+    def check_undisturbed(self, reference: MakeReference) -> dict[str, str]:
         """Ends it; its figures. Raises Violated."""
         self.finish()
-        self.check(reference, size=size)
+        self.check(reference)
         latencies_ms = [frame.latency_ms for frame in self.frames[1:]]
         require(len(latencies_ms) > 0, "the bystander has no frame")
         p50_ms, worst_ms = median(latencies_ms), max(latencies_ms)
@@ -158,7 +162,7 @@ def check_frames(frames: Sequence[Seen], reference: Reference, who: str) -> None
         )
 
 
-def toy_reference(key: int, steps: int, size: int = SIZE) -> Reference:
+def toy_reference(key: int, steps: int, *, size: int = SIZE) -> Reference:
     """The toy's frames without any wire."""
     runtime = ToyRuntime(preset=replace(PRESET, vq=replace(PRESET.vq, image_size=size)))
     session = runtime.open_session()
@@ -167,12 +171,17 @@ def toy_reference(key: int, steps: int, size: int = SIZE) -> Reference:
     return hashes
 
 
-@cache
-def pocket_references(keys: tuple[int, ...], steps: int) -> dict[int, Reference]:
+def pocket_reference(key: int, steps: int) -> Reference:
     """The pocket model's frames from a server that serves one client at a time."""
+    return _pocket_references(math.ceil(max(steps, 1) / POCKET_BLOCK))[key]
+
+
+@cache
+def _pocket_references(blocks: int) -> dict[int, Reference]:
     references: dict[int, Reference] = {}
+    steps = blocks * POCKET_BLOCK
     with pocket_server() as server:
-        for key in keys:
+        for key in POCKET_KEYS:
             with DriverProcess(server.endpoint, key=key, steps=steps, ahead=2) as driver:
                 driver.wait_for(steps, timeout_s=FRAME_TIMEOUT_S + steps)
                 driver.finish()

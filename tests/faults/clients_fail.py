@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 
 from tests.faults.clients import (
+    VICTIM,
     Bystander,
     DriverProcess,
+    MakeReference,
     Reference,
-    pocket_references,
+    pocket_reference,
     toy_reference,
 )
 from tests.faults.driver import action_of
@@ -19,38 +21,36 @@ from tests.faults.processes import Server, pocket_server, require, toy_server, w
 from tests.faults.registry import Fault, Figures, Stage
 from tests.wire.conftest import RawClient
 
-BYSTANDER, VICTIM = 1, 2
 LEASE_S = 1.2
 # The lease is looked at with every round of the server's loop, at most 250 ms apart.
 LEASE_SLACK_S = 1.5
 STEPS_KEPT = 3
 STOPS = 2
-POCKET_STEPS = 48
 GROWTH_MIB = 48.0
 
 
 def run_killed_pocket(stage: Stage) -> Figures:
-    references = pocket_references((BYSTANDER, VICTIM), POCKET_STEPS)
     server = stage.start(pocket_server("--lease-s", str(LEASE_S)))
-    bystander = stage.start(Bystander(server.endpoint, key=BYSTANDER, period_s=0.25))
-    return killed(stage, server, bystander, references, kills=3)
+    bystander = stage.start(Bystander(server.endpoint, period_s=0.25))
+    return killed(stage, server, bystander, pocket_reference, kills=3)
 
 
 def run_killed_toy(stage: Stage) -> Figures:
     server = stage.start(toy_server("--lease-s", str(LEASE_S), "--step-ms=10"))
-    bystander = stage.start(Bystander(server.endpoint, key=BYSTANDER))
-    return killed(stage, server, bystander, {VICTIM: toy_reference(VICTIM, 100)}, kills=1)
+    bystander = stage.start(Bystander(server.endpoint))
+    return killed(stage, server, bystander, toy_reference, kills=1)
 
 
 def killed(
     stage: Stage,
     server: Server,
     bystander: Bystander,
-    references: dict[int, Reference],
+    reference: MakeReference,
     *,
     kills: int,
 ) -> Figures:
     """Kills one client after another; each one's session is taken over, then left to its lease."""
+    expected = reference(VICTIM, 4 + kills + STEPS_KEPT)
     bystander.wait_for(1)
     raw = RawClient(server.endpoint)
     stage.callback(raw.close)
@@ -58,7 +58,7 @@ def killed(
     carried, freed_s = 0, []
     for kill in range(kills):
         sid, sent = kill_mid_step(stage, server.endpoint, step=4 + kill)
-        carried += carry_on(raw, sid, sent, references[VICTIM])
+        carried += carry_on(raw, sid, sent, expected)
         freed_s.append(await_freed(raw, left=1))
         if not kill:
             before_mib = server.rss_mib
@@ -69,7 +69,7 @@ def killed(
         "steps carried on": str(carried),
         "freed after": f"{max(freed_s):.1f} s (lease {LEASE_S:g})",
         "rss": f"{grown_mib:+.0f} MiB",
-        **bystander.check_undisturbed(references.get(BYSTANDER)),
+        **bystander.check_undisturbed(reference),
     }
 
 
@@ -109,7 +109,7 @@ def await_freed(raw: RawClient, *, left: int, lease_s: float = LEASE_S) -> float
 def run_stopped(stage: Stage) -> Figures:
     """Stopped for less than a lease, with two steps in the air; then for longer."""
     server = stage.start(toy_server("--lease-s", str(LEASE_S), "--step-ms=5"))
-    bystander = stage.start(Bystander(server.endpoint, key=BYSTANDER))
+    bystander = stage.start(Bystander(server.endpoint))
     victim = stage.start(DriverProcess(server.endpoint, key=VICTIM, ahead=2, timeout_s=LEASE_S))
     raw = RawClient(server.endpoint)
     stage.callback(raw.close)
@@ -125,7 +125,7 @@ def run_stopped(stage: Stage) -> Figures:
     wait_until("the client hears of its lease", lambda: victim.error is not None, timeout_s=10)
     assert victim.error is not None
     require(victim.error["code"] == "NO_SESSION", f"the client was told {victim.error}")
-    victim.check()
+    victim.check(toy_reference)
     grown_mib = server.rss_mib - before_mib
     require(grown_mib < GROWTH_MIB, f"the server grew by {grown_mib:.0f} MiB")
     return {
@@ -134,7 +134,7 @@ def run_stopped(stage: Stage) -> Figures:
         "freed after": f"{freed_s:.1f} s (lease {LEASE_S:g})",
         "told": victim.error["code"],
         "rss": f"{grown_mib:+.0f} MiB",
-        **bystander.check_undisturbed(),
+        **bystander.check_undisturbed(toy_reference),
     }
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sim_stream.errors import Unavailable
 from sim_stream.recording.sidecar import read_sidecar
-from tests.faults.clients import Bystander, DriverProcess, Seen
+from tests.faults.clients import Bystander, DriverProcess, Seen, toy_reference
 from tests.faults.clients_fail import await_freed
 from tests.faults.namespaces import unshared
 from tests.faults.processes import require, toy_server, wait_until
@@ -81,9 +81,9 @@ def run_wall(stage: Stage) -> Figures:
     late.wait_for(10)
     late.finish()
     pausing.finish()
-    figures = bystander.check_undisturbed()
+    figures = bystander.check_undisturbed(toy_reference)
     for driver in (pausing, late):
-        driver.check()
+        driver.check(toy_reference)
         require(driver.losses == 0, f"{driver} met {driver.losses} timeouts")
     for driver in (bystander, pausing, late):
         check_stamps(driver.frames)
@@ -143,7 +143,7 @@ def run_monotonic(stage: Stage) -> Figures:
     bystander.wait_for(60)
     wait_until("its own clock moved on", lambda: other.step >= 20, timeout_s=10)
     other.finish()
-    other.check()
+    other.check(toy_reference)
     check_stamps(other.frames)
     stamps_ns = other.frames[-1].stamps_ns
     apart_s = (stamps_ns["client_recv"] - stamps_ns["srv_send"]) / 1e9
@@ -151,7 +151,7 @@ def run_monotonic(stage: Stage) -> Figures:
     return {
         "clocks apart": f"{apart_s / DAY_S:.0f} days",
         "frames": f"{other.step} equal",
-        **bystander.check_undisturbed(),
+        **bystander.check_undisturbed(toy_reference),
     }
 
 

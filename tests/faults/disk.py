@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from sim_stream.errors import Unavailable
 from sim_stream.recording.load import Recording, load
-from tests.faults.clients import Bystander, DriverProcess
+from tests.faults.clients import Bystander, DriverProcess, toy_reference
 from tests.faults.namespaces import unshared
 from tests.faults.processes import Server, require, toy_server, wait_until
 from tests.faults.registry import Fault, Figures, Stage
 
 SIZE = 64
+REFERENCE = partial(toy_reference, size=SIZE)
 # Room for some forty of these frames, which are noise and do not compress.
 DISK = "640k"
 TOLD = "ends here, the session goes on: No space left on device"
@@ -34,8 +36,8 @@ def run(stage: Stage) -> Figures:
     late.wait_for(20)
     late.finish()
     bystander.wait_for(full_at + 50)
-    figures = bystander.check_undisturbed(size=SIZE)
-    late.check(size=SIZE)
+    figures = bystander.check_undisturbed(REFERENCE)
+    late.check(REFERENCE)
     cut = wait_for_end(disk, bystander.sid)
     intact = cut.intact_pixels()
     after = room_again(stage, server, disk)

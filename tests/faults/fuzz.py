@@ -14,7 +14,7 @@ import msgpack
 import zmq
 
 from tests.faults.clients import Bystander
-from tests.faults.hostile import MESSAGE_BYTES, committed, vector_server
+from tests.faults.hostile import MESSAGE_BYTES, REFERENCE, committed, vector_server
 from tests.faults.processes import Server, require
 from tests.faults.registry import Fault, Figures, Stage
 from tests.wire.conftest import RawClient, frames_spec
@@ -215,7 +215,7 @@ def run(stage: Stage, *, messages: int = MESSAGES) -> Figures:
         "messages": ", ".join(f"{count} {kind}" for kind, count in fuzzer.kinds.most_common()),
         "answers": ", ".join(f"{code} {n}" for code, n in attacker.answers.most_common()),
         "rss": f"{grown_mib:+.0f} MiB",
-        **bystander.check_undisturbed(size=SIZE),
+        **bystander.check_undisturbed(REFERENCE),
     }
 
 

@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import msgpack
 import msgspec
@@ -18,13 +19,14 @@ import zmq
 
 from sim_stream.errors import Unavailable
 from sim_stream.wire.framing import HEADER_BYTES
-from tests.faults.clients import Bystander
+from tests.faults.clients import Bystander, toy_reference
 from tests.faults.processes import Server, require, toy_server
 from tests.faults.registry import Fault, Figures, Stage
 from tests.wire.conftest import RawClient
 from tests.wire.vectors.generate import MSGPACK
 from tests.wire.vectors.valid import CONTEXT_MAX, SIZE
 
+REFERENCE = partial(toy_reference, size=SIZE)
 MESSAGE_BYTES = HEADER_BYTES + CONTEXT_MAX * SIZE * SIZE * 3
 # What libzmq and the allocator may keep of the largest message below, and a margin.
 GROWTH_MIB = 64.0
@@ -97,7 +99,7 @@ def run_messages(stage: Stage) -> Figures:
         "refused": ", ".join(f"{code} {count}" for code, count in codes.most_common()),
         "connections cut": "1 of 1 for a part beyond the limit",
         "rss": f"{grown_mib:+.0f} MiB, peak {peak_mib:+.0f}",
-        **bystander.check_undisturbed(size=SIZE),
+        **bystander.check_undisturbed(REFERENCE),
     }
 
 
@@ -162,7 +164,7 @@ def run_streams(stage: Stage) -> Figures:
         "connections": str(peers),
         "sizes up to": "2^64 - 1 bytes",
         "rss": f"{grown_mib:+.0f} MiB",
-        **bystander.check_undisturbed(size=SIZE),
+        **bystander.check_undisturbed(REFERENCE),
     }
 
 
@@ -186,7 +188,7 @@ def run_descriptors(stage: Stage) -> Figures:
     return {
         "connections": f"{2 * DESCRIPTORS} at {DESCRIPTORS} descriptors",
         "a new client": "served once they were gone",
-        **bystander.check_undisturbed(),
+        **bystander.check_undisturbed(toy_reference),
     }
 
 

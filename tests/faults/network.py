@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 from statistics import median
 
 from sim_stream.errors import Unavailable
-from tests.faults.clients import Bystander, DriverProcess
+from tests.faults.clients import Bystander, DriverProcess, toy_reference
 from tests.faults.clients_fail import LEASE_SLACK_S
 from tests.faults.link import ADDRESS
 from tests.faults.namespaces import entered, unshared
@@ -19,6 +20,7 @@ from tests.faults.processes import Child, Server, require, toy_server, wait_unti
 from tests.faults.registry import Fault, Figures, Stage
 
 SIZE = 256  # as the models' frames: some 140 packets each
+REFERENCE = partial(toy_reference, size=SIZE)
 STEPS = 40
 DELAY_MS, JITTER_MS = 50.0, 10.0
 LOSS = 0.03
@@ -92,7 +94,7 @@ class Line:
         return {
             "by": self.link.how,
             "packets": f"{self.link.forwarded} forwarded, {self.link.lost} lost ({share:.1%})",
-            **self.bystander.check_undisturbed(size=SIZE),
+            **self.bystander.check_undisturbed(REFERENCE),
         }
 
 
@@ -101,7 +103,7 @@ def driven(line: Line) -> DriverProcess:
     client = line.client(steps=STEPS, timeout_s=TIMEOUT_S)
     client.wait_for(STEPS, timeout_s=60)
     client.finish()
-    client.check(size=SIZE)
+    client.check(REFERENCE)
     return client
 
 
@@ -157,7 +159,7 @@ def run_partition(stage: Stage) -> Figures:
         timeout_s=LEASE_S + LEASE_SLACK_S,
     )
     client.kill()
-    client.check(size=SIZE)
+    client.check(REFERENCE)
     return {
         "cut": f"{PARTITION_S:g} s, then for good",
         **of_client(client),

@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 import msgpack
 import zmq
 
-from tests.faults.clients import Bystander
+from tests.faults.clients import Bystander, toy_reference
 from tests.faults.processes import require, toy_server, wait_until
 from tests.faults.registry import Fault, Figures, Stage
 from tests.wire.conftest import RawClient, frames_spec
 from tests.wire.toy import prompt_frames
 
 SIZE = 256
+REFERENCE = partial(toy_reference, size=SIZE)
 FRAME_BYTES = SIZE * SIZE * 3
 VIEWERS = 3
 FRAMES = 300
@@ -77,7 +79,7 @@ def run_viewers(stage: Stage) -> Figures:
     before_mib = server.rss_mib
     bystander.wait_for(20 + FRAMES, timeout_s=60)
     grown_mib = server.rss_mib - before_mib
-    figures = bystander.check_undisturbed(size=SIZE)
+    figures = bystander.check_undisturbed(REFERENCE)
     end = bystander.step
     wait_until("the good viewer has the last frame", lambda: end in good.steps, timeout_s=5)
     seen = good.steps[: good.steps.index(end) + 1]  # the closing shows the last step's frame, too
@@ -117,7 +119,7 @@ def run_client(stage: Stage) -> Figures:
         "asked": f"{sent} times, {sent * FRAME_BYTES / MIB:.0f} MiB of frames",
         "dropped and counted": str(undelivered),
         "rss": f"{grown_mib:+.0f} MiB (bound {CLIENT_GROWTH_MIB:.0f})",
-        **bystander.check_undisturbed(size=SIZE),
+        **bystander.check_undisturbed(REFERENCE),
     }
 
 

@@ -10,46 +10,37 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.faults.clients import DriverProcess, pocket_references
-from tests.faults.clients_fail import BYSTANDER, POCKET_STEPS, VICTIM
-from tests.faults.processes import Server, Violated, pocket_server, require, toy_server, wait_until
+from tests.faults.clients import (
+    POCKET_KEYS,
+    DriverProcess,
+    MakeReference,
+    pocket_reference,
+    toy_reference,
+)
+from tests.faults.processes import Server, pocket_server, toy_server
 from tests.faults.registry import Fault, Figures, Stage
 
 BACK_TIMEOUT_S = 60.0
-TOY_STEPS, TOY_KILLS, TOY_CLIENTS = 240, 4, 3
-TOY_PERIOD_S = 0.02  # so that all are under way at every kill
+# Between two kills every client gets so many frames; the pocket model at its 4 frames a second.
+POCKET_KILLS, POCKET_STEPS, POCKET_PERIOD_S = 2, 12, 0.25
+TOY_KILLS, TOY_STEPS, TOY_PERIOD_S, TOY_KEYS = 4, 50, 0.02, (1, 2, 3)
 
 # Starts a server with these options.
 Start = Callable[..., Server]
 
 
 def run_pocket(stage: Stage) -> Figures:
-    references = pocket_references((BYSTANDER, VICTIM), POCKET_STEPS)
     restarted = Restarted(stage, pocket_server, stage.folder / "recordings")
-    drivers = [
-        stage.start(DriverProcess(restarted.endpoint, key=key, steps=POCKET_STEPS, ahead=ahead))
-        for key, ahead in ((BYSTANDER, 1), (VICTIM, 2))
-    ]
-    gaps_s = [restarted.kill_when(drivers, step) for step in (POCKET_STEPS // 4, POCKET_STEPS // 2)]
-    for driver in drivers:
-        finish(driver, POCKET_STEPS)
-        driver.check(references[driver.key])
-    return figures(drivers, gaps_s)
+    drivers = [restarted.driver(key, period_s=POCKET_PERIOD_S) for key in POCKET_KEYS]
+    gaps_s = [restarted.kill_after(drivers, POCKET_STEPS) for _ in range(POCKET_KILLS)]
+    return ended(drivers, gaps_s, POCKET_STEPS, pocket_reference)
 
 
 def run_toy(stage: Stage) -> Figures:
     restarted = Restarted(stage, toy_server, stage.folder / "recordings", "--step-ms=2")
-    pace = {"steps": TOY_STEPS, "period_s": TOY_PERIOD_S}
-    drivers = [
-        stage.start(DriverProcess(restarted.endpoint, key=key, ahead=1 + key % 2, **pace))
-        for key in range(1, TOY_CLIENTS + 1)
-    ]
-    steps = [TOY_STEPS * (1 + kill) // (TOY_KILLS + 1) for kill in range(TOY_KILLS)]
-    gaps_s = [restarted.kill_when(drivers, step) for step in steps]
-    for driver in drivers:
-        finish(driver, TOY_STEPS)
-        driver.check()
-    return figures(drivers, gaps_s)
+    drivers = [restarted.driver(key, period_s=TOY_PERIOD_S) for key in TOY_KEYS]
+    gaps_s = [restarted.kill_after(drivers, TOY_STEPS) for _ in range(TOY_KILLS)]
+    return ended(drivers, gaps_s, TOY_STEPS, toy_reference)
 
 
 class Restarted:
@@ -61,28 +52,39 @@ class Restarted:
         self._server: Server = stage.start(start(*self._options))
         self.endpoint = self._server.endpoint
 
-    def kill_when(self, drivers: Sequence[DriverProcess], step: int) -> float:
-        """Once all are that far; seconds until all have another frame."""
-        for driver in drivers:
-            driver.wait_for(step, timeout_s=BACK_TIMEOUT_S)
+    def driver(self, key: int, **how: float) -> DriverProcess:
+        """Every second one has two steps in the air."""
+        return self._stage.start(DriverProcess(self.endpoint, key=key, ahead=1 + key % 2, **how))
+
+    def kill_after(self, drivers: Sequence[DriverProcess], steps: int) -> float:
+        """Once all are so much further; seconds until all have another frame."""
+        advance(drivers, steps)
         self._server.kill()
         killed_s = time.monotonic()
-        before = [driver.step for driver in drivers]
         self._server = self._stage.start(self._start(*self._options, f"--bind={self.endpoint}"))
-        for driver, had in zip(drivers, before, strict=True):
-            driver.wait_for(had + 1, timeout_s=BACK_TIMEOUT_S)
+        advance(drivers, 1)
         return time.monotonic() - killed_s
 
 
-def finish(driver: DriverProcess, steps: int) -> None:
-    driver.wait_for(steps, timeout_s=BACK_TIMEOUT_S)
-    wait_until(f"{driver} closes", lambda: driver.closed or driver.error is not None, timeout_s=30)
-    if driver.error is not None:
-        raise Violated(f"{driver} could not close: {driver.error['message']}")
+def advance(drivers: Sequence[DriverProcess], steps: int) -> None:
+    """Until each has so many frames more. Raises Violated."""
+    goals = [driver.step + steps for driver in drivers]
+    for driver, goal in zip(drivers, goals, strict=True):
+        driver.wait_for(goal, timeout_s=BACK_TIMEOUT_S)
 
 
-def figures(drivers: Sequence[DriverProcess], gaps_s: Sequence[float]) -> Figures:
-    require(len(gaps_s) > 0, "the server was never killed")
+def ended(
+    drivers: Sequence[DriverProcess],
+    gaps_s: Sequence[float],
+    steps: int,
+    reference: MakeReference,
+) -> Figures:
+    """After the last restart all go on, close, and have got what they must get."""
+    advance(drivers, steps)
+    for driver in drivers:
+        driver.finish()
+    for driver in drivers:
+        driver.check(reference)
     return {
         "kills": str(len(gaps_s)),
         "clients": f"{len(drivers)}, {sum(driver.step for driver in drivers)} frames equal",
