@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sim_stream.errors import Unavailable
-from sim_stream.recording.sidecar import read_sidecar
+from sim_stream.recording.load import load
 from tests.faults.clients import Bystander, DriverProcess, Seen, toy_reference
 from tests.faults.clients_fail import await_freed
 from tests.faults.namespaces import unshared
@@ -130,7 +130,7 @@ def check_stamps(frames: Sequence[Seen]) -> None:
 def created(folder: Path, sid: str) -> datetime:
     """When that session's recording began, by the server's time of day."""
     (path,) = folder.glob(f"*{sid}.jsonl")
-    return datetime.fromisoformat(read_sidecar(path).header.created)
+    return datetime.fromisoformat(load(path).header.created)
 
 
 def run_monotonic(stage: Stage) -> Figures:

@@ -36,8 +36,9 @@ DESCRIPTORS = 64
 
 
 def vector_server(stage: Stage, *options: str) -> Server:
-    """The server that the committed vectors are meant for."""
-    return stage.start(toy_server(f"--size={SIZE}", "--lease-s=2", "--max-sessions=8", *options))
+    """The server that the committed vectors are meant for, without a limit of the rate."""
+    fixed = (f"--size={SIZE}", "--lease-s=2", "--max-sessions=8", "--requests-per-s=1000000")
+    return stage.start(toy_server(*fixed, *options))
 
 
 def committed(kind: str) -> list[dict[str, object]]:

@@ -17,6 +17,7 @@ import numpy as np
 from sim_stream.recording.recorder import Recorder
 from sim_stream.serve import stop_at_end_of_stdin
 from sim_stream.wire.guard import Guard
+from sim_stream.wire.rates import REQUESTS_PER_S
 from sim_stream.wire.server import StreamServer
 from tests.wire.toy import PRESET, SIZE, Hooks, ToyRuntime, ToySession
 
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--publish")
     parser.add_argument("--max-sessions", type=int, default=4)
     parser.add_argument("--lease-s", type=float, default=60.0)
+    parser.add_argument("--requests-per-s", type=float, default=REQUESTS_PER_S)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--key", type=Path)
     parser.add_argument("--allow", type=Path)
@@ -78,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             max_sessions=options.max_sessions,
             lease_s=options.lease_s,
             observer=recorder,
+            requests_per_s=options.requests_per_s,
             guard=Guard.load(options.key, options.allow),
         ).serve_forever()
 
