@@ -201,6 +201,13 @@ def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-sessions", type=int, default=4, metavar="N", help="(default: %(default)s)"
     )
+    parser.add_argument(
+        "--lease-s",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="a session whose client is silent for longer is closed (default: %(default)g)",
+    )
     _add_record(parser, "record every session into this folder: frames, and all `replay` needs")
     _add_random_weights(parser)
     _add_access_options(parser)

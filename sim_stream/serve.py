@@ -34,13 +34,15 @@ class ServeOptions(ModelOptions):
     """What ``serve`` takes beside the model; addresses as in ZeroMQ, port 0 for a free one.
 
     ``threads`` are those of one stage: world model and video decoder run side by side, and on two
-    cores a second thread for either takes the other's core. ``record``: a folder for recordings
-    of every session. ``key``: the server's secret key file, ``allow``: its clients' public ones.
+    cores a second thread for either takes the other's core. ``lease_s``: a session whose client is
+    silent for longer is closed. ``record``: a folder for recordings of every session. ``key``: the
+    server's secret key file, ``allow``: its clients' public ones.
     """
 
     bind: str = "tcp://127.0.0.1:5555"
     publish: str | None = None
     max_sessions: int = 4
+    lease_s: float = 60.0
     until_stdin_closes: bool = False
     random_weights: bool = False
     record: Path | None = None
@@ -128,18 +130,19 @@ def _serve(options: ServeOptions, recorder: Recorder | None, guard: Guard | None
         bind=options.bind,
         publish=options.publish,
         max_sessions=options.max_sessions,
+        lease_s=options.lease_s,
         observer=recorder,
         guard=guard,
         max_sessions_per_key=options.max_sessions_per_key,
         requests_per_s=options.requests_per_s,
     )
     if options.until_stdin_closes:
-        threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()
+        threading.Thread(target=stop_at_end_of_stdin, daemon=True).start()
     server.serve_forever()
 
 
-def _stop_at_end_of_stdin() -> None:
-    """A parent that is gone, however it went, has closed our stdin."""
+def stop_at_end_of_stdin() -> None:
+    """Waits; then ends this process as SIGTERM does. A parent that is gone has closed our stdin."""
     while os.read(sys.stdin.fileno(), 4096):  # unbuffered: a lock held at exit would be fatal
         pass
     os.kill(os.getpid(), signal.SIGTERM)

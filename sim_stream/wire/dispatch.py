@@ -129,10 +129,10 @@ class Dispatcher:
     def on_result(self, result: Result) -> Iterator[Outgoing]:
         """Replies, and what viewers get to see, for a job that has ended."""
         job = result.job
-        record = self._sessions[job.sid]
-        packet = reply_to(
-            result, queue_depth=max(len(record.in_flight) - 1, 0), now_ns=self.clock_ns()
-        )
+        record, now_ns = self._sessions[job.sid], self.clock_ns()
+        # A reply may take longer than the lease: its client could not know that it was over.
+        record.last_seen_ns = now_ns
+        packet = reply_to(result, queue_depth=max(len(record.in_flight) - 1, 0), now_ns=now_ns)
         waiters = [Waiter(job.route, job.request.rid)] if job.route is not None else []
         if isinstance(job.request, Step):
             kept = packet if result.refusal is None else None
