@@ -29,6 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "serve": BASE | {"model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
+    "logs": set(),
+    "view": BASE | {"model_options", "server_process", "view", "wire"},
     "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.
     "bench": BASE
@@ -40,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights_cli": BASE | {"models"},
     "cli": BASE
     | {"model_options", "serve", "demo", "recording", "bench", "doctor", "weights_cli", ""}
-    | {"connect_options", "keygen_cli", "wire"},
+    | {"connect_options", "keygen_cli", "logs", "view", "wire"},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.
