@@ -23,6 +23,7 @@ from sim_stream.wire.async_client import AsyncStreamClient
 
 log = logging.getLogger(__name__)
 
+TIMEOUT_S = 30.0
 WATCH_S = 0.5
 
 
@@ -45,7 +46,7 @@ async def _serve(
     options: ViewOptions, endpoint: str, process: ServerProcess | None
 ) -> SimStreamError | None:
     """Why it ended; None: a signal."""
-    async with AsyncStreamClient(endpoint) as client:
+    async with AsyncStreamClient(endpoint, timeout_s=TIMEOUT_S) as client:
         height, width, _ = client.info.frame_shape
         if height != width:
             raise InvalidInput("server", f"frames of {height}x{width}", "square frames")

@@ -14,9 +14,9 @@ from sim_stream.wire.messages import ActionSpec
 
 ACCELERATION_MPS2 = 4.0
 BRAKING_MPS2 = 8.0
-# Full lock after two quarter seconds; straight again as fast.
-STEERING_RADPS2 = 1.0
-YAW_MAX_RADPS = 0.5
+# Full lock within half a second; straight again as fast.
+STEERING_RADPS2 = 0.8
+YAW_MAX_RADPS = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)

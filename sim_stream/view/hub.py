@@ -83,6 +83,11 @@ class Hub:
             task.cancel()
 
     @property
+    def endpoint(self) -> str:
+        """Of the server."""
+        return self._client.endpoint
+
+    @property
     def viewers(self) -> int:
         return len(self._viewers)
 

@@ -11,9 +11,10 @@ import { FrameWindow } from "./window.js";
 const NOTICE_MS = 6000;
 const SILENT_S = 2; // a server that is older news than this is said to be silent
 const DRAW_EVERY_MS = 66;
+const YAW_FULL_RADPS = 0.3; // what the keys reach (sim_stream/view/controls.py)
 const QUEUES = {
-  in_flight: { label: "steps in the air", color: "--stage-world-model", width: 2.5 },
-  queue_depth: { label: "of this session at the server", color: "--stage-video-decode", width: 1.5 },
+  in_flight: { label: "steps still in the air", color: "--stage-world-model", width: 2.5 },
+  queue_depth: { label: "behind it at the server", color: "--stage-video-decode", width: 1.5 },
   queued: { label: "waiting for the engine", color: "--warn", width: 1.5 },
 };
 
@@ -86,7 +87,7 @@ function showControls(current) {
   find("reset").disabled = !free || current.state === "ended";
   find("fork").disabled = !current || !["running", "paused"].includes(current.state);
   find("wheel").disabled = !current || current.state === "foreign" || !welcome.actions.length;
-  find("wheel").textContent = mine ? "Let go of the wheel" : "Take the wheel";
+  find("wheel").textContent = mine ? "Let go" : "Take the wheel";
   find("wheel-owner").textContent = owner(current, mine);
   hint(hintFor(current));
 }
@@ -149,12 +150,12 @@ function plot(header) {
 
 function showAction(action) {
   if (!action) return;
-  find("speed").textContent = `${action.speed_mps.toFixed(1)} m/s · ${(action.speed_mps * 3.6).toFixed(0)} km/h`;
+  find("speed").textContent = `${action.speed_mps.toFixed(1)} m/s`;
   find("speed-bar").value = action.speed_mps;
   const yaw = action.yaw_rate_radps;
   const side = yaw > 0.001 ? " left" : yaw < -0.001 ? " right" : "";
   find("yaw").textContent = `${Math.abs(yaw).toFixed(2)} rad/s${side}`;
-  const share = Math.min(1, Math.abs(yaw) / 0.5) * 50;
+  const share = Math.min(1, Math.abs(yaw) / YAW_FULL_RADPS) * 50;
   Object.assign(find("yaw-bar").style, { width: `${share}%`, left: `${yaw > 0 ? 50 - share : 50}%` });
 }
 

@@ -14,7 +14,7 @@ export class Latency {
   constructor(canvas, tbody) {
     this.tbody = tbody;
     this.history = new Map(); // stage -> last values
-    this.plot = new StackedBars(canvas, " ms", stageColor, { value: 250, label: "" });
+    this.plot = new StackedBars(canvas, stageColor, { value: 250, label: "" });
   }
 
   period(ms) {

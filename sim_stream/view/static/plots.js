@@ -5,9 +5,8 @@ export const SPAN_S = 30;
 const MARGIN = { left: 40, right: 8, top: 8, bottom: 18 };
 
 class Plot {
-  constructor(canvas, unit) {
+  constructor(canvas) {
     this.canvas = canvas;
-    this.unit = unit;
     this.samples = []; // {t: seconds, ...}
   }
 
@@ -57,7 +56,7 @@ class Plot {
     pen.textAlign = "right";
     for (const value of ticks(top)) {
       line(pen, MARGIN.left, y(value), right, y(value));
-      pen.fillText(value === top ? `${value}${this.unit}` : `${value}`, MARGIN.left - 6, y(value));
+      pen.fillText(`${value}`, MARGIN.left - 6, y(value));
     }
     pen.textBaseline = "alphabetic";
     pen.textAlign = "center";
@@ -70,8 +69,8 @@ class Plot {
 
 /** Samples {t, parts: [[name, value]...], total, width: seconds}. */
 export class StackedBars extends Plot {
-  constructor(canvas, unit, colorOf, limit) {
-    super(canvas, unit);
+  constructor(canvas, colorOf, limit) {
+    super(canvas);
     this.colorOf = colorOf;
     this.limit = limit; // {value, label}: a dashed line
   }
@@ -105,7 +104,7 @@ export class StackedBars extends Plot {
 /** Samples {t, name: value, ...}; a name that a sample lacks keeps its last value. */
 export class SteppedLines extends Plot {
   constructor(canvas, lines) {
-    super(canvas, "");
+    super(canvas);
     this.lines = lines; // name -> {color, width}
   }
 
@@ -145,13 +144,14 @@ function line(pen, x0, y0, x1, y1) {
   pen.stroke();
 }
 
-/** 2, 4, 10, 20, 40, 100 ...: what divides into two or four whole ticks. */
+/** The end of the axis: a number that divides into few round ticks. */
 function niceAbove(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 3, 4, 6, 8, 10].map((step) => step * power).find((step) => step >= value && step >= 2);
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value && step >= 2);
 }
 
 function ticks(top) {
-  const count = top % 4 === 0 ? 4 : top % 3 === 0 ? 3 : 2;
+  const lead = top / 10 ** Math.floor(Math.log10(top));
+  const count = { 1: 2, 1.5: 3, 2: 2, 3: 3, 4: 4, 5: 5, 6: 3, 8: 4 }[lead] ?? 2;
   return Array.from({ length: count + 1 }, (_, index) => (top * index) / count);
 }

@@ -24,7 +24,7 @@ export class FrameWindow {
     const left = this.images.get(header.frame_id - 1);
     this.slot(0, header.frame_id - 1, left, left ? "decoded" : "from before");
     this.slot(1, header.frame_id, bitmap, header.final ? "shown, final" : "shown, comes again");
-    if (header.lag_frames > 0) this.slot(2, header.step, null, `${header.codes} ids, no pixels yet`);
+    if (header.lag_frames > 0) this.slot(2, header.step, null, `${header.codes} ids, no pixels`);
     else this.slot(2, header.frame_id + 1, null, header.final ? "zero padding" : "to be predicted");
     this.tell(header);
   }
