@@ -212,6 +212,12 @@ def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "--max-sessions", type=int, default=4, metavar="N", help="(default: %(default)s)"
     )
     _add_record(parser, "record every session into this folder: frames, and all `replay` needs")
+    parser.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="answer Prometheus there, at /metrics, on this machine unless HOST says otherwise; "
+        "docs/viewing.md lists the names",
+    )
     _add_random_weights(parser)
     _add_access_options(parser)
     _add_log_format(parser)

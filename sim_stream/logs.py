@@ -39,10 +39,3 @@ def set_up(level: str, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-
-
-def context(**fields: object) -> dict[str, object]:
-    """The ``extra`` of a record; what is None is left out."""
-    unknown = fields.keys() - set(CONTEXT)
-    assert not unknown, f"{unknown}: say in CONTEXT what records carry"
-    return {name: value for name, value in fields.items() if value is not None}

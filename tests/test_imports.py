@@ -26,10 +26,11 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": BASE | {"models", "decoding", "runtime"},
     "wire": BASE | {"wire"},
     "recording": BASE | {"recording", "model_options", "server_process", "wire"},
-    "serve": BASE | {"model_options", "models", "recording", "runtime", "wire"},
+    "serve": BASE | {"metrics", "model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
     "logs": set(),
+    "metrics": BASE | {"wire", ""},
     "view": BASE | {"model_options", "server_process", "view", "wire"},
     "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.
