@@ -78,8 +78,10 @@ class TestViewer:
 
 
 class PageUnderTest:
-    def __init__(self, url: str, hub: Hub, http: aiohttp.ClientSession) -> None:
-        self.url, self.hub, self.http = url, hub, http
+    def __init__(
+        self, url: str, hub: Hub, http: aiohttp.ClientSession, server: StreamServer
+    ) -> None:
+        self.url, self.hub, self.http, self.server = url, hub, http, server
 
     @property
     def host(self) -> str:
@@ -123,7 +125,7 @@ def page() -> Callable[..., Any]:
                         serving(hub, "127.0.0.1", 0) as url,
                         aiohttp.ClientSession() as http,
                     ):
-                        await test(PageUnderTest(url, hub, http))
+                        await test(PageUnderTest(url, hub, http, server))
                 finally:
                     hub.stop()
 

@@ -14,6 +14,7 @@ from sim_stream.view.messages import Notice
 from sim_stream.view.picture import jpeg
 from sim_stream.view.viewer import NOTICES, UNSEEN_FRAMES, Viewer
 from sim_stream.view.web import serving
+from sim_stream.wire.server import StreamServer
 from tests.wire.toy import SIZE, ToyRuntime
 
 
@@ -287,6 +288,25 @@ def test_a_paused_session_outlives_its_lease(page):
             await viewer.until(lambda: len(viewer.headers) >= 3)
 
     page(test, lease_s=1.0)
+
+
+def test_sessions_end_with_their_server_and_a_new_one_opens_on_the_next(page):
+    async def test(page):
+        async with page.viewer() as viewer:
+            first, endpoint = viewer.watching, page.server.endpoint
+            await viewer.send("run", sid=first, running=True)
+            await viewer.until(lambda: len(viewer.headers) >= 3)
+            await asyncio.to_thread(page.server.stop)
+            await viewer.until(lambda: viewer.session(first)["state"] == "ended")
+            with StreamServer(ToyRuntime(), bind=endpoint):
+                await viewer.send("open", seed=3)
+                await viewer.until(lambda: viewer.watching != first)
+                await viewer.send("run", sid=viewer.watching, running=True)
+                await viewer.until(lambda: viewer.headers[-1]["step"] >= 2)
+                await viewer.send("close", sid=first)
+                await viewer.until(lambda: not viewer.session(first))
+
+    page(test)
 
 
 def test_a_taken_port_is_named(page):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,23 @@ def view(server):
     yield process
     process.kill()
     process.communicate()
+
+
+def test_the_end_of_its_own_server_is_an_error_with_its_last_words():
+    view = subprocess.Popen(
+        COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert view.stdout.readline().startswith("ready ")
+        children = Path(f"/proc/{view.pid}/task/{view.pid}/children").read_text().split()
+        (server,) = map(int, children)
+        os.kill(server, signal.SIGKILL)
+        _, stderr = view.communicate(timeout=START_S)
+    finally:
+        view.kill()
+        view.communicate()
+    assert (view.returncode, stderr.count("\n")) == (2, 1)
+    assert stderr.startswith("sim-stream view: the server died")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

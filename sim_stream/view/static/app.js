@@ -10,19 +10,20 @@ import { FrameWindow } from "./window.js";
 
 const NOTICE_MS = 6000;
 const SILENT_S = 2; // a server that is older news than this is said to be silent
-const DRAW_EVERY_MS = 66;
+const DRAW_EVERY_MS = 125;
+const [RATE_FRAMES, RATE_S] = [16, 8];
 const YAW_FULL_RADPS = 0.3; // what the keys reach (sim_stream/view/controls.py)
 const QUEUES = {
-  in_flight: { label: "steps still in the air", color: "--stage-world-model", width: 2.5 },
-  queue_depth: { label: "behind it at the server", color: "--stage-video-decode", width: 1.5 },
-  queued: { label: "waiting for the engine", color: "--warn", width: 1.5 },
+  in_flight: { label: "steps still in the air", color: "--stage-world-model", width: 3, dash: [] },
+  queue_depth: { label: "behind it at the server", color: "--stage-video-decode", width: 2, dash: [6, 6] },
+  queued: { label: "waiting for the engine", color: "--warn", width: 1.5, dash: [] },
 };
 
 const find = (id) => document.getElementById(id);
 let welcome = null;
 let state = { sessions: [], viewers: [], server: null };
 let watching = null;
-let lastFrameS = null;
+let shownS = []; // when the last frames of this session were shown
 let noticeTimer = 0;
 
 const latency = new Latency(find("latency"), find("stages").tBodies[0]);
@@ -107,7 +108,7 @@ function hintFor(current) {
 
 function turnTo(sid) {
   watching = sid;
-  lastFrameS = null;
+  shownS = [];
   latency.clear();
   queues.clear();
   frameWindow.clear();
@@ -132,6 +133,7 @@ function drawFrame(header, bitmap) {
   canvas.dataset.frame = header.frame_id;
   canvas.dataset.step = header.step;
   find("frame-id").textContent = `frame ${header.frame_id} · step ${header.step}`;
+  find("rate").textContent = rate();
   const marks = ["approximated", "inflated"].filter((mark) => header[mark]);
   find("badges").replaceChildren(...marks.map((mark) => tag(mark)));
   frameWindow.show(header, bitmap);
@@ -143,9 +145,16 @@ function plot(header) {
   const t = nowS();
   queues.add({ t, in_flight: header.in_flight, queue_depth: header.queue_depth });
   if (header.step > 0) {
-    latency.add(header, t, lastFrameS === null ? 1 / welcome.fps : t - lastFrameS);
+    latency.add(header, t, shownS.length ? t - shownS.at(-1) : 1 / welcome.fps);
   }
-  lastFrameS = t;
+  shownS = [...shownS, t].slice(-RATE_FRAMES);
+}
+
+/** Frames a second over the last ones, as they were shown here. */
+function rate() {
+  const recent = shownS.filter((t) => nowS() - t < RATE_S);
+  if (recent.length < 3) return "";
+  return `${((recent.length - 1) / (recent.at(-1) - recent[0])).toFixed(1)} fps`;
 }
 
 function showAction(action) {

@@ -105,7 +105,7 @@ export class StackedBars extends Plot {
 export class SteppedLines extends Plot {
   constructor(canvas, lines) {
     super(canvas);
-    this.lines = lines; // name -> {color, width}
+    this.lines = lines; // name -> {color, width, dash}
   }
 
   highest() {
@@ -114,9 +114,10 @@ export class SteppedLines extends Plot {
   }
 
   content({ pen, x, y, right }) {
-    for (const [name, { color: shade, width }] of Object.entries(this.lines)) {
+    for (const [name, { color: shade, width, dash }] of Object.entries(this.lines)) {
       pen.strokeStyle = color(shade);
       pen.lineWidth = width;
+      pen.setLineDash(dash);
       pen.beginPath();
       let last = null;
       for (const sample of this.samples) {
@@ -132,9 +133,15 @@ export class SteppedLines extends Plot {
   }
 }
 
-/** A colour of the style sheet. */
+// Asking for a computed style is slow, and a plot has a thousand bars.
+const palette = new Map();
+
+/** A colour of the style sheet, in the theme of the moment. */
 export function color(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const root = document.documentElement;
+  const key = `${root.dataset.theme} ${name}`;
+  if (!palette.has(key)) palette.set(key, getComputedStyle(root).getPropertyValue(name).trim());
+  return palette.get(key);
 }
 
 function line(pen, x0, y0, x1, y1) {
