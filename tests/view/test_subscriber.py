@@ -28,6 +28,9 @@ def test_another_clients_session_can_be_watched_and_not_driven(page, tmp_path):
             await viewer.until(lambda: viewer.session(session.sid))
             assert viewer.session(session.sid)["state"] == "foreign"
             assert viewer.session(ours)["state"] == "paused"
+            await viewer.send("run", sid=ours, running=True)  # published, too: shown once
+            await viewer.until(lambda: len(viewer.headers) >= 4)
+            assert [header["step"] for header in viewer.headers] == [*range(len(viewer.headers))]
             await viewer.send("watch", sid=session.sid)
             await viewer.until(lambda: viewer.headers[-1]["sid"] == session.sid)
             assert "round_trip" not in viewer.headers[-1]["timings_ms"]
