@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "model_options": BASE,
     "logs": set(),
     "metrics": BASE | {"wire", ""},
-    "view": BASE | {"model_options", "server_process", "view", "wire"},
+    "view": BASE | {"connect_options", "model_options", "server_process", "view", "wire"},
     "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.
     "bench": BASE

@@ -20,6 +20,7 @@ from sim_stream.view.options import ViewOptions
 from sim_stream.view.subscriber import listen
 from sim_stream.view.web import serving
 from sim_stream.wire.async_client import AsyncStreamClient
+from sim_stream.wire.keys import ClientKeys
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,10 @@ async def _serve(
     options: ViewOptions, endpoint: str, process: ServerProcess | None
 ) -> SimStreamError | None:
     """Why it ended; None: a signal."""
-    async with AsyncStreamClient(endpoint, timeout_s=TIMEOUT_S) as client:
+    client = AsyncStreamClient(
+        endpoint, timeout_s=TIMEOUT_S, key=options.key, server_key=options.server_key
+    )
+    async with client:
         height, width, _ = client.info.frame_shape
         if height != width:
             raise InvalidInput("server", f"frames of {height}x{width}", "square frames")
@@ -56,10 +60,10 @@ async def _serve(
             try:
                 await hub.sessions.open(options.seed)
                 if options.subscribe is not None:
-                    hub.start(listen(options.subscribe, hub.sessions.take_published))
+                    keys = ClientKeys.load(options.key, options.server_key)
+                    hub.start(listen(options.subscribe, hub.sessions.take_published, keys))
                 async with serving(hub, options.host, options.port) as url:
-                    print(f"ready {url}  (Ctrl-C ends it)", flush=True)
-                    await _until_stopped(process)
+                    await _until_stopped(process, url)
             except SimStreamError as error:
                 return error  # returned: a TaskGroup would wrap what is raised
             finally:
@@ -69,13 +73,14 @@ async def _serve(
     return None
 
 
-async def _until_stopped(process: ServerProcess | None) -> None:
-    """Until SIGINT or SIGTERM, or the end of our own server."""
+async def _until_stopped(process: ServerProcess | None, url: str) -> None:
+    """Until SIGINT or SIGTERM, which are heard before it says ``ready``, or our server's end."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         loop.add_signal_handler(number, stop.set)
+    print(f"ready {url}  (Ctrl-C ends it)", flush=True)
     try:
         while process is None or process.exit_status is None:
             try:

@@ -7,6 +7,7 @@ import importlib.util
 from dataclasses import fields
 from pathlib import Path
 
+from sim_stream.connect_options import add_key_options
 from sim_stream.errors import Unavailable
 
 DESCRIPTION = (
@@ -29,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="what --server was given as --publish: also show other clients' sessions",
     )
+    add_key_options(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",

@@ -15,11 +15,14 @@ LOCAL_CHOICES = ("log_level", "lookahead")
 class ViewOptions(ModelOptions):
     """``server`` None: one of its own, with this model and room for ``max_sessions``.
 
-    ``subscribe``: the PUB address of ``server``, to watch other clients' sessions, too.
+    ``subscribe``: the PUB address of ``server``, to watch other clients' sessions, too. ``key`` and
+    ``server_key``: key files for a ``server`` that asks for them.
     """
 
     server: str | None = None
     subscribe: str | None = None
+    key: Path | None = None
+    server_key: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     video: Path | None = None
@@ -34,10 +37,16 @@ class ViewOptions(ModelOptions):
             raise InvalidInput("port", self.port, "0..65535, 0 for any free one")
         if not 0 <= self.seed < 2**53:
             raise InvalidInput("seed", self.seed, "0..2^53-1, which a page can hold")
-        if self.server is None and self.subscribe is not None:
-            raise InvalidInput("subscribe", self.subscribe, "--server, whose address this is")
-        if self.server is not None:
+        if self.server is None:
+            self._require_no_server_options()
+        else:
             self._require_no_model()
+
+    def _require_no_server_options(self) -> None:
+        for name in ("subscribe", "key", "server_key"):
+            value = getattr(self, name)
+            if value is not None:
+                raise InvalidInput(name, value, "only beside --server, which it belongs to")
 
     def _require_no_model(self) -> None:
         for option in fields(ModelOptions):

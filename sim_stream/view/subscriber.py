@@ -16,6 +16,7 @@ import zmq.asyncio
 from sim_stream.errors import InvalidInput, ProtocolError
 from sim_stream.wire import codec, framing
 from sim_stream.wire.frame import RemoteFrame, remote_frame
+from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.mailbox import LIMITS, Received
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 FRAMES_WAITING = 8
 
 
-def connect(context: zmq.asyncio.Context, endpoint: str) -> zmq.asyncio.Socket:
+def connect(
+    context: zmq.asyncio.Context, endpoint: str, keys: ClientKeys | None
+) -> zmq.asyncio.Socket:
     """Raises InvalidInput."""
     socket = context.socket(zmq.SUB)
     socket.linger = 0
@@ -31,6 +34,8 @@ def connect(context: zmq.asyncio.Context, endpoint: str) -> zmq.asyncio.Socket:
     socket.set(zmq.MAXMSGSIZE, LIMITS.message_bytes)
     socket.set(zmq.IPV6, int("[" in endpoint))
     socket.subscribe(b"")
+    if keys is not None:
+        keys.secure(socket)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
@@ -39,11 +44,15 @@ def connect(context: zmq.asyncio.Context, endpoint: str) -> zmq.asyncio.Socket:
     return socket
 
 
-async def listen(endpoint: str, on_frame: Callable[[str, RemoteFrame], None]) -> None:
+async def listen(
+    endpoint: str,
+    on_frame: Callable[[str, RemoteFrame], None],
+    keys: ClientKeys | None = None,
+) -> None:
     """Hands over (sid, frame) for ever. The frames' ``round_trip`` is 0. Raises InvalidInput."""
     context = zmq.asyncio.Context()
     try:
-        socket = connect(context, endpoint)
+        socket = connect(context, endpoint, keys)
         with socket:
             while True:
                 _, *parts = await socket.recv_multipart(copy=False)

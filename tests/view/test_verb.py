@@ -15,17 +15,20 @@ from sim_stream import cli
 from sim_stream.errors import InvalidInput
 from sim_stream.view.options import ViewOptions
 from sim_stream.wire.client import StreamClient
+from sim_stream.wire.guard import Guard
+from sim_stream.wire.keys import write_pair
 from sim_stream.wire.server import StreamServer
 from tests.wire.conftest import ROOT, TIMEOUT_S
 from tests.wire.toy import ToyRuntime
 
 COMMAND = (sys.executable, "-m", "sim_stream", "view", "--port", "0")
 START_S = 60.0
+LOCAL = "tcp://127.0.0.1:0"
 
 
 @pytest.fixture
 def server():
-    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
+    with StreamServer(ToyRuntime(), bind=LOCAL) as server:
         yield server
 
 
@@ -74,6 +77,27 @@ def test_a_signal_ends_it_with_status_0_and_the_server_lives_on(view, server, nu
         assert client.status().sessions == 0  # its session was closed
 
 
+def test_a_server_that_asks_for_keys_is_watched_with_them(tmp_path):
+    for name in ("server", "me"):
+        write_pair(tmp_path / name)
+    guard = Guard.load(tmp_path / "server.secret", tmp_path / "me.pub")
+    publish = f"ipc://{tmp_path}/viewers"
+    options = ("--key", "me.secret", "--server-key", "server.pub", "--subscribe", publish)
+    with StreamServer(ToyRuntime(), bind=LOCAL, publish=publish, guard=guard) as server:
+        view = subprocess.Popen(
+            [*COMMAND, "--server", server.endpoint, *options],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert view.stdout.readline().startswith("ready ")
+        view.send_signal(signal.SIGTERM)
+        _, stderr = view.communicate(timeout=TIMEOUT_S)
+        assert (view.returncode, stderr) == (0, "")
+
+
 def test_no_server_there_is_an_error_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr("sim_stream.view.app.TIMEOUT_S", 0.2)
     assert cli.main(["view", "--port", "0", "--server", "tcp://127.0.0.1:9"]) == cli.MISTAKE
@@ -92,6 +116,7 @@ def test_without_aiohttp_the_extra_is_named(capsys, monkeypatch):
         ({"port": 65536}, "port"),
         ({"seed": 2**53}, "seed"),
         ({"subscribe": "tcp://127.0.0.1:1"}, "subscribe"),
+        ({"key": "mine.secret"}, "key"),
         ({"server": "tcp://127.0.0.1:1", "preset": "openviga"}, "preset"),
         ({"server": "tcp://127.0.0.1:1", "threads": 2}, "threads"),
     ],
