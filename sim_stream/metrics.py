@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from sim_stream import __version__
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.wire.dispatch import Counters
-from sim_stream.wire.messages import Error, ErrorCode, FrameInfo, Step
+from sim_stream.wire.messages import Close, Error, ErrorCode, FrameInfo, Step
 from sim_stream.wire.observe import Exchange
 
 # Fine around a frame period of 1/4 s, and down to what a stage takes on a GPU.
@@ -74,7 +74,9 @@ class Metrics:
             registry=registry,
         )
         self._dropped = Counter(
-            "sim_stream_dropped_frames", "Frames left out in realtime mode.", registry=registry
+            "sim_stream_dropped_steps",
+            "Steps that gave way to newer ones in realtime mode.",
+            registry=registry,
         )
         self._approximated = Counter(
             "sim_stream_approximated_frames",
@@ -87,6 +89,7 @@ class Metrics:
         for outcome in ("refused", "late"):
             self._missed.labels(outcome)
         self._known = ""
+        self._dropped_by: dict[str, int] = {}
 
     def watch(self, counters: Counters) -> None:
         """Shows a server's own counters, too."""
@@ -96,6 +99,8 @@ class Metrics:
         if self._known != exchange.info.model_id:
             self._describe(exchange)
         request, reply = exchange.request, exchange.reply
+        if isinstance(request, Close):
+            self._dropped_by.pop(exchange.sid, None)
         if not isinstance(request, Step):
             return
         if isinstance(reply, Error):
@@ -103,6 +108,7 @@ class Metrics:
                 self._missed.labels("refused").inc()
         elif reply.frame is not None:
             self._step(request, reply.frame, period_s=1.0 / exchange.info.fps)
+            self._drop(exchange.sid, reply.frame.dropped)
 
     def _step(self, request: Step, frame: FrameInfo, *, period_s: float) -> None:
         stamps_ns = frame.stamps_ns
@@ -113,9 +119,13 @@ class Metrics:
         self._late.inc(step_s > period_s)
         if request.deadline_ms is not None and step_s > request.deadline_ms / 1e3:
             self._missed.labels("late").inc()
-        self._dropped.inc(frame.dropped)
         self._approximated.inc(frame.approximated)
         self._accepted.add(frame.accepted)
+
+    def _drop(self, sid: str, so_far: int) -> None:
+        """A frame says how many its session dropped in all."""
+        self._dropped.inc(max(0, so_far - self._dropped_by.get(sid, 0)))
+        self._dropped_by[sid] = so_far
 
     def _describe(self, exchange: Exchange) -> None:
         info = exchange.info

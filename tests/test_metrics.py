@@ -17,8 +17,9 @@ from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError, Unavailable
 from sim_stream.metrics import Metrics, exported, parse_address
 from sim_stream.wire.client import StreamClient
-from sim_stream.wire.observe import together
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.messages import FrameInfo, FrameMessage, Step
+from sim_stream.wire.observe import Exchange, together
+from sim_stream.wire.server import StreamServer, describe
 from tests.wire.toy import PRESET, ToyRuntime, drive, prompt_frames
 
 Scrape = Callable[..., float | None]
@@ -106,6 +107,24 @@ def test_a_missed_deadline_is_counted_by_its_outcome(served):
         settle(client)
         assert scrape("deadline_misses_total", outcome="refused") == 1
         assert scrape("deadline_misses_total", outcome="late") == 0
+
+
+def test_dropped_steps_are_counted_from_each_sessions_total():
+    metrics = Metrics()
+    info = describe(ToyRuntime(), max_sessions=2, max_in_flight=2, lease_s=60.0)
+    for sid, so_far in (("a", 1), ("a", 1), ("b", 2), ("a", 4)):
+        frame = FrameInfo(
+            step=1,
+            frame_id=1,
+            lag_frames=0,
+            final=True,
+            approximated=False,
+            dropped=so_far,
+            stamps_ns={"srv_recv": 0, "srv_send": 1},
+        )
+        reply = FrameMessage(sid=sid, committed_step=1, frame=frame)
+        metrics(Exchange(info=info, sid=sid, request=Step(sid=sid, step=1), reply=reply))
+    assert metrics.registry.get_sample_value("sim_stream_dropped_steps_total") == 6
 
 
 def test_sessions_and_progress_are_what_they_are_now(served):
