@@ -6,25 +6,30 @@ programs that start a server read it (``READY``), everything else goes to the lo
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim_stream.config import DecodingConfig
-from sim_stream.errors import InvalidInput
+from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.model_options import ModelOptions, as_recorded
 from sim_stream.wire.rates import REQUESTS_PER_S
 
 if TYPE_CHECKING:
+    from sim_stream.metrics import Metrics
     from sim_stream.recording.recorder import Recorder
     from sim_stream.wire.guard import Guard
+
+log = logging.getLogger(__name__)
 
 READY = "ready "
 
@@ -36,7 +41,8 @@ class ServeOptions(ModelOptions):
     ``threads`` are those of one stage: world model and video decoder run side by side, and on two
     cores a second thread for either takes the other's core. ``lease_s``: a session whose client is
     silent for longer is closed. ``record``: a folder for recordings of every session. ``key``: the
-    server's secret key file, ``allow``: its clients' public ones.
+    server's secret key file, ``allow``: its clients' public ones. ``metrics``: the port, or the host
+    and port, of a Prometheus endpoint.
     """
 
     bind: str = "tcp://127.0.0.1:5555"
@@ -51,6 +57,7 @@ class ServeOptions(ModelOptions):
     allow: Path | None = None
     max_sessions_per_key: int | None = None
     requests_per_s: float = REQUESTS_PER_S
+    metrics: str | None = None
 
 
 def run(options: ServeOptions) -> int:
@@ -58,8 +65,8 @@ def run(options: ServeOptions) -> int:
     if options.random_weights and options.weights is not None:
         raise InvalidInput("weights", options.weights, "none beside --random-weights")
     guard = _guard(options)
-    with _recorder(options) as recorder:
-        _serve(options, recorder, guard)
+    with _metrics(options) as metrics, _recorder(options) as recorder:
+        _serve(options, recorder, metrics, guard)
     return 0
 
 
@@ -75,6 +82,22 @@ def _guard(options: ServeOptions) -> Guard | None:
     return guard
 
 
+@contextmanager
+def _metrics(options: ServeOptions) -> Iterator[Metrics | None]:
+    """Answers scrapes from before the model is loaded, so that a taken port is known at once."""
+    if options.metrics is None:
+        yield None
+        return
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise Unavailable("--metrics needs prometheus-client: pip install 'sim-stream[metrics]'")
+    from sim_stream.metrics import Metrics, exported
+
+    metrics = Metrics()
+    with exported(metrics, options.metrics) as url:
+        log.info("metrics at %s", url)
+        yield metrics
+
+
 def _recorder(options: ServeOptions) -> AbstractContextManager[Recorder | None]:
     if options.record is None:
         return nullcontext()
@@ -85,12 +108,18 @@ def _recorder(options: ServeOptions) -> AbstractContextManager[Recorder | None]:
     )
 
 
-def _serve(options: ServeOptions, recorder: Recorder | None, guard: Guard | None) -> None:
+def _serve(
+    options: ServeOptions,
+    recorder: Recorder | None,
+    metrics: Metrics | None,
+    guard: Guard | None,
+) -> None:
     import torch
 
     from sim_stream.models.assembly import Parts
     from sim_stream.runtime.random_weights import random_runtime
     from sim_stream.runtime.runtime import Runtime
+    from sim_stream.wire.observe import together
     from sim_stream.wire.server import StreamServer
 
     class AnnouncingServer(StreamServer):
@@ -131,11 +160,13 @@ def _serve(options: ServeOptions, recorder: Recorder | None, guard: Guard | None
         publish=options.publish,
         max_sessions=options.max_sessions,
         lease_s=options.lease_s,
-        observer=recorder,
+        observer=together(recorder, metrics),
         guard=guard,
         max_sessions_per_key=options.max_sessions_per_key,
         requests_per_s=options.requests_per_s,
     )
+    if metrics is not None:
+        metrics.watch(server.counters)
     if options.until_stdin_closes:
         threading.Thread(target=stop_at_end_of_stdin, daemon=True).start()
     server.serve_forever()

@@ -7,7 +7,7 @@ nothing. Used by the I/O thread alone, hence without locks. Knows no sockets, th
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from sim_stream.errors import ProtocolError
-from sim_stream.wire import codec
+from sim_stream.wire import codec, journal
 from sim_stream.wire.admission import Admission
 from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
@@ -62,11 +62,14 @@ class Outgoing:
 
 @dataclass
 class Counters:
-    """What ``status`` shows. The I/O loop writes the last two."""
+    """What ``status`` and the metrics show. The I/O loop writes all but ``errors``, which counts
+    refusals by their code."""
 
     undelivered: int = 0
     progress: int = 0
     queued: int = 0
+    sessions: int = 0
+    errors: Counter[ErrorCode] = field(default_factory=Counter)
 
 
 @dataclass
@@ -122,9 +125,10 @@ class Dispatcher:
         committed_step = -1
         if self._owns(user, envelope.sid):
             committed_step = self._sessions[envelope.sid].committed_step
-        return Packet(
-            refusal.to_error(rid=envelope.rid, sid=envelope.sid, committed_step=committed_step)
-        )
+        reply = refusal.to_error(rid=envelope.rid, sid=envelope.sid, committed_step=committed_step)
+        self.counters.errors[refusal.code] += 1
+        journal.refused(reply, envelope.t)
+        return Packet(reply)
 
     def on_result(self, result: Result) -> Iterator[Outgoing]:
         """Replies, and what viewers get to see, for a job that has ended."""
@@ -132,6 +136,9 @@ class Dispatcher:
         record, now_ns = self._sessions[job.sid], self.clock_ns()
         # A reply may take longer than the lease: its client could not know that it was over.
         record.last_seen_ns = now_ns
+        journal.ended(result)
+        if result.refusal is not None:
+            self.counters.errors[result.refusal.code] += 1
         packet = reply_to(result, queue_depth=max(len(record.in_flight) - 1, 0), now_ns=now_ns)
         waiters = [Waiter(job.route, job.request.rid)] if job.route is not None else []
         if isinstance(job.request, Step):
@@ -170,6 +177,7 @@ class Dispatcher:
                 job = Job(sid=record.sid, request=Close(sid=record.sid), t_recv_ns=now_ns)
                 if self.submit(job):
                     record.control = record.closing = True
+                    journal.expired(record.sid, record.committed_step)
                     expired.append(record.sid)
         return expired
 

@@ -98,10 +98,10 @@ class IoLoop(threading.Thread):
         self._deliver_results()
         if self._sockets.router in ready:
             self._serve_requests()
-        for sid in self._dispatcher.expire():
-            log.info("session %s: lease ran out", sid)
+        self._dispatcher.expire()
         counters = self._dispatcher.counters
         counters.progress, counters.queued = self._worker.progress, self._worker.queued
+        counters.sessions = self._dispatcher.sessions
 
     def _drain(self, poller: zmq.Poller) -> None:
         """Lets the engine finish what it holds; queued jobs are refused, frames still leave."""

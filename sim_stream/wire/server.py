@@ -26,7 +26,7 @@ import zmq
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.wire.addresses import require_bindable
 from sim_stream.wire.admission import Admission
-from sim_stream.wire.dispatch import Dispatcher
+from sim_stream.wire.dispatch import Counters, Dispatcher
 from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.guard import Guard
@@ -50,8 +50,8 @@ class StreamServer:
     A session whose client is silent for ``lease_s`` is closed. ``observer`` sees every session's
     requests and replies (a recorder). Port 0 binds a free port; see ``endpoint``. ``guard``
     protects both sockets; then a session is its key's, and a key has ``max_sessions_per_key``
-    (None: all). A connection, or a key, may send ``requests_per_s``. Raises InvalidInput for an
-    address that is not this machine's without a guard.
+    (None: all). A connection, or a key, may send ``requests_per_s``. ``counters`` may be read at
+    any time. Raises InvalidInput for an address that is not this machine's without a guard.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class StreamServer:
         self._lease_s = lease_s
         self._stop_timeout_s = stop_timeout_s
         self._observer = observer
+        self.counters = Counters()
         self._context: Context | None = None
         self._worker: EngineWorker | None = None
         self._io: IoLoop | None = None
@@ -132,6 +133,7 @@ class StreamServer:
             time.monotonic_ns,
             observer=self._observer,
             admission=Admission(self._guard, self._max_sessions_per_key, self._requests_per_s),
+            counters=self.counters,
         )
         framing = FramingLimits(message_bytes=limits.message_bytes)
         self._context, self._worker = context, worker
