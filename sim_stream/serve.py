@@ -41,8 +41,8 @@ class ServeOptions(ModelOptions):
     ``threads`` are those of one stage: world model and video decoder run side by side, and on two
     cores a second thread for either takes the other's core. ``lease_s``: a session whose client is
     silent for longer is closed. ``record``: a folder for recordings of every session. ``key``: the
-    server's secret key file, ``allow``: its clients' public ones. ``metrics``: the port, or the host
-    and port, of a Prometheus endpoint.
+    server's secret key file, ``allow``: its clients' public ones. ``metrics``: the port, or the
+    host and port, of a Prometheus endpoint.
     """
 
     bind: str = "tcp://127.0.0.1:5555"
