@@ -9,7 +9,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types cpp metadrive wheel clean
+.PHONY: help setup demo test faults lint format types cpp metadrive wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ demo: setup  ## the main job: server, client, predicted drive, demo.mp4
 
 test: setup  ## the tests
 	@$(PY) -m pytest $(ARGS)
+
+faults: setup  ## clients, servers, network and disk broken for real: a line a fault
+	@$(PY) -m tests.faults $(ARGS)
 
 lint: setup  ## ruff: rules and format
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -6,33 +6,35 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
-from bridge.metadrive.world import MetaDriveWorld
-from bridge.painted import PaintedWorld
+from bridge import choice
+from bridge.driving import verb as driving
+from bridge.policies.contract import POLICIES
 from bridge.recording.drives import Drive
 from bridge.recording.run import Recording
 from bridge.scenarios import SEEDS, drive_seed
-from bridge.worlds import RoadWorld
+from sim_stream.config import PRESETS
 from sim_stream.errors import InvalidInput, SimStreamError
-
-WORLDS: dict[str, Callable[[int], RoadWorld]] = {
-    "metadrive": lambda size_px: MetaDriveWorld(size_px=size_px),
-    "painted": lambda size_px: PaintedWorld(size_px=size_px),
-}
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m bridge", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    add_record(verbs)
+    add_drive(verbs)
+    return top
+
+
+def add_record(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     record = verbs.add_parser(
         "record",
         help="record simulated drives in BDD100K's folder layout",
         description="Record drives as videos/SPLIT/ID.mov and info/100k/SPLIT/ID.json. Drives that "
         "drives.jsonl lists already are skipped. The last line of output is one JSON line.",
     )
-    record.add_argument("--world", choices=sorted(WORLDS), default="metadrive", help="simulator")
+    choice.add_options(record, choice.ROAD_WORLDS)
     record.add_argument("--out", type=Path, required=True, help="folder to record into")
     record.add_argument("--drives", type=int, required=True, help="number of drives")
     record.add_argument("--frames", type=int, default=80, help="most frames of a drive, at 4 fps")
@@ -41,8 +43,40 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument("--workers", type=int, default=2, help="simulator processes")
     record.add_argument("--size", type=int, default=512, help="side of the square frame, pixels")
     record.add_argument("--crf", type=int, default=12, help="x264's quality, lower is better")
-    record.set_defaults(run=run_record)
-    return top
+    stopped = "what is recorded stays, the same command continues"
+    record.set_defaults(run=run_record, stopped=stopped)
+
+
+def add_drive(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    drive = verbs.add_parser(
+        "drive",
+        help="drive a simulator and the neural simulator side by side, under one policy",
+        description="Seed frames come from the simulator; then a policy that sees the predicted "
+        "frames alone decides, and its actions go to both. Writes an MP4 of both worlds with their "
+        "divergence, a PNG of it at a glance and a JSON line per frame, all beside --out. The last "
+        "line of output is one JSON line.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = drive.add_argument
+    choice.add_options(drive, choice.WORLDS)
+    policies = ", ".join(POLICIES)
+    add("--policy", default="lane-keep", metavar="NAME", help=f"{policies}, or MODULE:CALLABLE")
+    see_help = "whose frames the policy sees; `simulator` is the reference to compare with"
+    add("--see", choices=("neural", "simulator"), default="neural", help=see_help)
+    add("--split", choices=sorted(SEEDS), default="val", help="val: scenes unknown to training")
+    add("--seed", type=int, default=0, metavar="N", help="index of the first drive in its split")
+    add("--drives", type=int, default=1, metavar="N", help="one after the other, in one world")
+    add("--frames", type=int, default=80, metavar="N", help="frames to predict, at 4 a second")
+    lead_help = "frames that the simulator drives alone first; the last ones seed the prediction"
+    add("--lead-in", type=int, default=8, metavar="N", help=lead_help)
+    out_help = "MP4 to write; of several drives, each with its seed in the name"
+    add("--out", type=Path, default=Path("drive.mp4"), metavar="FILE", help=out_help)
+    add("--server", metavar="ADDRESS", help="a server that runs already, instead of our own")
+    own = drive.add_argument_group("our own server (`sim-stream serve` takes many more options)")
+    own.add_argument("--preset", choices=sorted(PRESETS), default="pocket", help="the model")
+    own.add_argument("--weights", type=Path, metavar="DIR", help="weights, if not those shipped")
+    own.add_argument("--threads", type=int, default=1, metavar="N", help="of each of its stages")
+    drive.set_defaults(run=run_drive, stopped="the files of the drive so far are complete")
 
 
 def run_record(options: argparse.Namespace) -> dict[str, object]:
@@ -58,11 +92,17 @@ def run_record(options: argparse.Namespace) -> dict[str, object]:
         )
     recording = Recording(
         root=options.out,
-        open_world=lambda: WORLDS[options.world](options.size),
+        open_world=lambda: choice.ROAD_WORLDS[options.world](options, options.size),
         workers=options.workers,
         crf=options.crf,
     )
     return {"split": options.split, **recording.run(drives)}
+
+
+def run_drive(options: argparse.Namespace) -> dict[str, object]:
+    names = (field.name for field in fields(driving.DriveOptions))
+    chosen = driving.DriveOptions(**{name: getattr(options, name) for name in names})
+    return driving.run(chosen, lambda size_px: choice.WORLDS[options.world](options, size_px))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; what is recorded stays, the same command continues", file=sys.stderr)
+        print(f"stopped; {options.stopped}", file=sys.stderr)
         return 130
     return 0
 

@@ -14,13 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.scenarios import Scenario, scenario_of
-from bridge.worlds import Control, EgoState, Observation, RoadView
+from bridge.worlds import Car, Control, EgoState, Observation, RoadView
 from sim_stream.errors import InvalidInput, SessionClosed
 
 STEP_US = 250_000
-WHEELBASE_M, MAX_WHEEL_RAD = 2.5, math.radians(40.0)
-FULL_THROTTLE_MPS2, FULL_BRAKE_MPS2 = 3.0, 6.0
-CAMERA_UP_M, HORIZON, FOCAL = 1.5, 0.45, 0.77  # the last two as shares of the frame's side
+CAR = Car(
+    wheelbase_m=2.5,
+    max_wheel_rad=math.radians(40.0),
+    full_throttle_mps2=3.0,
+    full_brake_mps2=6.0,
+)
+CAMERA_UP_M, HORIZON, FOCAL = 1.9, 0.45, 0.77  # the last two as shares of the frame's side
 OFF_ROAD_M = 6.0
 SKY, GRASS, ASPHALT, PAINT = (130, 170, 210), (90, 120, 50), (70, 72, 75), (230, 230, 225)
 
@@ -29,6 +33,7 @@ class PaintedWorld:
     """A straight road along +x, as many lanes wide as the seed's scenario says."""
 
     fps = 4.0
+    car = CAR
 
     def __init__(self, *, size_px: int = 64) -> None:
         if size_px < 16:
@@ -56,9 +61,9 @@ class PaintedWorld:
         if self._scene is None:
             raise InvalidInput("step", "a world without a scene", "a call after reset")
         seconds = STEP_US / 1e6
-        full = FULL_THROTTLE_MPS2 if control.throttle > 0 else FULL_BRAKE_MPS2
+        full = CAR.full_throttle_mps2 if control.throttle > 0 else CAR.full_brake_mps2
         self._speed_mps = max(0.0, self._speed_mps + full * control.throttle * seconds)
-        curvature = math.tan(control.steer * MAX_WHEEL_RAD) / WHEELBASE_M
+        curvature = math.tan(control.steer * CAR.max_wheel_rad) / CAR.wheelbase_m
         self._yaw_rate_radps = curvature * self._speed_mps
         middle_rad = self._heading_rad + 0.5 * self._yaw_rate_radps * seconds
         self._x_m += self._speed_mps * seconds * math.cos(middle_rad)

@@ -24,7 +24,10 @@ class SceneFailed(SimStreamError, RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EgoState:
-    """Where the car is at the moment of the frame; the heading is that of its body."""
+    """Where the car is at the moment of the frame; the heading is that of its body.
+
+    NaN is what a world does not know (a video file: all of it).
+    """
 
     x_m: float
     y_m: float
@@ -45,6 +48,17 @@ class Control:
             value = getattr(self, field.name)
             if not -1.0 <= value <= 1.0:  # NaN fails too
                 raise InvalidInput(f"Control.{field.name}", value, "[-1, 1]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Car:
+    """What a `Control` does to a world's car: its wheels' angle at steer 1, its accelerations at
+    throttle 1 and -1, and the wheelbase that makes a curvature of the wheels' angle."""
+
+    wheelbase_m: float
+    max_wheel_rad: float
+    full_throttle_mps2: float
+    full_brake_mps2: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +97,11 @@ class World(Protocol):
     @property
     def fps(self) -> float:
         """Frames per second of simulation time."""
+        ...
+
+    @property
+    def car(self) -> Car | None:
+        """The car that controls move; None for a world that no control changes."""
         ...
 
     def reset(self, seed: int) -> Observation:

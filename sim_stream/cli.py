@@ -1,4 +1,4 @@
-"""The ``sim-stream`` command: serve, demo, replay, bench, weights, keygen, doctor.
+"""The ``sim-stream`` command: serve, view, demo, replay, bench, weights, keygen, doctor.
 
 Only parses and dispatches: each verb's module is imported when it runs, so that ``--help`` needs
 neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2.
@@ -7,14 +7,13 @@ neither torch nor zmq. A mistake of the caller is one line on stderr and exit st
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sim_stream import __version__, keygen_cli, weights_cli
+from sim_stream import __version__, keygen_cli, logs, weights_cli
 from sim_stream.config import (
     ATTENTIONS,
     KV_PRECISIONS,
@@ -24,6 +23,7 @@ from sim_stream.config import (
 )
 from sim_stream.connect_options import add_key_options
 from sim_stream.errors import SimStreamError
+from sim_stream.view import cli as view_cli
 from sim_stream.wire.rates import REQUESTS_PER_S
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
@@ -34,13 +34,10 @@ AS_RECORDED = "as recorded"
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; gives the exit status."""
     args = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=args.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs.set_up(args.log_level, getattr(args, "log_format", "text"))
     verbs = {
         "serve": _serve,
+        "view": view_cli.run,
         "demo": _demo,
         "replay": _replay,
         "bench": _bench,
@@ -73,6 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_serve(verbs, common)
+    view = verbs.add_parser("view", parents=[common], help="a page to watch and drive sessions on")
+    _add_model_options(view)
+    _add_log_format(view)
+    view_cli.add_options(view)
     _add_demo(verbs, common)
     _add_replay(verbs, common)
     _add_bench(verbs, common)
@@ -180,6 +181,15 @@ def _add_random_weights(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_log_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-format",
+        default="text",
+        choices=logs.FORMATS,
+        help="json: one object a line, with session and step ids (default: %(default)s)",
+    )
+
+
 def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser = verbs.add_parser(
         "serve",
@@ -201,9 +211,23 @@ def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-sessions", type=int, default=4, metavar="N", help="(default: %(default)s)"
     )
+    parser.add_argument(
+        "--lease-s",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="a session whose client is silent for longer is closed (default: %(default)g)",
+    )
     _add_record(parser, "record every session into this folder: frames, and all `replay` needs")
+    parser.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="answer Prometheus there, at /metrics, on this machine unless HOST says otherwise; "
+        "docs/viewing.md lists the names",
+    )
     _add_random_weights(parser)
     _add_access_options(parser)
+    _add_log_format(parser)
     parser.add_argument(
         "--until-stdin-closes",
         action="store_true",

@@ -6,26 +6,31 @@ programs that start a server read it (``READY``), everything else goes to the lo
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim_stream.config import DecodingConfig
-from sim_stream.errors import InvalidInput
+from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.model_options import ModelOptions, as_recorded
 from sim_stream.wire.rates import REQUESTS_PER_S
 
 if TYPE_CHECKING:
+    from sim_stream.metrics import Metrics
     from sim_stream.recording.recorder import Recorder
     from sim_stream.wire.archive import Archive
     from sim_stream.wire.guard import Guard
+
+log = logging.getLogger(__name__)
 
 READY = "ready "
 
@@ -35,13 +40,16 @@ class ServeOptions(ModelOptions):
     """What ``serve`` takes beside the model; addresses as in ZeroMQ, port 0 for a free one.
 
     ``threads`` are those of one stage: world model and video decoder run side by side, and on two
-    cores a second thread for either takes the other's core. ``record``: a folder for recordings
-    of every session. ``key``: the server's secret key file, ``allow``: its clients' public ones.
+    cores a second thread for either takes the other's core. ``lease_s``: a session whose client is
+    silent for longer is closed. ``record``: a folder for recordings of every session. ``key``: the
+    server's secret key file, ``allow``: its clients' public ones. ``metrics``: the port, or the
+    host and port, of a Prometheus endpoint.
     """
 
     bind: str = "tcp://127.0.0.1:5555"
     publish: str | None = None
     max_sessions: int = 4
+    lease_s: float = 60.0
     until_stdin_closes: bool = False
     random_weights: bool = False
     record: Path | None = None
@@ -50,6 +58,7 @@ class ServeOptions(ModelOptions):
     allow: Path | None = None
     max_sessions_per_key: int | None = None
     requests_per_s: float = REQUESTS_PER_S
+    metrics: str | None = None
 
 
 def run(options: ServeOptions) -> int:
@@ -57,8 +66,8 @@ def run(options: ServeOptions) -> int:
     if options.random_weights and options.weights is not None:
         raise InvalidInput("weights", options.weights, "none beside --random-weights")
     guard = _guard(options)
-    with _recorder(options) as recorder:
-        _serve(options, recorder, guard)
+    with _metrics(options) as metrics, _recorder(options) as recorder:
+        _serve(options, recorder, metrics, guard)
     return 0
 
 
@@ -72,6 +81,22 @@ def _guard(options: ServeOptions) -> Guard | None:
         if address is not None:
             require_bindable(name, address, guarded=guard is not None)
     return guard
+
+
+@contextmanager
+def _metrics(options: ServeOptions) -> Iterator[Metrics | None]:
+    """Answers scrapes from before the model is loaded, so that a taken port is known at once."""
+    if options.metrics is None:
+        yield None
+        return
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise Unavailable("--metrics needs prometheus-client: pip install 'sim-stream[metrics]'")
+    from sim_stream.metrics import Metrics, exported
+
+    metrics = Metrics()
+    with exported(metrics, options.metrics) as url:
+        log.info("metrics at %s", url)
+        yield metrics
 
 
 def _recorder(options: ServeOptions) -> AbstractContextManager[Recorder | None]:
@@ -92,12 +117,18 @@ def _archive(options: ServeOptions) -> Archive | None:
     return RecordedSessions(options.record)
 
 
-def _serve(options: ServeOptions, recorder: Recorder | None, guard: Guard | None) -> None:
+def _serve(
+    options: ServeOptions,
+    recorder: Recorder | None,
+    metrics: Metrics | None,
+    guard: Guard | None,
+) -> None:
     import torch
 
     from sim_stream.models.assembly import Parts
     from sim_stream.runtime.random_weights import random_runtime
     from sim_stream.runtime.runtime import Runtime
+    from sim_stream.wire.observe import together
     from sim_stream.wire.server import StreamServer
 
     class AnnouncingServer(StreamServer):
@@ -137,19 +168,22 @@ def _serve(options: ServeOptions, recorder: Recorder | None, guard: Guard | None
         bind=options.bind,
         publish=options.publish,
         max_sessions=options.max_sessions,
-        observer=recorder,
+        lease_s=options.lease_s,
+        observer=together(recorder, metrics),
         archive=_archive(options),
         guard=guard,
         max_sessions_per_key=options.max_sessions_per_key,
         requests_per_s=options.requests_per_s,
     )
+    if metrics is not None:
+        metrics.watch(server.counters)
     if options.until_stdin_closes:
-        threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()
+        threading.Thread(target=stop_at_end_of_stdin, daemon=True).start()
     server.serve_forever()
 
 
-def _stop_at_end_of_stdin() -> None:
-    """A parent that is gone, however it went, has closed our stdin."""
+def stop_at_end_of_stdin() -> None:
+    """Waits; then ends this process as SIGTERM does. A parent that is gone has closed our stdin."""
     while os.read(sys.stdin.fileno(), 4096):  # unbuffered: a lock held at exit would be fatal
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_version_and_help_need_neither_torch_nor_zmq() -> None:
     assert sim_stream_command("--version").stdout.split() == ["sim-stream", sim_stream.__version__]
 
 
-@pytest.mark.parametrize("verb", ["serve", "demo", "replay", "bench", "doctor"])
+@pytest.mark.parametrize("verb", ["serve", "view", "demo", "replay", "bench", "doctor"])
 def test_every_verb_explains_itself(verb: str) -> None:
     done = sim_stream_command(verb, "--help")
     assert done.returncode == 0
@@ -85,6 +86,10 @@ def test_every_verb_explains_itself(verb: str) -> None:
     [
         (("serve", "--preset", "nano"), "preset: got nano; allowed: openviga, pocket"),
         (("serve", "--threads", "0"), "threads: got 0"),
+        (("serve", "--metrics", "x"), "metrics: got x; allowed: PORT or HOST:PORT"),
+        (("view", "--host", "0.0.0.0"), "host: got 0.0.0.0; allowed: localhost"),
+        (("view", "--port", "-1"), "port: got -1"),
+        (("view", "--server", "tcp://127.0.0.1:1", "--threads", "2"), "nothing beside --server"),
         (("demo", "--preset", "nano"), "preset: got nano"),
         (("demo", "--frames", "0"), "frames: got 0; allowed: 1 or more"),
         (("demo", "--pace", "-1"), "pace: got -1.0"),
@@ -141,6 +146,23 @@ def test_server_says_where_it_listens_and_ends_cleanly_on_a_signal(
         assert info.limits.max_sessions == 3
         process.send_signal(number)
         ends_cleanly(process)
+
+
+def test_server_answers_prometheus_and_logs_json(
+    start_server: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = start_server("--metrics", "0", "--log-format", "json", "--log-level", "info")
+    endpoint_of(process)
+    assert process.stderr is not None
+    while "metrics at" not in (entry := json.loads(process.stderr.readline()))["message"]:
+        pass
+    assert (entry["logger"], entry["level"]) == ("sim_stream.serve", "info")
+    with urllib.request.urlopen(entry["message"].split()[-1], timeout=TIMEOUT_S) as reply:
+        assert "sim_stream_sessions 0.0" in reply.read().decode()
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    assert all(json.loads(line)["time"] for line in stderr.splitlines())
 
 
 def test_server_ends_with_the_program_that_holds_its_stdin(

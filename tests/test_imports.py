@@ -26,9 +26,12 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": BASE | {"models", "decoding", "runtime"},
     "wire": BASE | {"wire"},
     "recording": BASE | {"recording", "model_options", "server_process", "wire"},
-    "serve": BASE | {"model_options", "models", "recording", "runtime", "wire"},
+    "serve": BASE | {"metrics", "model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
+    "logs": set(),
+    "metrics": BASE | {"wire", ""},
+    "view": BASE | {"connect_options", "model_options", "server_process", "view", "wire"},
     "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.
     "bench": BASE
@@ -40,11 +43,16 @@ ALLOWED: dict[str, set[str]] = {
     "weights_cli": BASE | {"models"},
     "cli": BASE
     | {"model_options", "serve", "demo", "recording", "bench", "doctor", "weights_cli", ""}
-    | {"connect_options", "keygen_cli", "wire"},
+    | {"connect_options", "keygen_cli", "logs", "view", "wire"},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.
-OUTSIDE: dict[str, set[str] | None] = {"engines": None, "train": None, "bridge": BASE | {"wire"}}
+# The bridge takes the client's side; its `drive` also starts a server as a process.
+OUTSIDE: dict[str, set[str] | None] = {
+    "engines": None,
+    "train": None,
+    "bridge": BASE | {"wire", "model_options", "server_process"},
+}
 LIGHT = (
     "sim_stream",
     "sim_stream.cli",

@@ -25,6 +25,7 @@ NEEDED = (
     "sim_stream/assets/sample.mp4",
     "sim_stream/assets/sample.json",
     "sim_stream/weights/pocket/manifest.json",
+    "sim_stream/view/static/index.html",
 )
 PIP = ("-m", "pip", "-qq", "--disable-pip-version-check")
 LIGHT_IMPORT = (

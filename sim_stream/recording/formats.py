@@ -6,10 +6,10 @@ Knows the formats' names and suffixes; what is in the files is theirs to know.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.recording import video_files
@@ -47,6 +47,16 @@ class Files(Protocol):
 
 
 Create: TypeAlias = Callable[[Path, str, HelloOk], Files]
+
+
+class Reader(NamedTuple):
+    """Each as far as the file can be read; ``raw_lines`` raises OSError where there is none."""
+
+    raw_lines: Callable[[Path], Iterator[bytes]]
+    frames: Callable[[Path], Iterator[Image]]
+    prompts: Callable[[Path], Iterator[Image]]
+
+
 MCAP = "mcap"
 FORMATS = (*VIDEO_FORMATS, MCAP)
 LINE_SUFFIXES = (video_files.SIDECAR, f".{MCAP}")  # of the files that hold lines
@@ -60,8 +70,9 @@ def create_files(form: str) -> Create:
     if form not in FORMATS:
         raise InvalidInput("record-format", form, ", ".join(FORMATS))
     if form == MCAP:
-        create: Create = _mcap("files").McapFiles
-        return create
+        with _extra():
+            from sim_stream.recording.mcap_files import McapFiles
+        return McapFiles
     return partial(video_files.VideoFiles, form=VIDEO_FORMATS[form])
 
 
@@ -72,27 +83,31 @@ def line_file(path: Path) -> Path:
 
 def read_lines(path: Path) -> Lines:
     """Up to where it was cut off. Raises InvalidInput, Unavailable."""
-    raw_lines = _mcap("reader").raw_lines if _is_mcap(path) else video_files.raw_lines
-    return decode_lines(path, raw_lines(path))
+    return decode_lines(path, _reader(path).raw_lines(path))
 
 
 def read_frames(path: Path) -> Iterator[Image]:
-    """The frames that left, as far as they can be read."""
-    return _mcap("reader").read_frames(path) if _is_mcap(path) else read_pixels(path)
+    """The frames that left, as far as they can be read. Raises Unavailable."""
+    return _reader(path).frames(path)
 
 
 def read_prompts(path: Path) -> Iterator[Image]:
-    """The frames that went in, as far as they can be read."""
-    return _mcap("reader").read_prompts(path) if _is_mcap(path) else read_pixels(path)
+    """The frames that went in, as far as they can be read. Raises Unavailable."""
+    return _reader(path).prompts(path)
 
 
-def _is_mcap(path: Path) -> bool:
-    return path.suffix == f".{MCAP}"
+def _reader(path: Path) -> Reader:
+    if path.suffix != f".{MCAP}":
+        return Reader(video_files.raw_lines, read_pixels, read_pixels)
+    with _extra():
+        from sim_stream.recording.mcap_reader import raw_lines, read_frames, read_prompts
+    return Reader(raw_lines, read_frames, read_prompts)
 
 
-def _mcap(part: str) -> Any:
+@contextmanager
+def _extra() -> Iterator[None]:
     try:
-        return import_module(f"sim_stream.recording.mcap_{part}")
+        yield
     except ImportError as error:
         raise Unavailable(
             f"{error.name} is not installed, which MCAP recordings need: "

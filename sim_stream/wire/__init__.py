@@ -15,7 +15,7 @@
 
     engine     what the server needs of a runtime   host, jobs  its sessions and their work
     faults     what a failed request tells its client
-    observe    what recorders get to see of either side
+    observe    what recorders get to see of either side   journal  what is logged of sessions
     archive    resume tokens, recorded sessions   rebuild  taking their steps again
     worker     the engine thread and the decoder thread
     guard      encryption, and who may connect   allow_list  by public key

@@ -27,12 +27,13 @@ def require_bindable(field: str, address: str, *, guarded: bool) -> str:
     host, _, port = rest.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise InvalidInput(field, address, f"{allowed}; PORT 0..65535, 0 for any free one")
-    if not guarded and not _is_loopback(host.strip("[]")):
+    if not guarded and not is_loopback(host.strip("[]")):
         raise InvalidInput(field, address, allowed)
     return address
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether that name or address can only be reached from this machine."""
     if host == "localhost":
         return True
     try:

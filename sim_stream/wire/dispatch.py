@@ -6,6 +6,7 @@ nothing. Used by the I/O thread alone, hence without locks. Knows no sockets, th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from sim_stream.errors import ProtocolError
-from sim_stream.wire import codec
+from sim_stream.wire import codec, journal
 from sim_stream.wire.admission import Admission
 from sim_stream.wire.archive import Archive
 from sim_stream.wire.faults import Refusal
@@ -62,11 +63,14 @@ class Outgoing:
 
 @dataclass
 class Counters:
-    """What ``status`` shows. The I/O loop writes the last two."""
+    """What ``status`` and the metrics show. The I/O loop writes all but ``errors``, which counts
+    refusals by their code."""
 
     undelivered: int = 0
     progress: int = 0
     queued: int = 0
+    sessions: int = 0
+    errors: Counter[ErrorCode] = field(default_factory=Counter)
 
 
 @dataclass
@@ -127,15 +131,19 @@ class Dispatcher:
         committed_step = -1
         if self._sessions.owns(user, envelope.sid):
             committed_step = self._sessions[envelope.sid].committed_step
-        return Packet(
-            refusal.to_error(rid=envelope.rid, sid=envelope.sid, committed_step=committed_step)
-        )
+        reply = refusal.to_error(rid=envelope.rid, sid=envelope.sid, committed_step=committed_step)
+        self.counters.errors[refusal.code] += 1
+        journal.refused(reply, envelope.t)
+        return Packet(reply)
 
     def on_result(self, result: Result) -> Iterator[Outgoing]:
         """Replies, and what viewers get to see, for a job that has ended."""
         record, now_ns = self._sessions[result.job.sid], self.clock_ns()
         # A reply may take longer than the lease: its client could not know that it was over.
         record.last_seen_ns = now_ns
+        journal.ended(result)
+        if result.refusal is not None:
+            self.counters.errors[result.refusal.code] += 1
         queue_depth = max(len(record.in_flight) - 1, 0)
         packet = reply_to(result, queue_depth=queue_depth, dropped=record.dropped, now_ns=now_ns)
         if self.archive is not None and self.observer is not None and begins(result):

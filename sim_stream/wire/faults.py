@@ -6,7 +6,7 @@ Knows no sockets and no sessions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from sim_stream.errors import InvalidInput, SimStreamError, Unavailable
@@ -39,8 +39,13 @@ class Refusal(SimStreamError):
         )
 
 
-def attempt(call: Callable[[], T], *, what: str) -> T | Refusal:
-    """Runs a call into the engine; whatever it raises comes back as a Refusal."""
+def attempt(
+    call: Callable[[], T], *, what: str, ids: Mapping[str, object] | None = None
+) -> T | Refusal:
+    """Runs a call into the engine; whatever it raises comes back as a Refusal.
+
+    ``ids``: of the session, step and request, for the log.
+    """
     try:
         return call()
     except Refusal as refusal:
@@ -52,5 +57,5 @@ def attempt(call: Callable[[], T], *, what: str) -> T | Refusal:
     # The engine boundary: models, CUDA and user presets may raise anything, and one session's
     # failure must not end the thread that serves the others.
     except Exception as error:
-        log.exception("engine failed: %s", what)
+        log.exception("engine failed: %s", what, extra=ids)
         return Refusal(ErrorCode.ENGINE_FAILED, f"{what}: {type(error).__name__}: {error}")

@@ -25,7 +25,8 @@ class RemoteFrame:
     right neighbour known. ``inflated``: drawn by a video decoder never trained in time.
     ``dropped``: steps of a realtime session, so far, that gave way to newer ones.
     ``timings_ns``: durations per stage, plus ``round_trip`` as this client saw it. ``stamps_ns``:
-    ``client_*`` by this machine's monotonic clock, all others by the server's.
+    ``client_*`` by this machine's monotonic clock, all others by the server's. ``queue_depth``:
+    other steps of the session that were in flight when it was sent.
     """
 
     image: npt.NDArray[np.uint8]
@@ -39,6 +40,7 @@ class RemoteFrame:
     committed_step: int
     dropped: int
     sim_time_us: int | None
+    queue_depth: int
     timings_ns: dict[str, int]
     stamps_ns: dict[str, int]
 
@@ -64,6 +66,7 @@ def remote_frame(received: Received, send_ns: int) -> RemoteFrame:
         committed_step=message.committed_step,
         dropped=info.dropped,
         sim_time_us=info.sim_time_us,
+        queue_depth=info.queue_depth,
         timings_ns=info.timings_ns | {"round_trip": received.recv_ns - send_ns},
         stamps_ns=info.stamps_ns | {"client_send": send_ns, "client_recv": received.recv_ns},
     )

@@ -116,12 +116,14 @@ class SessionHost:
 
     def close_all(self) -> None:
         for sid, live in self._sessions.items():
-            attempt(live.session.close, what=f"close {sid}")
+            attempt(live.session.close, what=f"close {sid}", ids={"sid": sid})
         self._sessions.clear()
 
     def _open(self, job: Job, request: Open) -> engine.Frame:
         session = self._runtime.open_session(lookahead=request.lookahead)
-        first = attempt(lambda: _start(session, job.frames, request), what=f"open {job.sid}")
+        first = attempt(
+            lambda: _start(session, job.frames, request), what=f"open {job.sid}", ids=job.ids
+        )
         if isinstance(first, Refusal):
             session.close()
             raise first

@@ -103,10 +103,10 @@ class IoLoop(threading.Thread):
             self._serve_requests()
         for outgoing in self._dispatcher.release():
             self._deliver(outgoing)
-        for sid in self._dispatcher.expire():
-            log.info("session %s: lease ran out", sid)
+        self._dispatcher.expire()
         counters = self._dispatcher.counters
         counters.progress, counters.queued = self._worker.progress, self._worker.queued
+        counters.sessions = self._dispatcher.sessions
 
     def _drain(self, poller: zmq.Poller) -> None:
         """Lets the engine finish what it holds; queued jobs are refused, frames still leave."""

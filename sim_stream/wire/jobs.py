@@ -44,6 +44,12 @@ class Job:
     def kind(self) -> str:
         return type(self.request).__name__.lower()
 
+    @property
+    def ids(self) -> dict[str, object]:
+        """What log records about it carry."""
+        ids: dict[str, object] = {"sid": self.sid, "rid": self.request.rid}
+        return ids | {"step": self.request.step} if isinstance(self.request, Step) else ids
+
 
 @dataclass(frozen=True)
 class Remembered:

@@ -57,6 +57,19 @@ class Exchange:
 Observer: TypeAlias = Callable[[Exchange], None]
 
 
+def together(*observers: Observer | None) -> Observer | None:
+    """All of them as one; None where there is none."""
+    present = [observer for observer in observers if observer is not None]
+    if len(present) < 2:
+        return present[0] if present else None
+
+    def show(exchange: Exchange) -> None:
+        for observer in present:
+            observer(exchange)
+
+    return show
+
+
 def as_client_saw_it(
     info: HelloOk,
     request: SessionRequest,

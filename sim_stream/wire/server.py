@@ -27,7 +27,7 @@ from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.wire.addresses import require_bindable
 from sim_stream.wire.admission import Admission
 from sim_stream.wire.archive import RESUME_STEPS, Archive
-from sim_stream.wire.dispatch import Dispatcher
+from sim_stream.wire.dispatch import Counters, Dispatcher
 from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.guard import Guard
@@ -54,8 +54,8 @@ class StreamServer:
     requests and replies (a recorder); from an ``archive`` that it writes, sessions are resumed
     after a restart. Port 0 binds a free port; see ``endpoint``. ``guard`` protects both sockets;
     then a session is its key's, and a key has ``max_sessions_per_key`` (None: all). A connection,
-    or a key, may send ``requests_per_s``. Raises InvalidInput for an address that is not this
-    machine's without a guard.
+    or a key, may send ``requests_per_s``. ``counters`` may be read at any time. Raises InvalidInput
+    for an address that is not this machine's without a guard.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class StreamServer:
         self._lease_s = lease_s
         self._stop_timeout_s = stop_timeout_s
         self._observer = observer
+        self.counters = Counters()
         self._archive = archive
         self._context: Context | None = None
         self._worker: EngineWorker | None = None
@@ -148,6 +149,7 @@ class StreamServer:
             archive=self._archive,
             supersede=worker.supersede,
             admission=Admission(self._guard, self._max_sessions_per_key, self._requests_per_s),
+            counters=self.counters,
         )
         framing = FramingLimits(message_bytes=limits.message_bytes)
         self._context, self._worker = context, worker

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from sim_stream.wire import journal
 from sim_stream.wire.admission import Admission
 from sim_stream.wire.archive import Archive, sign, signed_sid
 from sim_stream.wire.engine import Image
@@ -82,6 +83,7 @@ class Sessions:
                 job = Job(sid=record.sid, request=Close(sid=record.sid), t_recv_ns=now_ns)
                 if self._submit(job):
                     record.control = record.closing = True
+                    journal.expired(record.sid, record.committed_step)
                     expired.append(record.sid)
         return expired
 

@@ -156,7 +156,7 @@ class EngineWorker:
         """A result when refused."""
         start_ns = time.monotonic_ns()
         prediction = attempt(
-            lambda: self._host.begin(job, request, start_ns), what=f"step {job.sid}"
+            lambda: self._host.begin(job, request, start_ns), what=f"step {job.sid}", ids=job.ids
         )
         if isinstance(prediction, Refusal):
             return self._refused(job, prediction)
@@ -169,7 +169,7 @@ class EngineWorker:
         del self._under_way[job.sid]
         if step.rebuild is not None:
             return self._take_again(step, step.rebuild)
-        pending = attempt(step.prediction.result, what=f"step {job.sid}")
+        pending = attempt(step.prediction.result, what=f"step {job.sid}", ids=job.ids)
         end_ns = time.monotonic_ns()
         if isinstance(pending, Refusal):
             return self._refused(job, pending)
@@ -178,9 +178,8 @@ class EngineWorker:
         self._host.took(job.sid, committed_step)
         self._inbox.rendering(job.sid)
         self._decodes.put(_Decode(job, pending, committed_step, seed, step.start_ns, end_ns))
-        if isinstance(
-            attempt(lambda: self._host.settle(job.sid), what=f"settle {job.sid}"), Refusal
-        ):
+        settled = attempt(lambda: self._host.settle(job.sid), what=f"settle {job.sid}", ids=job.ids)
+        if isinstance(settled, Refusal):
             self._host.mark_failed(job.sid)
         return None
 
@@ -236,7 +235,7 @@ class EngineWorker:
 
     def _control(self, job: Job) -> Result:
         start_ns = time.monotonic_ns()
-        frame = attempt(lambda: self._host.control(job), what=f"{job.kind} {job.sid}")
+        frame = attempt(lambda: self._host.control(job), what=f"{job.kind} {job.sid}", ids=job.ids)
         end_ns = time.monotonic_ns()
         committed_step, seed = self._host.committed_step(job.sid), self._host.seed(job.sid)
         if isinstance(job.request, Close):
@@ -267,7 +266,9 @@ class EngineWorker:
     def _render(self, decode: _Decode) -> Result:
         job, committed_step = decode.job, decode.committed_step
         start_ns = time.monotonic_ns()
-        frame = attempt(lambda: checked(decode.pending.render()), what=f"decode {job.sid}")
+        frame = attempt(
+            lambda: checked(decode.pending.render()), what=f"decode {job.sid}", ids=job.ids
+        )
         if isinstance(frame, Refusal):
             self._host.mark_failed(job.sid)
             return Result(job=job, committed_step=committed_step, refusal=frame)

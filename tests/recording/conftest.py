@@ -73,9 +73,9 @@ def recordings(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.suffix in LINE_SUFFIXES]
 
 
-def has_ended(folder: Path) -> bool:
+def has_ended(folder: Path, sid: str = "") -> bool:
     try:
-        return load(recorded(folder)).end is not None
+        return load(recorded(folder, sid)).end is not None
     except ValueError:  # which InvalidInput is: nothing is there yet
         return False
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from sim_stream.errors import InvalidInput
+from sim_stream.recording.archive import KEY_FILE
 from sim_stream.recording.formats import FORMATS, read_frames
 from sim_stream.recording.load import load
 from sim_stream.recording.pixels import PixelWriter
 from sim_stream.recording.recorder import LINE_BYTES, TOO_SLOW
 from sim_stream.wire.client import StreamClient
-from tests.recording.conftest import recorded, recordings, wait_until
+from tests.recording.conftest import has_ended, recorded, wait_until
 from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
 from tests.wire.toy import SIZE, drive, prompt_frames
 
@@ -96,6 +97,8 @@ def test_server_killed_in_the_middle_leaves_a_recording_up_to_there(tmp_path, re
     finally:
         server.process.kill()
         server.process.communicate()
+    hidden = {path.name for path in tmp_path.glob(".*")}
+    assert hidden <= {KEY_FILE}  # nothing else is left behind
     report = replayed(recorded(tmp_path))
     assert report.same and report.frames >= 5 and not report.complete
     # The last frame may still have been in the dead process's buffer.
@@ -117,7 +120,7 @@ def full_disk_is_told_and_the_session_goes_on(server, folder, replayed):
     sid, frames = drive_server(server, 60)
     assert [frame.step for frame in frames] == [*range(1, 61)]
     drive_server(server, 2)  # on a full disk nothing of that fits; it runs all the same
-    wait_until(lambda: len(recordings(folder)) == 2 and not list(folder.glob(".*.reserve")))
+    wait_until(lambda: has_ended(folder, sid))
     report = replayed(recorded(folder, sid))
     assert report.same and not report.complete and 3 < report.frames < 60
     return report.end

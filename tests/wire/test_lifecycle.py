@@ -153,23 +153,38 @@ def test_vanished_client_loses_its_session(serve, runtime):
     later.close()
 
 
-def test_lease_runs_from_the_last_message_and_waits_for_the_engine():
-    now_ns, jobs = 0, []
+def opened_dispatcher(clock_ns, jobs):
+    """With a lease of 10 ns and one session, which took 100 ns to open."""
     info = describe_server(ToyRuntime(), 4, 2, 1.0)
-    dispatcher = Dispatcher(info, lambda job: not jobs.append(job), 10, lambda: now_ns)
-    frames = prompt_frames()
-    assert dispatcher.on_request(b"me", pack(Open(rid=1), {"frames": frames}), now_ns) is None
-    now_ns = 100
+    dispatcher = Dispatcher(info, lambda job: not jobs.append(job), 10, lambda: clock_ns[0])
+    opening = pack(Open(rid=1), {"frames": prompt_frames()})
+    assert dispatcher.on_request(b"me", opening, clock_ns[0]) is None
+    clock_ns[0] += 100
     assert dispatcher.expire() == []  # still opening
     [reply, *_] = dispatcher.on_result(Result(job=jobs[0], committed_step=0))
     assert isinstance(reply.packet.message, Opened)
-    sid = reply.packet.message.sid
-    dispatcher.on_request(b"me", pack(Heartbeat(sid=sid)), now_ns)
-    now_ns = 110
+    return dispatcher, reply.packet.message.sid
+
+
+def test_lease_runs_from_the_last_message():
+    clock_ns, jobs = [0], []
+    dispatcher, sid = opened_dispatcher(clock_ns, jobs)
+    clock_ns[0] += 5
+    dispatcher.on_request(b"me", pack(Heartbeat(sid=sid)), clock_ns[0])
+    clock_ns[0] += 10
     assert dispatcher.expire() == []
-    now_ns = 111
+    clock_ns[0] += 1
     assert dispatcher.expire() == [sid] and dispatcher.expire() == []
     assert isinstance(jobs[1].request, Close) and jobs[1].route is None
+
+
+def test_lease_begins_anew_with_a_reply_that_took_longer():
+    clock_ns, jobs = [0], []
+    dispatcher, sid = opened_dispatcher(clock_ns, jobs)
+    clock_ns[0] += 10
+    assert dispatcher.expire() == []
+    clock_ns[0] += 1
+    assert dispatcher.expire() == [sid]
 
 
 def test_closing_the_client_closes_its_sessions(serve, runtime):

@@ -1,0 +1,70 @@
+"""``sim-stream view``: options in; the page's modules are imported only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from dataclasses import fields
+from pathlib import Path
+
+from sim_stream.connect_options import add_key_options
+from sim_stream.errors import Unavailable
+
+DESCRIPTION = (
+    "Serves one page on this machine: live frames, driving with the arrow keys, latency and queue "
+    "plots, the frame window, a list of sessions, forks. Starts a server of its own, or takes a "
+    "running one. Several viewers may look at once; one drives. docs/viewing.md shows it."
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Beside those of the model, which are for a server of its own."""
+    parser.description = DESCRIPTION
+    parser.add_argument(
+        "--server",
+        metavar="ENDPOINT",
+        help="use this running server (default: start one with the model chosen here)",
+    )
+    parser.add_argument(
+        "--subscribe",
+        metavar="ADDRESS",
+        help="what --server was given as --publish: also show other clients' sessions",
+    )
+    add_key_options(parser)
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="a loopback address; from elsewhere use ssh -L (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8080, help="0 takes a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--video",
+        type=Path,
+        metavar="FILE",
+        help="prompt frames from this video (default: the shipped clip)",
+    )
+    parser.add_argument(
+        "--start", type=float, default=0.0, metavar="S", dest="start_s", help="from second S on"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--max-sessions",
+        type=int,
+        default=4,
+        metavar="N",
+        help="of a server of its own (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises SimStreamError; Unavailable without the extra `view`."""
+    if importlib.util.find_spec("aiohttp") is None:
+        raise Unavailable("the page needs aiohttp: pip install 'sim-stream[view]'")
+    from sim_stream.view import app
+    from sim_stream.view.options import ViewOptions
+
+    return app.run(
+        ViewOptions(**{field.name: getattr(args, field.name) for field in fields(ViewOptions)})
+    )

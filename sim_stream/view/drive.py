@@ -1,0 +1,252 @@
+"""``Drive``: a session of ours, stepped by the clock under the keys of whoever has the wheel.
+
+A task of its own uses the session, alone. While it runs it sends a step every frame period and
+keeps up to two in the air, so that the server predicts and decodes at the same time; paused it
+sends heartbeats, so that the lease holds. Resets, forks and the close are orders that the task
+carries out between steps. Nobody watching for a while is a reason to pause.
+
+Knows no viewers' numbers but the driver's, and no sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sim_stream.config import Action
+from sim_stream.errors import ConnectionLost, RemoteError, SessionClosed, SimStreamError
+from sim_stream.view.channel import Channel
+from sim_stream.view.controls import NO_KEYS, Controls
+from sim_stream.view.messages import SessionState
+from sim_stream.view.picture import Picture, header_of
+from sim_stream.wire.async_client import AsyncRemoteSession
+from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.messages import ErrorCode, HelloOk
+from sim_stream.wire.stream import OVER
+
+T = TypeVar("T")
+
+STEPS_IN_AIR = 2
+# A step sent later than this part of its period counts as late (as in `sim-stream demo`).
+LATE_TOLERANCE = 0.1
+# A page that is loaded again comes back within this time.
+UNWATCHED_S = 5.0
+RETRY_S = 1.0
+
+
+class Drive(Channel):
+    """``controls`` None: the model takes no actions. ``over``: the server has no such session.
+
+    ``parent``: the name of the session that this one was forked from.
+    """
+
+    def __init__(
+        self,
+        session: AsyncRemoteSession,
+        info: HelloOk,
+        changed: Callable[[], None],
+        *,
+        name: int,
+        seed: int,
+        controls: Controls | None,
+        parent: int | None = None,
+        running: bool = False,
+    ) -> None:
+        super().__init__(session.sid, name, changed)
+        self.seed = seed
+        self.controls = controls
+        self.parent = parent
+        self.driver: int | None = None
+        self.running = running
+        self.over = False
+        self._session = session
+        self._info = info
+        self._note = ""
+        self._answers = True
+        self._failed = False
+        self._late = 0
+        self._period_s = info.fps_den / info.fps_num
+        self._in_air = min(STEPS_IN_AIR, info.limits.max_in_flight)
+        self._due_s = _now_s()
+        self._watched_s = _now_s()
+        self._actions: dict[int, Action | None] = {}
+        self._orders: deque[Callable[[], Awaitable[None]]] = deque()
+        self._wake = asyncio.Event()
+        self._take(session.frame)
+
+    # For the hub; none of these waits for the server.
+
+    def run(self, running: bool) -> None:
+        """Steps, or pauses after the frames that are on their way."""
+        self.running = running and not self.over
+        self._due_s = _now_s()
+        self._rouse()
+
+    def let_go(self) -> None:
+        """All keys, when the wheel changes hands."""
+        if self.controls is not None:
+            self.controls.held = NO_KEYS
+
+    async def order(self, what: Callable[[AsyncRemoteSession], Awaitable[T]]) -> T:
+        """Lets the task do something with the session when no step is in the air; its result."""
+        if self.over:
+            raise SessionClosed(f"session {self.name} is over: {self._note}")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def carry_out() -> None:
+            try:
+                result = await what(self._session)
+            except SimStreamError as error:
+                if not done.cancelled():
+                    done.set_exception(error)
+            else:
+                if not done.cancelled():
+                    done.set_result(result)
+
+        self._orders.append(carry_out)
+        self._rouse()
+        return await done
+
+    def restarted(self, seed: int, controls: Controls | None) -> None:
+        """After a reset."""
+        self.seed, self.controls = seed, controls
+        self._actions.clear()
+        self._late, self._failed, self._note = 0, False, ""
+        self._take(self._session.frame)
+
+    def state(self) -> SessionState:
+        return SessionState(
+            sid=self.sid,
+            name=self.name,
+            state=self._state(),
+            note=self._note,
+            parent=self.parent,
+            seed=self.seed,
+            committed_step=self.latest.header.committed_step if self.latest else -1,
+            late=self._late,
+            driver=self.driver,
+            viewers=self.watched,
+        )
+
+    def end(self, note: str) -> None:
+        """The server has no such session any more."""
+        self.over, self.running, self._note = True, False, note
+        self._rouse()
+
+    # The task.
+
+    async def drive(self) -> None:
+        """Until the session is over."""
+        while not self.over:
+            try:
+                await self._turn()
+            except ConnectionLost as error:  # steps in the air are asked for again
+                self._trouble(answers=False, note=str(error))
+                await asyncio.sleep(RETRY_S)
+            except RemoteError as error:
+                self._refused(error)
+            except SessionClosed as error:
+                self.end(str(error))
+        while self._orders:
+            await self._orders.popleft()()
+
+    async def _turn(self) -> None:
+        self._pause_if_unwatched()
+        if self._orders or not self.running:
+            while self._session.in_flight:
+                await self._receive(None)
+            if self._orders:
+                await self._orders.popleft()()
+            else:
+                await self._rest()
+            return
+        due_s = self._due_s
+        while self.running and not self._orders:
+            full = self._session.in_flight >= self._in_air
+            if not full and _now_s() >= due_s:
+                await self._send()
+                return
+            if self._session.in_flight:
+                await self._receive(None if full else due_s)
+            else:
+                await self._sleep(due_s - _now_s())
+
+    async def _send(self) -> None:
+        late_s = _now_s() - self._due_s
+        self._late += late_s > LATE_TOLERANCE * self._period_s
+        self._due_s += max(self._period_s, late_s)  # the time that was lost is not caught up
+        action = None if self.controls is None else self.controls.next_action(self._period_s)
+        step = await self._session.send_step(action)
+        self._actions[step] = action
+
+    async def _receive(self, until_s: float | None) -> None:
+        try:
+            async with asyncio.timeout_at(until_s):
+                frame = await self._session.receive()
+        except TimeoutError:
+            return
+        self._trouble(answers=True, note="")
+        self._take(frame)
+
+    async def _rest(self) -> None:
+        """Paused: a heartbeat now and then, three in a lease."""
+        if not await self._sleep(self._info.lease_ms / 3e3):
+            await self._session.status()
+            self._trouble(answers=True, note=self._note if self._failed else "")
+
+    async def _sleep(self, seconds: float) -> bool:
+        """True when roused."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
+
+    def _rouse(self) -> None:
+        self._wake.set()
+        self._changed()
+
+    def _take(self, frame: RemoteFrame) -> None:
+        action = self._actions.pop(frame.step, None)
+        self.show(Picture(header_of(self.sid, frame, action, self._session.in_flight), frame.image))
+
+    def _pause_if_unwatched(self) -> None:
+        if self.watched:
+            self._watched_s = _now_s()
+        elif self.running and _now_s() - self._watched_s > UNWATCHED_S:
+            self.run(False)
+
+    def _trouble(self, *, answers: bool, note: str) -> None:
+        if (answers, note) != (self._answers, self._note):
+            self._answers, self._note = answers, note
+            self._changed()
+
+    def _refused(self, error: RemoteError) -> None:
+        """The session is over, or spoilt until a reset, or may try again."""
+        if error.code in OVER:
+            self.end(str(error))
+            return
+        self._failed = self._failed or error.code == ErrorCode.ENGINE_FAILED
+        self._note = str(error)
+        # A conflict is what steps in the air get behind one that was refused.
+        if error.retryable or error.code == ErrorCode.STEP_CONFLICT:
+            self._changed()
+        else:
+            self.run(False)
+
+    def _state(self) -> str:
+        if self.over:
+            return "ended"
+        if not self._answers:
+            return "waiting"
+        if self._failed:
+            return "failed"
+        return "running" if self.running else "paused"
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,289 @@
+"""What viewers may do with sessions, and what they are told.
+
+One viewer has a session's wheel; it alone may steer, start, pause, reset and close it, until it
+lets go, leaves, or another takes the wheel. Everybody may watch, fork, and open sessions. What
+needs the server's answer runs beside the commands, one at a time for each viewer.
+
+Knows no sockets and no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SimStreamError
+from sim_stream.prompts import Prompt
+from sim_stream.view.channel import Channel
+from sim_stream.view.controls import NO_KEYS, HeldKeys
+from sim_stream.view.drive import Drive
+from sim_stream.view.messages import (
+    ActionRange,
+    AnyCommand,
+    Close,
+    Fork,
+    Keys,
+    Notice,
+    Open,
+    Reset,
+    Run,
+    Seen,
+    ServerState,
+    State,
+    Watch,
+    Welcome,
+    Wheel,
+    encode,
+)
+from sim_stream.view.sessions import Sessions
+from sim_stream.view.viewer import Viewer
+from sim_stream.wire.async_client import AsyncStreamClient
+
+log = logging.getLogger(__name__)
+
+STATE_EVERY_S = 0.1  # at most
+STATE_AFTER_S = 1.0  # at least
+POLL_S = 0.5
+
+
+class Hub:
+    """``tasks`` runs the sessions; ``stop`` ends what was started there."""
+
+    def __init__(
+        self,
+        client: AsyncStreamClient,
+        prompt: Prompt,
+        tasks: asyncio.TaskGroup,
+        *,
+        lookahead: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._client = client
+        self._first_seed = seed
+        self._viewers: dict[int, Viewer] = {}
+        self._numbers = count(1)
+        self._busy: set[int] = set()
+        self._server: ServerState | None = None
+        self._heard_s = 0.0
+        self._dirty = asyncio.Event()
+        self._tasks = tasks
+        self._started: set[asyncio.Task[None]] = set()
+        self.sessions = Sessions(client, prompt, self._dirty.set, self.start, lookahead=lookahead)
+        self.start(self._broadcast())
+        self.start(self._poll_server())
+
+    def stop(self) -> None:
+        for task in [*self._started]:
+            task.cancel()
+
+    @property
+    def endpoint(self) -> str:
+        """Of the server."""
+        return self._client.endpoint
+
+    @property
+    def viewers(self) -> int:
+        return len(self._viewers)
+
+    def join(self) -> Viewer:
+        """A new viewer, shown the first session."""
+        viewer = Viewer(next(self._numbers))
+        self._viewers[viewer.number] = viewer
+        viewer.tell(self._welcome(viewer))
+        self._show_any(viewer)
+        log.info("viewer %d came", viewer.number)
+        return viewer
+
+    def leave(self, viewer: Viewer) -> None:
+        del self._viewers[viewer.number]
+        self._turn_away(viewer)
+        self._dirty.set()
+        log.info("viewer %d left; %d frames dropped", viewer.number, viewer.dropped)
+
+    def obey(self, viewer: Viewer, command: AnyCommand) -> None:
+        """Does not wait. Raises InvalidInput, which changes nothing."""
+        match command:
+            case Seen():
+                viewer.seen()
+                return
+            case Watch():
+                self._watch(viewer, self.sessions.channel(command.sid))
+            case Keys():
+                self._hold(viewer, command)
+            case Wheel():
+                self._wheel(viewer, self.sessions.drive(command.sid), take=command.take)
+            case Run():
+                self._driven(viewer, command.sid).run(command.running)
+            case _:
+                self._set_about(viewer, command)
+        self._dirty.set()
+
+    # Commands.
+
+    def _watch(self, viewer: Viewer, channel: Channel) -> None:
+        if viewer.watching != channel.sid:
+            self._turn_away(viewer)
+            channel.join(viewer)
+
+    def _hold(self, viewer: Viewer, command: Keys) -> None:
+        drive = self.sessions.drive(command.sid)
+        keys = HeldKeys(up=command.up, down=command.down, left=command.left, right=command.right)
+        if drive.driver is None and keys == NO_KEYS:
+            return  # let go after the wheel was lost
+        self._require_wheel(viewer, drive)
+        if drive.controls is None:
+            raise InvalidInput("keys", "pressed", "nothing: this model takes no actions")
+        drive.driver = viewer.number
+        drive.controls.hold(keys)
+
+    def _wheel(self, viewer: Viewer, drive: Drive, *, take: bool) -> None:
+        if not take:
+            self._require_wheel(viewer, drive)
+        drive.driver = viewer.number if take else None
+        drive.let_go()
+
+    def _set_about(self, viewer: Viewer, command: Open | Fork | Reset | Close) -> None:
+        """Starts what has to wait for the server."""
+        if viewer.number in self._busy:
+            raise InvalidInput("command", "one more", "one at a time; the last is still at work")
+        match command:
+            case Open():
+                work = self._enter(viewer, self.sessions.open(command.seed))
+            case Fork():
+                work = self._enter(viewer, self.sessions.fork(self.sessions.drive(command.sid)))
+            case Reset():
+                work = self.sessions.reset(self._driven(viewer, command.sid), command.seed)
+            case Close():
+                work = self._close(self._driven(viewer, command.sid))
+        self._busy.add(viewer.number)
+        self.start(self._finish(viewer, work))
+
+    async def _finish(self, viewer: Viewer, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except SimStreamError as error:
+            viewer.tell(Notice(text=str(error)))
+        finally:
+            self._busy.discard(viewer.number)
+
+    async def _enter(self, viewer: Viewer, making: Coroutine[Any, Any, Drive]) -> None:
+        """Who made a session watches it and has its wheel."""
+        drive = await making
+        if viewer.number in self._viewers:
+            self._watch(viewer, drive)
+            drive.driver = viewer.number
+
+    async def _close(self, drive: Drive) -> None:
+        await self.sessions.close(drive)
+        self._show_others(drive)
+
+    # Who watches and who drives.
+
+    def _driven(self, viewer: Viewer, sid: str) -> Drive:
+        drive = self.sessions.drive(sid)
+        self._require_wheel(viewer, drive)
+        return drive
+
+    def _require_wheel(self, viewer: Viewer, drive: Drive) -> None:
+        if drive.driver not in (None, viewer.number):
+            raise InvalidInput(
+                "session", drive.name, f"viewer {drive.driver}, who has the wheel; take it first"
+            )
+
+    def _turn_away(self, viewer: Viewer) -> None:
+        """From the session that it watched; the wheel is let go."""
+        channel = self.sessions.channels.get(viewer.watching or "")
+        viewer.turn_to(None, None)
+        if channel is None:
+            return
+        channel.leave(viewer)
+        if isinstance(channel, Drive) and channel.driver == viewer.number:
+            channel.driver = None
+            channel.let_go()
+
+    def _show_any(self, viewer: Viewer) -> None:
+        for channel in self.sessions.channels.values():
+            self._watch(viewer, channel)
+            return
+
+    def _show_others(self, gone: Channel) -> None:
+        for viewer in self._viewers.values():
+            if viewer.watching == gone.sid:
+                viewer.turn_to(None, None)
+                self._show_any(viewer)
+
+    # What everybody is told.
+
+    def _welcome(self, viewer: Viewer) -> Welcome:
+        info = self._client.info
+        return Welcome(
+            viewer=viewer.number,
+            endpoint=self._client.endpoint,
+            model_id=info.model_id,
+            weights_sha256=info.weights_sha256,
+            fps=info.fps,
+            frame_shape=info.frame_shape,
+            actions=[
+                ActionRange(name=number.name, unit=number.unit, low=number.low, high=number.high)
+                for number in info.action_spec
+            ],
+            max_sessions=info.limits.max_sessions,
+            first_seed=self._first_seed,
+        )
+
+    def state(self) -> State:
+        server = self._server
+        if server is not None:
+            age_s = round(time.monotonic() - self._heard_s, 2)
+            server = msgspec.structs.replace(server, age_s=age_s)
+        return State(
+            sessions=[channel.state() for channel in self.sessions.channels.values()],
+            viewers=[viewer.state() for viewer in self._viewers.values()],
+            server=server,
+        )
+
+    async def _broadcast(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(STATE_AFTER_S):
+                    await self._dirty.wait()
+            except TimeoutError:
+                for channel in self.sessions.forget_silent():
+                    self._show_others(channel)
+            self._dirty.clear()
+            state = encode(self.state())
+            for viewer in self._viewers.values():
+                viewer.offer_state(state)
+            await asyncio.sleep(STATE_EVERY_S)
+
+    async def _poll_server(self) -> None:
+        """A silent server shows by the age of its last answer."""
+        while True:
+            asked_s = time.monotonic()
+            try:
+                status = await self._client.status()
+            except (ConnectionLost, RemoteError) as error:
+                log.warning("no status: %s", error)
+            else:
+                self._heard_s = time.monotonic()
+                self._server = ServerState(
+                    age_s=0.0,
+                    answer_ms=round((self._heard_s - asked_s) * 1e3, 3),
+                    queued=status.queued,
+                    sessions=status.sessions,
+                    progress=status.progress,
+                    undelivered=status.undelivered,
+                )
+                self._dirty.set()
+            await asyncio.sleep(POLL_S)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.create_task(work)
+        self._started.add(task)
+        task.add_done_callback(self._started.discard)

@@ -1,0 +1,62 @@
+"""What ``sim-stream view`` takes beside the model. Knows no page and no server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from sim_stream.errors import InvalidInput
+from sim_stream.model_options import ModelOptions
+
+LOCAL_CHOICES = ("log_level", "lookahead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions(ModelOptions):
+    """``server`` None: one of its own, with this model and room for ``max_sessions``.
+
+    ``subscribe``: the PUB address of ``server``, to watch other clients' sessions, too. ``key`` and
+    ``server_key``: key files for a ``server`` that asks for them.
+    """
+
+    server: str | None = None
+    subscribe: str | None = None
+    key: Path | None = None
+    server_key: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    video: Path | None = None
+    start_s: float = 0.0
+    seed: int = 0
+    max_sessions: int = 4
+    log_format: str = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.port <= 65535:
+            raise InvalidInput("port", self.port, "0..65535, 0 for any free one")
+        if not 0 <= self.seed < 2**53:
+            raise InvalidInput("seed", self.seed, "0..2^53-1, which a page can hold")
+        if self.server is None:
+            self._require_no_server_options()
+        else:
+            self._require_no_model()
+
+    def _require_no_server_options(self) -> None:
+        for name in ("subscribe", "key", "server_key"):
+            value = getattr(self, name)
+            if value is not None:
+                raise InvalidInput(name, value, "only beside --server, which it belongs to")
+
+    def _require_no_model(self) -> None:
+        for option in fields(ModelOptions):
+            value = getattr(self, option.name)
+            if option.name not in LOCAL_CHOICES and value != option.default:
+                raise InvalidInput(
+                    option.name, value, "nothing beside --server, which has its model"
+                )
+
+    def own_server(self) -> list[str]:
+        """The command line of a server of our own."""
+        logs = ("--log-format", self.log_format)
+        return [*self.serve_options(), "--max-sessions", str(self.max_sessions), *logs]

@@ -1,0 +1,144 @@
+"""The sessions on the page: ours, which are driven, and other clients', which can be watched.
+
+Opens, forks, resets and closes them on the server. Knows no viewers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import Any
+
+from sim_stream.errors import InvalidInput
+from sim_stream.prompts import Prompt
+from sim_stream.view.channel import Channel
+from sim_stream.view.controls import Controls
+from sim_stream.view.drive import Drive
+from sim_stream.view.foreign import Foreign
+from sim_stream.wire.async_client import AsyncRemoteSession, AsyncStreamClient
+from sim_stream.wire.frame import RemoteFrame
+
+MAX_FOREIGN = 64
+
+
+class Sessions:
+    """``changed`` is called when the list would look different, ``start`` runs a task."""
+
+    def __init__(
+        self,
+        client: AsyncStreamClient,
+        prompt: Prompt,
+        changed: Callable[[], None],
+        start: Callable[[Coroutine[Any, Any, None]], None],
+        *,
+        lookahead: int | None,
+    ) -> None:
+        self._client = client
+        self._prompt = prompt
+        self._changed = changed
+        self._start = start
+        self._lookahead = lookahead
+        self._names = count(1)
+        self.channels: dict[str, Channel] = {}
+
+    def channel(self, sid: str) -> Channel:
+        """Raises InvalidInput."""
+        if sid not in self.channels:
+            raise InvalidInput("session", sid, "one of the list")
+        return self.channels[sid]
+
+    def drive(self, sid: str) -> Drive:
+        """Raises InvalidInput."""
+        channel = self.channel(sid)
+        if not isinstance(channel, Drive):
+            raise InvalidInput("session", sid, "a session of this page; this is another client's")
+        return channel
+
+    async def open(self, seed: int) -> Drive:
+        """A new session, paused at its prompt. Raises SimStreamError."""
+        session = await self._client.open(
+            self._prompt.frames_THWC,
+            seed=seed,
+            actions=self._prompt.actions if self._client.info.takes_actions else None,
+            lookahead=self._lookahead,
+        )
+        return self._add(session, seed=seed, controls=self._controls())
+
+    async def fork(self, parent: Drive) -> Drive:
+        """Continues as the parent does, with no keys held. Raises SimStreamError."""
+        child = await parent.order(lambda session: session.fork())
+        return self._add(
+            child,
+            seed=parent.seed,
+            controls=parent.controls.copy() if parent.controls else None,
+            parent=parent.name,
+            running=parent.running,
+        )
+
+    async def reset(self, drive: Drive, seed: int) -> None:
+        """From the prompt on, under another seed. Raises SimStreamError."""
+
+        async def anew(session: AsyncRemoteSession) -> None:
+            await session.reset(
+                self._prompt.frames_THWC,
+                seed=seed,
+                actions=self._prompt.actions if drive.controls else None,
+            )
+            drive.restarted(seed, self._controls())
+
+        await drive.order(anew)
+
+    async def close(self, drive: Drive) -> None:
+        """Ends it on the server, where it still is one, and takes it off the list."""
+        if not drive.over:
+            await drive.order(lambda session: session.close())
+            drive.end("closed")
+        self.channels.pop(drive.sid, None)
+        self._changed()
+
+    def take_published(self, sid: str, frame: RemoteFrame) -> None:
+        """A frame of any session of the server; ours came another way."""
+        if sid not in self.channels:
+            if sum(isinstance(c, Foreign) for c in self.channels.values()) >= MAX_FOREIGN:
+                return
+            self.channels[sid] = Foreign(sid, next(self._names), self._changed)
+        channel = self.channels[sid]
+        if isinstance(channel, Foreign):
+            channel.take(frame)
+
+    def forget_silent(self) -> list[Channel]:
+        """Other clients' sessions that seem to be over, off the list."""
+        silent: list[Channel] = [
+            c for c in self.channels.values() if isinstance(c, Foreign) and c.silent
+        ]
+        for channel in silent:
+            del self.channels[channel.sid]
+        return silent
+
+    def _controls(self) -> Controls | None:
+        spec = self._client.info.action_spec
+        return Controls.within(spec, speed_mps=self._prompt.speed_mps) if spec else None
+
+    def _add(
+        self,
+        session: AsyncRemoteSession,
+        *,
+        seed: int,
+        controls: Controls | None,
+        parent: int | None = None,
+        running: bool = False,
+    ) -> Drive:
+        drive = Drive(
+            session,
+            self._client.info,
+            self._changed,
+            name=next(self._names),
+            seed=seed,
+            controls=controls,
+            parent=parent,
+            running=running,
+        )
+        # A server that publishes may have shown it before its client knew its name.
+        self.channels[drive.sid] = drive
+        self._start(drive.drive())
+        return drive

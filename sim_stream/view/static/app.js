@@ -1,0 +1,261 @@
+// The page: joins connection, keys, frame, window, plots and session list. What is shown is what
+// the server said last; nothing is assumed to have worked.
+
+import { Connection } from "./connection.js";
+import { isTyping, Keys } from "./keys.js";
+import { Latency } from "./latency.js";
+import { SteppedLines } from "./plots.js";
+import { SessionList } from "./sessions.js";
+import { FrameWindow } from "./window.js";
+
+const NOTICE_MS = 6000;
+const SILENT_S = 2; // a server that is older news than this is said to be silent
+const DRAW_EVERY_MS = 125;
+const [RATE_FRAMES, RATE_S] = [16, 8];
+const YAW_FULL_RADPS = 0.3; // what the keys reach (sim_stream/view/controls.py)
+const QUEUES = {
+  in_flight: { label: "steps still in the air", color: "--stage-world-model", width: 3, dash: [] },
+  queue_depth: { label: "behind it at the server", color: "--stage-video-decode", width: 2, dash: [6, 6] },
+  queued: { label: "waiting for the engine", color: "--warn", width: 1.5, dash: [] },
+};
+
+const find = (id) => document.getElementById(id);
+let welcome = null;
+let state = { sessions: [], viewers: [], server: null };
+let watching = null;
+let shownS = []; // when the last frames of this session were shown
+let noticeTimer = 0;
+
+const latency = new Latency(find("latency"), find("stages").tBodies[0]);
+const queues = new SteppedLines(find("queues"), QUEUES);
+const frameWindow = new FrameWindow([0, 1, 2].map((index) => find(`slot-${index}`)), find("facts"));
+const list = new SessionList(find("sessions").tBodies[0], {
+  watch: (sid) => connection.send("watch", { sid }),
+  close: (sid) => connection.send("close", { sid }),
+});
+const connection = new Connection({
+  opened: () => health("connected", "good"),
+  lost: () => {
+    health("no connection", "bad");
+    hint("The page's server is gone; trying again.");
+  },
+  event: (message) => ({ welcome: greet, state: update, notice: ({ text }) => notice(text) })[message.t](message),
+  frame: showFrame,
+});
+const keys = new Keys(document.querySelectorAll(".key"), steer);
+
+function session() {
+  return state.sessions.find(({ sid }) => sid === watching) ?? null;
+}
+
+function greet(message) {
+  welcome = message;
+  find("model").textContent = message.model_id;
+  find("weights").textContent = message.weights_sha256.slice(0, 8);
+  find("shape").textContent = `${message.frame_shape[1]}×${message.frame_shape[0]}, ${message.fps} fps`;
+  find("endpoint").textContent = message.endpoint;
+  if (!find("seed").value || find("seed").value === "0") find("seed").value = message.first_seed;
+  const [speed] = message.actions;
+  if (speed) find("speed-bar").max = speed.high;
+  latency.period(1000 / message.fps);
+}
+
+function update(message) {
+  state = message;
+  const me = state.viewers.find(({ viewer }) => viewer === welcome.viewer);
+  if (me && me.watching !== watching) turnTo(me.watching);
+  list.show(state.sessions, watching, welcome.viewer);
+  find("room").textContent = `${state.server?.sessions ?? "–"} open at the server, ${welcome.max_sessions} at most`;
+  const others = state.viewers.length - 1;
+  find("viewers").textContent =
+    `viewer ${welcome.viewer}${others ? ` (+${others})` : ""} · ${me?.sent ?? 0} frames, ${me?.dropped ?? 0} dropped`;
+  showServer(state.server);
+  showControls(session());
+}
+
+function showServer(server) {
+  if (!server) return;
+  if (server.age_s > SILENT_S) health(`server silent for ${server.age_s.toFixed(0)} s`, "bad");
+  else health(`server answers in ${server.answer_ms.toFixed(1)} ms`, "good");
+  queues.add({ t: nowS(), queued: server.queued });
+}
+
+function showControls(current) {
+  const mine = current?.driver === welcome.viewer;
+  const free = current && current.state !== "foreign" && (mine || current.driver === null);
+  find("run").textContent = current?.state === "running" ? "Pause" : "Start";
+  find("run").disabled = !free || current.state === "failed" || current.state === "ended";
+  find("reset").disabled = !free || current.state === "ended";
+  find("fork").disabled = !current || !["running", "paused"].includes(current.state);
+  find("wheel").disabled = !current || current.state === "foreign" || !welcome.actions.length;
+  find("wheel").textContent = mine ? "Let go" : "Take the wheel";
+  find("wheel-owner").textContent = owner(current, mine);
+  hint(hintFor(current));
+}
+
+function owner(current, mine) {
+  if (!welcome.actions.length) return "this model takes no actions";
+  if (!current || current.state === "foreign") return "not yours to drive";
+  if (mine) return "you have the wheel";
+  return current.driver === null ? "nobody has the wheel" : `viewer ${current.driver} has the wheel`;
+}
+
+function hintFor(current) {
+  if (!current) return "No session: press N for a new one.";
+  if (current.note) return current.note;
+  return current.state === "paused" ? "Paused. Space starts, arrow keys drive." : "";
+}
+
+function turnTo(sid) {
+  watching = sid;
+  shownS = [];
+  latency.clear();
+  queues.clear();
+  frameWindow.clear();
+  keys.releaseAll();
+  if (sid === null) find("frame").getContext("2d").clearRect(0, 0, 1e4, 1e4);
+}
+
+let drawn = Promise.resolve();
+
+/** One after another: JPEGs are decoded beside this thread and may be ready out of order. */
+function showFrame(header, jpeg) {
+  const decoded = createImageBitmap(jpeg);
+  drawn = drawn.then(async () => drawFrame(header, await decoded));
+}
+
+function drawFrame(header, bitmap) {
+  connection.send("seen");
+  if (header.sid !== watching) turnTo(header.sid);
+  const canvas = find("frame");
+  if (canvas.width !== bitmap.width) Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  canvas.dataset.frame = header.frame_id;
+  canvas.dataset.step = header.step;
+  find("frame-id").textContent = `frame ${header.frame_id} · step ${header.step}`;
+  find("rate").textContent = rate();
+  const marks = ["approximated", "inflated"].filter((mark) => header[mark]);
+  find("badges").replaceChildren(...marks.map((mark) => tag(mark)));
+  frameWindow.show(header, bitmap);
+  showAction(header.action);
+  plot(header);
+}
+
+function plot(header) {
+  const t = nowS();
+  queues.add({ t, in_flight: header.in_flight, queue_depth: header.queue_depth });
+  if (header.step > 0) {
+    latency.add(header, t, shownS.length ? t - shownS.at(-1) : 1 / welcome.fps);
+  }
+  shownS = [...shownS, t].slice(-RATE_FRAMES);
+}
+
+/** Frames a second over the last ones, as they were shown here. */
+function rate() {
+  const recent = shownS.filter((t) => nowS() - t < RATE_S);
+  if (recent.length < 3) return "";
+  return `${((recent.length - 1) / (recent.at(-1) - recent[0])).toFixed(1)} fps`;
+}
+
+function showAction(action) {
+  if (!action) return;
+  find("speed").textContent = `${action.speed_mps.toFixed(1)} m/s`;
+  find("speed-bar").value = action.speed_mps;
+  const yaw = action.yaw_rate_radps;
+  const side = yaw > 0.001 ? " left" : yaw < -0.001 ? " right" : "";
+  find("yaw").textContent = `${Math.abs(yaw).toFixed(2)} rad/s${side}`;
+  const share = Math.min(1, Math.abs(yaw) / YAW_FULL_RADPS) * 50;
+  Object.assign(find("yaw-bar").style, { width: `${share}%`, left: `${yaw > 0 ? 50 - share : 50}%` });
+}
+
+function steer(held) {
+  const current = session();
+  if (!current || !welcome.actions.length || current.state === "foreign") return;
+  const pressed = Object.values(held).some(Boolean);
+  if (current.driver !== null && current.driver !== welcome.viewer) {
+    if (pressed) notice(`Viewer ${current.driver} has the wheel; T takes it.`);
+    return;
+  }
+  connection.send("keys", { sid: watching, ...held });
+}
+
+const commands = {
+  run: () => connection.send("run", { sid: watching, running: session().state !== "running" }),
+  wheel: () => connection.send("wheel", { sid: watching, take: session().driver !== welcome.viewer }),
+  fork: () => connection.send("fork", { sid: watching }),
+  reset: () => withSeed((seed) => connection.send("reset", { sid: watching, seed })),
+  open: () => withSeed((seed) => connection.send("open", { seed })),
+};
+
+function withSeed(go) {
+  const input = find("seed");
+  if (input.value !== "" && input.checkValidity()) go(Number(input.value));
+  else notice("The seed is a whole number from 0 to 2^53-1.");
+}
+
+for (const [id, go] of Object.entries(commands)) {
+  find(id).addEventListener("click", (event) => {
+    event.currentTarget.blur(); // else Space would press it again
+    go();
+  });
+}
+
+addEventListener("keydown", (event) => {
+  const id = { Space: "run", KeyT: "wheel", KeyF: "fork", KeyR: "reset", KeyN: "open" }[event.code];
+  if (!id || event.repeat || isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  if (!find(id).disabled) commands[id]();
+});
+
+function notice(text) {
+  clearTimeout(noticeTimer);
+  Object.assign(find("notice"), { textContent: text, hidden: false });
+  noticeTimer = setTimeout(() => { find("notice").hidden = true; }, NOTICE_MS);
+}
+
+function hint(text) {
+  find("hint").textContent = text;
+}
+
+function health(text, kind) {
+  Object.assign(find("health"), { textContent: text, className: `pill ${kind}` });
+}
+
+function tag(text) {
+  const element = document.createElement("span");
+  Object.assign(element, { textContent: text, className: "tag warn" });
+  return element;
+}
+
+function nowS() {
+  return performance.now() / 1e3;
+}
+
+// Light or dark: what was chosen here last, else what the system prefers.
+function theme(name) {
+  document.documentElement.dataset.theme = name;
+}
+theme(localStorage.getItem("theme") ?? (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
+find("theme").addEventListener("click", () => {
+  theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
+  localStorage.setItem("theme", document.documentElement.dataset.theme);
+});
+
+find("queue-legend").append(...Object.values(QUEUES).map(({ label, color }) => {
+  const entry = document.createElement("span");
+  const swatch = document.createElement("i");
+  swatch.style.background = `var(${color})`;
+  entry.append(swatch, label);
+  return entry;
+}));
+
+let drawnMs = 0;
+function draw(ms) {
+  if (ms - drawnMs >= DRAW_EVERY_MS) {
+    drawnMs = ms;
+    latency.plot.draw(nowS());
+    queues.draw(nowS());
+  }
+  requestAnimationFrame(draw);
+}
+requestAnimationFrame(draw);

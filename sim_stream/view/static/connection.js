@@ -1,0 +1,40 @@
+// The WebSocket to the page's server: commands out, events and frames in, again after a break.
+// Knows what a message looks like (sim_stream/view/messages.py), not what it is for.
+
+const LENGTH_BYTES = 4;
+const AGAIN_MS = 1000;
+
+export class Connection {
+  /** `on`: {event(message), frame(header, jpeg), opened(), lost()} */
+  constructor(on) {
+    this.on = on;
+    this.open();
+  }
+
+  open() {
+    this.socket = new WebSocket(`ws://${location.host}/socket`);
+    this.socket.binaryType = "arraybuffer";
+    this.socket.onopen = () => this.on.opened();
+    this.socket.onmessage = ({ data }) => {
+      if (typeof data === "string") this.on.event(JSON.parse(data));
+      else this.on.frame(...split(data));
+    };
+    this.socket.onclose = () => {
+      this.on.lost();
+      setTimeout(() => this.open(), AGAIN_MS);
+    };
+  }
+
+  send(type, fields = {}) {
+    if (this.socket.readyState === WebSocket.OPEN) {
+      this.socket.send(JSON.stringify({ t: type, ...fields }));
+    }
+  }
+}
+
+/** A binary message: the header's length, big-endian, the header, a JPEG. */
+function split(buffer) {
+  const end = LENGTH_BYTES + new DataView(buffer).getUint32(0);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, LENGTH_BYTES, end - LENGTH_BYTES)));
+  return [header, new Blob([new Uint8Array(buffer, end)], { type: "image/jpeg" })];
+}

@@ -1,0 +1,75 @@
+"""Frames of every session of a server, other clients' too, from its PUB socket.
+
+Reads as fast as they come; what this process does not read in time ZeroMQ drops. Knows the wire's
+viewers' message (bridge/PROTOCOL.md), nothing of who looks at the frames.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import zmq
+import zmq.asyncio
+
+from sim_stream.errors import InvalidInput, ProtocolError
+from sim_stream.wire import codec, framing
+from sim_stream.wire.frame import RemoteFrame, remote_frame
+from sim_stream.wire.keys import ClientKeys
+from sim_stream.wire.mailbox import LIMITS, Received
+
+log = logging.getLogger(__name__)
+
+FRAMES_WAITING = 8
+
+
+def connect(
+    context: zmq.asyncio.Context, endpoint: str, keys: ClientKeys | None
+) -> zmq.asyncio.Socket:
+    """Raises InvalidInput."""
+    socket = context.socket(zmq.SUB)
+    socket.linger = 0
+    socket.set_hwm(FRAMES_WAITING)
+    socket.set(zmq.MAXMSGSIZE, LIMITS.message_bytes)
+    socket.set(zmq.IPV6, int("[" in endpoint))
+    socket.subscribe(b"")
+    if keys is not None:
+        keys.secure(socket)
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise InvalidInput("subscribe", endpoint, f"tcp://HOST:PORT ({error})") from error
+    return socket
+
+
+async def listen(
+    endpoint: str,
+    on_frame: Callable[[str, RemoteFrame], None],
+    keys: ClientKeys | None = None,
+) -> None:
+    """Hands over (sid, frame) for ever. The frames' ``round_trip`` is 0. Raises InvalidInput."""
+    context = zmq.asyncio.Context()
+    try:
+        socket = connect(context, endpoint, keys)
+        with socket:
+            while True:
+                _, *parts = await socket.recv_multipart(copy=False)
+                try:
+                    sid, frame = _read([part.buffer for part in parts])
+                except ProtocolError as error:
+                    log.warning("viewers' socket: %s", error)
+                else:
+                    on_frame(sid, frame)
+    finally:
+        context.destroy(linger=0)
+
+
+def _read(parts: list[memoryview]) -> tuple[str, RemoteFrame]:
+    framing.check_sizes(parts, LIMITS)
+    message = codec.decode_reply(parts[0])
+    arrays = framing.unpack(message.arrays, parts[1:])
+    now_ns = time.monotonic_ns()
+    frame = remote_frame(Received(message, arrays, now_ns), now_ns)
+    return getattr(message, "sid", ""), frame

@@ -1,0 +1,27 @@
+"""All faults, in the order in which they run."""
+
+from __future__ import annotations
+
+from tests.faults import (
+    clients_fail,
+    clocks,
+    disk,
+    fuzz,
+    hostile,
+    network,
+    readers,
+    restart,
+    sessions,
+)
+
+FAULTS = (
+    *clients_fail.FAULTS,
+    *restart.FAULTS,
+    *network.FAULTS,
+    *readers.FAULTS,
+    *sessions.FAULTS,
+    *hostile.FAULTS,
+    *fuzz.FAULTS,
+    *disk.FAULTS,
+    *clocks.FAULTS,
+)

@@ -1,0 +1,212 @@
+"""Messages and bytes made by hand to hurt: the committed refused ones, and what does not fit there.
+
+Every message gets its refusal, or costs its sender the connection; nothing changes the sessions.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+
+import msgpack
+import msgspec
+import zmq
+
+from sim_stream.errors import Unavailable
+from sim_stream.wire.framing import HEADER_BYTES
+from tests.faults.clients import Bystander, toy_reference
+from tests.faults.processes import Server, require, toy_server
+from tests.faults.registry import Fault, Figures, Stage
+from tests.wire.conftest import RawClient
+from tests.wire.vectors.generate import MSGPACK
+from tests.wire.vectors.valid import CONTEXT_MAX, SIZE
+
+REFERENCE = partial(toy_reference, size=SIZE)
+MESSAGE_BYTES = HEADER_BYTES + CONTEXT_MAX * SIZE * SIZE * 3
+# What libzmq and the allocator may keep of the largest message below, and a margin.
+GROWTH_MIB = 64.0
+CONNECT_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_MS = 10_000
+DESCRIPTORS = 64
+
+
+def vector_server(stage: Stage, *options: str) -> Server:
+    """The server that the committed vectors are meant for, without a limit of the rate."""
+    fixed = (f"--size={SIZE}", "--lease-s=2", "--max-sessions=8", "--requests-per-s=1000000")
+    return stage.start(toy_server(*fixed, *options))
+
+
+def committed(kind: str) -> list[dict[str, object]]:
+    """The test vectors of that list."""
+    vectors: dict[str, list[dict[str, object]]] = msgspec.msgpack.decode(MSGPACK.read_bytes())
+    return vectors[kind]
+
+
+def hello(**fields: object) -> bytes:
+    packed: bytes = msgpack.packb({"v": 1, "rid": 9, "t": "hello"} | fields)
+    return packed
+
+
+def by_hand() -> Iterator[tuple[str, list[bytes]]]:
+    """What the committed vectors leave out, mostly for its size."""
+    yield "nested 60,000 deep", [b"\x82\xa1v\x01\xa1x" + b"\x91" * 60_000 + b"\x01"]
+    yield "nested maps", [b"\x82\xa1v\x01\xa1x" + b"\x81\xa1k" * 20_000 + b"\x01"]
+    yield "header too long", [hello(pad=b"x" * (HEADER_BYTES + 1000))]
+    yield "10,000 arrays announced", [hello(arrays=[{}] * 10_000)]
+    yield "1,000 parts", [hello(), *[b""] * 1000]
+    yield "100,000 parts of a byte", [hello(), *[b"x"] * 100_000]
+    yield "500 parts as large as allowed", [hello(), *[bytes(MESSAGE_BYTES)] * 500]
+    for size in (2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -1, -(2**63)):
+        array = {"name": "frames", "dtype": "|u1", "shape": [1, SIZE, SIZE, 3], "nbytes": size}
+        yield f"nbytes {size}", [hello(t="open", arrays=[array]), b"x"]
+        yield f"shape {size}", [hello(t="open", arrays=[array | {"shape": [size]}]), b"x"]
+        yield f"step {size}", [hello(t="step", sid="x", step=size)]
+    for length in (1, 3, 10):
+        yield f"{length} bytes of a header", [hello()[:length]]
+        yield f"{length} parts of a byte", [b"\x81"] * length
+
+
+def run_messages(stage: Stage) -> Figures:
+    server = vector_server(stage)
+    bystander = stage.start(Bystander(server.endpoint))
+    bystander.wait_for(5)
+    raw = RawClient(server.endpoint)
+    stage.callback(raw.close)
+    before_mib, peak_mib = server.rss_mib, 0.0
+    codes: Counter[str] = Counter()
+    cases = [(v["name"], v["parts"], v["code"]) for v in committed("refused_requests")]
+    cases += [(name, parts, None) for name, parts in by_hand()]
+    for name, parts, code in cases:
+        raw.send(parts[0], *parts[1:])  # type: ignore[index]
+        require(bool(raw.socket.poll(REPLY_TIMEOUT_MS)), f"{name}: not answered")
+        reply = raw.receive()
+        require(reply["t"] == "error", f"{name}: answered with {reply['t']}")
+        require(code in (None, reply["code"]), f"{name}: got {reply['code']}, not {code}")
+        require(reply["code"] != "ENGINE_FAILED", f"{name}: reached the engine")
+        codes[reply["code"]] += 1
+        peak_mib = max(peak_mib, server.rss_mib - before_mib)
+    cut_off(server, raw)
+    grown_mib = server.rss_mib - before_mib
+    require(peak_mib < GROWTH_MIB, f"the server grew by {peak_mib:.0f} MiB")
+    sessions = raw.ask({"t": "heartbeat"})["sessions"]
+    require(sessions == 1, f"{sessions} sessions are open, not the bystander's alone")
+    return {
+        "messages": str(len(cases)),
+        "refused": ", ".join(f"{code} {count}" for code, count in codes.most_common()),
+        "connections cut": "1 of 1 for a part beyond the limit",
+        "rss": f"{grown_mib:+.0f} MiB, peak {peak_mib:+.0f}",
+        **bystander.check_undisturbed(REFERENCE),
+    }
+
+
+def cut_off(server: Server, raw: RawClient) -> None:
+    """One part beyond the limit costs the connection; a new one is served."""
+    raw.send(hello(), bytes(MESSAGE_BYTES + 1))
+    require(not raw.socket.poll(300, zmq.POLLIN), "a part beyond the limit was answered")
+    require(raw.ask({"t": "hello"})["t"] == "hello_ok", "the connection did not come back")
+
+
+# ZMTP 3.0 by hand: signature, version, mechanism, as-server, filler; then READY.
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+SOCKET_TYPE = b"\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+READY = b"\x04" + bytes([6 + len(SOCKET_TYPE)]) + b"\x05READY" + SOCKET_TYPE
+LONG, LONG_MORE, LONG_COMMAND = b"\x02", b"\x03", b"\x06"
+
+
+def streams(stage: Stage) -> Iterator[tuple[str, bytes]]:
+    """What a peer may write to the TCP port itself."""
+    noise = stage.random.randbytes
+    yield "HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50
+    yield "TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + noise(500)
+    yield "nothing", b""
+    yield "half a greeting", GREETING[:11]
+    yield "another mechanism", GREETING.replace(b"NULL", b"EVIL")
+    yield "from the future", GREETING.replace(b"\x7f\x03", b"\x7f\xff")
+    yield "READY cut off", GREETING + READY[:9]
+    metadata = b"\x0bSocket-Type" + struct.pack(">I", 2**31 - 1) + b"D"
+    yield (
+        "metadata of 2 GiB",
+        GREETING + b"\x04" + bytes([6 + len(metadata)]) + b"\x05READY" + metadata,
+    )
+    for size in (2**31, 2**40, 2**63 - 1, 2**63, 2**64 - 1):
+        for name, flags in (("part", LONG), ("first part", LONG_MORE), ("command", LONG_COMMAND)):
+            yield f"{name} of {size} bytes", GREETING + READY + flags + struct.pack(">Q", size)
+    for flags in range(8, 256, 31):
+        yield f"flags {flags}", GREETING + READY + bytes([flags, 1, 0])
+    for _ in range(60):
+        yield "noise", noise(stage.random.randrange(1, 4096))
+        yield "noise after READY", GREETING + READY + noise(stage.random.randrange(1, 4096))
+
+
+def run_streams(stage: Stage) -> Figures:
+    """All connections stay open to the end: nothing is given back before."""
+    server = vector_server(stage)
+    bystander = stage.start(Bystander(server.endpoint))
+    bystander.wait_for(5)
+    before_mib = server.rss_mib
+    host, port = server.endpoint.removeprefix("tcp://").split(":")
+    peers = 0
+    for _, written in streams(stage):
+        peer = stage.start(socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S))
+        with suppress(ConnectionError):  # cut off before it was done
+            peer.sendall(written)
+        peers += 1
+    raw = RawClient(server.endpoint)
+    stage.callback(raw.close)
+    require(raw.ask({"t": "hello"})["t"] == "hello_ok", "a good client was not answered")
+    grown_mib = server.rss_mib - before_mib
+    require(grown_mib < GROWTH_MIB, f"the server grew by {grown_mib:.0f} MiB")
+    return {
+        "connections": str(peers),
+        "sizes up to": "2^64 - 1 bytes",
+        "rss": f"{grown_mib:+.0f} MiB",
+        **bystander.check_undisturbed(REFERENCE),
+    }
+
+
+def run_descriptors(stage: Stage) -> Figures:
+    """More connections than the process may have files; more wait in the kernel's queue."""
+    if shutil.which("prlimit") is None:
+        raise Unavailable("prlimit (util-linux) is not installed")
+    server = stage.start(toy_server(prefix=["prlimit", f"--nofile={DESCRIPTORS}"]))
+    bystander = stage.start(Bystander(server.endpoint))
+    bystander.wait_for(5)
+    host, port = server.endpoint.removeprefix("tcp://").split(":")
+    with ExitStack() as peers:
+        for _ in range(2 * DESCRIPTORS):
+            address = (host, int(port))
+            peer = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
+            peers.enter_context(peer).sendall(GREETING + READY)
+        bystander.wait_for(bystander.step + 50)
+    raw = RawClient(server.endpoint)
+    stage.callback(raw.close)
+    require(raw.ask({"t": "hello"})["t"] == "hello_ok", "no new client was answered afterwards")
+    return {
+        "connections": f"{2 * DESCRIPTORS} at {DESCRIPTORS} descriptors",
+        "a new client": "served once they were gone",
+        **bystander.check_undisturbed(toy_reference),
+    }
+
+
+FAULTS = (
+    Fault(
+        name="hostile messages",
+        holds="each gets its refusal; nothing changes, memory is bounded",
+        run=run_messages,
+    ),
+    Fault(
+        name="hostile bytes below the protocol",
+        holds="their connections go nowhere, others are served, memory is bounded",
+        run=run_streams,
+    ),
+    Fault(
+        name="out of file descriptors",
+        holds="who is connected is served; others are once there is room",
+        run=run_descriptors,
+    ),
+)

@@ -1,0 +1,106 @@
+"""The server is killed with -9 under load and started again, over and over.
+
+Its clients are ordinary ones: they find the new server and go on, with the frames of a run that
+nothing interrupted. The server makes their sessions again from its recordings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.faults.clients import (
+    POCKET_KEYS,
+    DriverProcess,
+    MakeReference,
+    pocket_reference,
+    toy_reference,
+)
+from tests.faults.processes import Server, pocket_server, toy_server
+from tests.faults.registry import Fault, Figures, Stage
+
+BACK_TIMEOUT_S = 60.0
+# Between two kills every client gets so many frames; the pocket model at its 4 frames a second.
+POCKET_KILLS, POCKET_STEPS, POCKET_PERIOD_S = 2, 12, 0.25
+TOY_KILLS, TOY_STEPS, TOY_PERIOD_S, TOY_KEYS = 4, 50, 0.02, (1, 2, 3)
+
+# Starts a server with these options.
+Start = Callable[..., Server]
+
+
+def run_pocket(stage: Stage) -> Figures:
+    restarted = Restarted(stage, pocket_server, stage.folder / "recordings")
+    drivers = [restarted.driver(key, period_s=POCKET_PERIOD_S) for key in POCKET_KEYS]
+    gaps_s = [restarted.kill_after(drivers, POCKET_STEPS) for _ in range(POCKET_KILLS)]
+    return ended(drivers, gaps_s, POCKET_STEPS, pocket_reference)
+
+
+def run_toy(stage: Stage) -> Figures:
+    restarted = Restarted(stage, toy_server, stage.folder / "recordings", "--step-ms=2")
+    drivers = [restarted.driver(key, period_s=TOY_PERIOD_S) for key in TOY_KEYS]
+    gaps_s = [restarted.kill_after(drivers, TOY_STEPS) for _ in range(TOY_KILLS)]
+    return ended(drivers, gaps_s, TOY_STEPS, toy_reference)
+
+
+class Restarted:
+    """A recording server that comes back on the same port."""
+
+    def __init__(self, stage: Stage, start: Start, folder: Path, *options: str) -> None:
+        self._stage, self._start = stage, start
+        self._options = ("--record", folder, *options)
+        self._server: Server = stage.start(start(*self._options))
+        self.endpoint = self._server.endpoint
+
+    def driver(self, key: int, **how: float) -> DriverProcess:
+        """Every second one has two steps in the air."""
+        return self._stage.start(DriverProcess(self.endpoint, key=key, ahead=1 + key % 2, **how))
+
+    def kill_after(self, drivers: Sequence[DriverProcess], steps: int) -> float:
+        """Once all are so much further; seconds until all have another frame."""
+        advance(drivers, steps)
+        self._server.kill()
+        killed_s = time.monotonic()
+        self._server = self._stage.start(self._start(*self._options, f"--bind={self.endpoint}"))
+        advance(drivers, 1)
+        return time.monotonic() - killed_s
+
+
+def advance(drivers: Sequence[DriverProcess], steps: int) -> None:
+    """Until each has so many frames more. Raises Violated."""
+    goals = [driver.step + steps for driver in drivers]
+    for driver, goal in zip(drivers, goals, strict=True):
+        driver.wait_for(goal, timeout_s=BACK_TIMEOUT_S)
+
+
+def ended(
+    drivers: Sequence[DriverProcess],
+    gaps_s: Sequence[float],
+    steps: int,
+    reference: MakeReference,
+) -> Figures:
+    """After the last restart all go on, close, and have got what they must get."""
+    advance(drivers, steps)
+    for driver in drivers:
+        driver.finish()
+    for driver in drivers:
+        driver.check(reference)
+    return {
+        "kills": str(len(gaps_s)),
+        "clients": f"{len(drivers)}, {sum(driver.step for driver in drivers)} frames equal",
+        "all back after": f"{', '.join(f'{gap_s:.1f}' for gap_s in gaps_s)} s",
+    }
+
+
+FAULTS = (
+    Fault(
+        name="server killed under load (pocket)",
+        holds="clients go on by themselves; no committed step lost, frames as if uninterrupted",
+        run=run_pocket,
+    ),
+    Fault(
+        name=f"server killed {TOY_KILLS} times under load",
+        holds="the same, again and again",
+        run=run_toy,
+    ),
+)

@@ -1,0 +1,125 @@
+"""Structured logs: the server's records carry the ids, and become one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+
+from sim_stream.errors import RemoteError
+from sim_stream.logs import JsonFormatter
+from sim_stream.wire.client import StreamClient
+from sim_stream.wire.server import StreamServer
+from tests.wire.toy import ToyRuntime, prompt_frames
+
+TIMEOUT_S = 10.0
+
+
+def as_json(record: logging.LogRecord) -> dict[str, object]:
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    return json.loads(line)
+
+
+@pytest.fixture
+def runtime() -> ToyRuntime:
+    return ToyRuntime()
+
+
+@pytest.fixture
+def client(runtime, caplog) -> Iterator[StreamClient]:
+    caplog.set_level(logging.DEBUG, logger="sim_stream")
+    with (
+        StreamServer(runtime, bind="tcp://127.0.0.1:0", lease_s=0.5) as server,
+        StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
+    ):
+        yield client
+
+
+def one(caplog: pytest.LogCaptureFixture, text: str) -> dict[str, object]:
+    """The record whose message has that text, as the JSON log shows it."""
+    (record,) = [r for r in caplog.records if text in r.getMessage()]
+    return as_json(record)
+
+
+def test_a_line_has_time_level_logger_and_message():
+    record = logging.LogRecord("a.b", logging.WARNING, "", 0, "got %s", ('"ü"\n',), None)
+    entry = as_json(record)
+    assert list(entry) == ["time", "level", "logger", "message"]
+    assert entry | {"time": None} == {
+        "time": None,
+        "level": "warning",
+        "logger": "a.b",
+        "message": 'got "ü"\n',
+    }
+    stamp = datetime.fromisoformat(str(entry["time"]))
+    assert stamp.tzinfo is not None
+    assert abs(stamp.timestamp() - record.created) < 0.001
+
+
+def test_an_exception_is_one_field():
+    try:
+        raise RuntimeError("broken")
+    except RuntimeError:
+        record = logging.LogRecord("a", logging.ERROR, "", 0, "failed", (), sys.exc_info())
+    entry = as_json(record)
+    assert "Traceback" in str(entry["exception"])
+    assert str(entry["exception"]).endswith("RuntimeError: broken")
+
+
+def test_a_session_is_logged_from_open_to_close_with_its_ids(client, caplog):
+    with client.open(prompt_frames(), seed=7) as session:
+        session.step()
+        fork = session.fork()
+        session.reset(prompt_frames(), seed=8)
+    opened = one(caplog, "opened, seed 7")
+    assert (opened["sid"], opened["level"]) == (session.sid, "info")
+    assert isinstance(opened["rid"], int)
+    answered = one(caplog, "step 1 answered")
+    assert (answered["sid"], answered["step"], answered["level"]) == (session.sid, 1, "debug")
+    assert one(caplog, f"a fork of {session.sid}")["sid"] == fork.sid
+    assert one(caplog, "reset, seed 8")["sid"] == session.sid
+    closed = one(caplog, "closed at step 0")
+    assert (closed["sid"], closed["step"]) == (session.sid, 0)
+
+
+def test_a_refusal_is_logged_at_debug_with_its_code(client, caplog):
+    session = client.open(prompt_frames())
+    with pytest.raises(RemoteError, match="DEADLINE"):
+        session.step(deadline_ms=0)
+    entry = one(caplog, "step refused: DEADLINE")
+    assert entry | {"sid": session.sid, "step": 1, "code": "DEADLINE", "level": "debug"} == entry
+
+
+def test_a_request_refused_before_the_engine_is_logged_too(client, caplog):
+    session = client.open(prompt_frames())
+    session.close()
+    session._stream._closed = False
+    with pytest.raises(RemoteError, match="NO_SESSION"):
+        session.step()
+    entry = one(caplog, "step refused: NO_SESSION")
+    assert (entry["sid"], entry["code"]) == (session.sid, "NO_SESSION")
+
+
+def test_an_engine_failure_is_logged_with_traceback_and_ids(client, caplog, runtime):
+    def fail(session: object, step: int) -> None:
+        raise RuntimeError("broken on purpose")
+
+    runtime.hooks.predict = fail
+    session = client.open(prompt_frames())
+    with pytest.raises(RemoteError, match="ENGINE_FAILED"):
+        session.step()
+    entry = one(caplog, "engine failed")
+    assert (entry["sid"], entry["step"], entry["level"]) == (session.sid, 1, "error")
+    assert "broken on purpose" in str(entry["exception"])
+
+
+def test_an_expired_lease_is_logged(client, caplog, runtime):
+    session = client.open(prompt_frames())
+    while client.status().sessions:  # asks for no session: its lease runs out
+        pass
+    assert one(caplog, "lease ran out")["sid"] == session.sid

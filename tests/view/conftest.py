@@ -1,0 +1,136 @@
+"""The page over a real server with the toy runtime, and viewers on real WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from sim_stream.config import Action
+from sim_stream.prompts import Prompt
+from sim_stream.view.hub import Hub
+from sim_stream.view.web import serving
+from sim_stream.wire.async_client import AsyncStreamClient
+from sim_stream.wire.server import StreamServer
+from tests.wire.toy import PRESET, ToyRuntime, prompt_frames
+
+TIMEOUT_S = 20.0
+LENGTH_BYTES = 4
+QUICK = replace(PRESET, fps=20)  # so that tests need not wait for frames
+
+
+class TestViewer:
+    """A viewer without a browser. ``frame`` and ``state`` are what came last."""
+
+    __test__ = False
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, *, draws: bool) -> None:
+        self.socket = socket
+        self.welcome: dict[str, Any] = {}
+        self.state: dict[str, Any] = {"sessions": [], "viewers": [], "server": None}
+        self.headers: list[dict[str, Any]] = []
+        self.jpegs: list[bytes] = []
+        self.notices: list[str] = []
+        self.draws = draws
+
+    @property
+    def watching(self) -> str:
+        me = [v for v in self.state["viewers"] if v["viewer"] == self.welcome["viewer"]]
+        return me[0]["watching"] if me else ""
+
+    def session(self, sid: str | None = None) -> dict[str, Any]:
+        wanted = sid or self.watching
+        return next((s for s in self.state["sessions"] if s["sid"] == wanted), {})
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        await self.socket.send_str(json.dumps({"t": kind} | fields))
+
+    async def until(self, true: Callable[[], Any]) -> None:
+        """Takes in what comes until that holds."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while not true():
+                await self.take(await self.socket.receive())
+
+    async def take(self, message: aiohttp.WSMessage) -> None:
+        if message.type is aiohttp.WSMsgType.BINARY:
+            end = LENGTH_BYTES + int.from_bytes(message.data[:LENGTH_BYTES], "big")
+            self.headers.append(json.loads(message.data[LENGTH_BYTES:end]))
+            self.jpegs.append(message.data[end:])
+            if self.draws:
+                await self.send("seen")
+            return
+        assert message.type is aiohttp.WSMsgType.TEXT, message
+        event = json.loads(message.data)
+        match event["t"]:
+            case "welcome":
+                self.welcome = event
+            case "state":
+                self.state = event
+            case "notice":
+                self.notices.append(event["text"])
+
+
+class PageUnderTest:
+    def __init__(
+        self, url: str, hub: Hub, http: aiohttp.ClientSession, server: StreamServer
+    ) -> None:
+        self.url, self.hub, self.http, self.server = url, hub, http, server
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).netloc
+
+    @asynccontextmanager
+    async def viewer(self, *, draws: bool = True) -> AsyncIterator[TestViewer]:
+        headers = {"Origin": f"http://{self.host}"}
+        async with self.http.ws_connect(self.url + "socket", headers=headers) as socket:
+            viewer = TestViewer(socket, draws=draws)
+            await viewer.until(lambda: viewer.watching)
+            yield viewer
+
+
+@pytest.fixture
+def page() -> Callable[..., Any]:
+    """``page(test, lookahead=..., runtime=...)`` runs an ``async test(page)`` to its end."""
+
+    def run(
+        test: Callable[[PageUnderTest], Coroutine[Any, Any, None]],
+        *,
+        lookahead: int | None = None,
+        runtime: ToyRuntime | None = None,
+        **options: Any,
+    ) -> None:
+        prompt = Prompt(
+            frames_THWC=prompt_frames(),
+            actions=[Action(speed_mps=8.0, yaw_rate_radps=0.0)] * 2,
+            speed_mps=8.0,
+        )
+
+        async def main(endpoint: str) -> None:
+            async with (
+                AsyncStreamClient(endpoint, timeout_s=TIMEOUT_S) as client,
+                asyncio.TaskGroup() as tasks,
+            ):
+                hub = Hub(client, prompt, tasks, lookahead=lookahead)
+                try:
+                    await hub.sessions.open(seed=0)
+                    async with (
+                        serving(hub, "127.0.0.1", 0) as url,
+                        aiohttp.ClientSession() as http,
+                    ):
+                        await test(PageUnderTest(url, hub, http, server))
+                finally:
+                    hub.stop()
+
+        options = {"bind": "tcp://127.0.0.1:0"} | options
+        with StreamServer(runtime or ToyRuntime(preset=QUICK), **options) as server:
+            asyncio.run(main(server.endpoint))
+
+    return run
