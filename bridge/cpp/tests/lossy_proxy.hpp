@@ -15,7 +15,7 @@ class LossyProxy {
 
   [[nodiscard]] const std::string& endpoint() const { return endpoint_; }
 
-  // The next messages of that direction are read and dropped.
+  // The next messages of that direction are read and dropped, heartbeats excepted.
   std::atomic<int> lose_requests{0};
   std::atomic<int> lose_replies{0};
   std::atomic<int> requests_passed{0};

@@ -228,7 +228,7 @@ TEST_CASE("in realtime steps that come too fast give way to the newest") {
   while (session.in_flight() > 0) {
     frames.push_back(session.receive());
   }
-  REQUIRE(frames.size() >= 2);
+  REQUIRE(frames.size() >= 1);
   CHECK(frames.size() < steps);
   CHECK(frames.back().step == steps);
   CHECK(frames.back().dropped == steps - static_cast<std::int64_t>(frames.size()));
