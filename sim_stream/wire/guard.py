@@ -50,8 +50,9 @@ class Guard:
         return cls(read_pair("key", key), AllowList(allow))
 
     @property
-    def public_key(self) -> str:
-        return self._pair.public
+    def allowed(self) -> int:
+        """How many keys are on the list."""
+        return len(self._allow_list)
 
     def start(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Before a socket of that context is bound."""

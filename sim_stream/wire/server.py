@@ -148,7 +148,8 @@ class StreamServer:
         worker.start()
         self._io.start()
         viewers = f", viewers at {self.publish_endpoint}" if self._publish else ""
-        log.info("ready: %s serves %s%s", self.endpoint, self._info.model_id, viewers)
+        keys = "" if self._guard is None else f", {self._guard.allowed} clients' keys allowed"
+        log.info("ready: %s serves %s%s%s", self.endpoint, self._info.model_id, viewers, keys)
 
     def stop(self) -> None:
         """Finishes the frame in hand, tells every client, and ends. Idempotent."""

@@ -18,12 +18,16 @@ import zmq
 import zmq.auth
 
 from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError
+from sim_stream.recording.load import load
+from sim_stream.recording.recorder import Recorder
+from sim_stream.recording.replay import replay
 from sim_stream.wire.async_client import AsyncStreamClient
 from sim_stream.wire.client import StreamClient
 from sim_stream.wire.guard import Guard
 from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
 from sim_stream.wire.rates import RateLimit
 from sim_stream.wire.server import StreamServer
+from tests.recording.conftest import recorded
 from tests.wire.conftest import ROOT, TIMEOUT_S, RawClient
 from tests.wire.toy import drive, prompt_frames
 
@@ -243,6 +247,17 @@ def viewer(server, context, realm, name):
         ClientKeys.load(**realm.keys(name)).secure(socket)
     socket.connect(server.publish_endpoint)
     return socket
+
+
+def test_a_recording_replays_on_a_guarded_server(guarded, realm, tmp_path):
+    keys = realm.keys("alice")
+    with (
+        Recorder(tmp_path, by="client") as recorder,
+        StreamClient(guarded.endpoint, timeout_s=TIMEOUT_S, observer=recorder, **keys) as client,
+        client.open(prompt_frames()) as session,
+    ):
+        session.step()
+    assert replay(load(recorded(tmp_path)), guarded.endpoint, **keys).same
 
 
 # Whose session it is.
