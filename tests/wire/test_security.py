@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import replay
+from sim_stream.wire.allow_list import AllowList
 from sim_stream.wire.async_client import AsyncStreamClient
 from sim_stream.wire.client import StreamClient
 from sim_stream.wire.guard import Guard
@@ -460,6 +462,20 @@ def test_a_list_that_breaks_while_the_server_runs_shuts_out_what_it_cannot_read(
     assert "not allowed: allow: got" in caplog.text
     with realm.client(guarded, "bob") as client:
         assert client.info.model_id == "toy"
+
+
+def test_a_list_that_cannot_be_opened_now_stays_as_it_was(realm, caplog):
+    allow_list = AllowList(realm.allow)
+    alice, mallory = (read_pair("key", realm.secret(name)).public for name in ("alice", "mallory"))
+    realm.let_in("mallory")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        during = [allow_list.holds(key, at_once=True) for key in (alice, mallory)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert during == [True, False] and "as it was" in caplog.text
+    assert allow_list.holds(mallory, at_once=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
