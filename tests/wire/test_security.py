@@ -7,9 +7,11 @@ import asyncio
 import json
 import os
 import resource
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -129,6 +131,25 @@ def test_a_client_with_keys_learns_that_the_server_has_none(server, realm):
         realm.client(server, "alice")
 
 
+def test_a_server_that_breaks_zeromqs_protocol_is_not_said_to_want_keys():
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    hostile = greeting + b"\x04\x06\x05READZ"  # no command of a handshake
+
+    def answer():
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(hostile)
+            while connection.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answer)
+        server.start()
+        with pytest.raises(RemoteError, match="it is no sim-stream server"):
+            StreamClient(f"tcp://127.0.0.1:{listener.getsockname()[1]}", timeout_s=TIMEOUT_S)
+        server.join(TIMEOUT_S)
+
+
 def test_another_servers_key_is_named_as_the_probable_cause(guarded, realm):
     keys = realm.keys("alice") | {"server_key": realm.public("bob")}
     with pytest.raises(ConnectionLost, match=r"within 1 s: .*server_key is not its public key"):
@@ -242,13 +263,13 @@ def test_viewers_need_a_key_too(serve, realm):
 
 
 def viewer(server, context, realm, name):
-    socket = context.socket(zmq.SUB)
-    socket.linger = 0
-    socket.subscribe(b"")
+    watching = context.socket(zmq.SUB)
+    watching.linger = 0
+    watching.subscribe(b"")
     if name is not None:
-        ClientKeys.load(**realm.keys(name)).secure(socket)
-    socket.connect(server.publish_endpoint)
-    return socket
+        ClientKeys.load(**realm.keys(name)).secure(watching)
+    watching.connect(server.publish_endpoint)
+    return watching
 
 
 def test_a_recording_replays_on_a_guarded_server(guarded, realm, tmp_path):
