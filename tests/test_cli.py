@@ -75,9 +75,7 @@ def test_version_and_help_need_neither_torch_nor_zmq() -> None:
     assert sim_stream_command("--version").stdout.split() == ["sim-stream", sim_stream.__version__]
 
 
-@pytest.mark.parametrize(
-    "verb", ["serve", "view", "demo", "replay", "bench", "keygen", "doctor"]
-)
+@pytest.mark.parametrize("verb", ["serve", "view", "demo", "replay", "bench", "keygen", "doctor"])
 def test_every_verb_explains_itself(verb: str) -> None:
     done = sim_stream_command(verb, "--help")
     assert done.returncode == 0
