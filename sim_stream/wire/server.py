@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 
 import msgspec
@@ -113,14 +113,13 @@ class StreamServer:
         if self._io is not None:
             raise InvalidInput("start", "a running server", "a server that is not running")
         context: Context = zmq.Context()
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(context.destroy, linger=0)
             if self._guard is not None:
                 self._guard.start(context)
+                on_failure.callback(self._guard.stop)
             sockets = self._open_sockets(context)
-        except Unavailable:
-            self._stand_down()
-            context.destroy(linger=0)
-            raise
+            on_failure.pop_all()
         info = msgspec.structs.replace(self._info, server_epoch=secrets.token_hex(8))
         limits = info.limits
         # Every step in flight, and one open, reset, fork or close of every session.
@@ -161,7 +160,8 @@ class StreamServer:
             wake.ring()
             wake.close()
         self._io.join()
-        self._stand_down()
+        if self._guard is not None:
+            self._guard.stop()
         if self._worker.join(timeout_s=0.5):
             self._context.term()
         else:  # a thread hangs in the engine; its socket can be freed only when it returns
@@ -183,10 +183,6 @@ class StreamServer:
                 raise Unavailable("the server's I/O thread ended; see the log")
             finally:
                 self.stop()
-
-    def _stand_down(self) -> None:
-        if self._guard is not None:
-            self._guard.stop()
 
     def _open_sockets(self, context: Context) -> Sockets:
         router = context.socket(zmq.ROUTER)

@@ -433,6 +433,17 @@ def test_a_guarded_server_binds_beyond_loopback(serve, realm):
         assert it.info.model_id == "toy"
 
 
+def test_a_guard_is_one_servers_and_guards_it_again_after_a_restart(serve, realm):
+    guard = realm.guard()
+    server = serve(guard=guard)
+    with pytest.raises(InvalidInput, match="one of its own for each server"):
+        serve(guard=guard)
+    server.stop()
+    server.start()
+    with realm.client(server, "alice") as client:
+        assert client.info.model_id == "toy"
+
+
 @pytest.mark.parametrize(("given", "missing"), [("key", "allow"), ("allow", "key")])
 def test_a_key_needs_an_allow_list_and_the_other_way_round(realm, given, missing):
     files = {"key": realm.secret("server"), "allow": realm.allow} | {missing: None}
