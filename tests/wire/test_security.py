@@ -24,6 +24,7 @@ from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import replay
+from sim_stream.wire import io_loop
 from sim_stream.wire.allow_list import AllowList
 from sim_stream.wire.async_client import AsyncStreamClient
 from sim_stream.wire.client import StreamClient
@@ -375,6 +376,20 @@ def test_a_flood_of_heartbeats_is_refused_and_disturbs_nobody(serve):
     other.close()
 
 
+def test_nothing_is_read_for_a_while_after_a_request_that_came_too_soon(serve, monkeypatch):
+    monkeypatch.setattr(io_loop, "REST_MS", 60_000)
+    server = serve(requests_per_s=1)
+    hasty, other = RawClient(server.endpoint), RawClient(server.endpoint)
+    assert other.ask({"t": "heartbeat"})["t"] == "status"
+    while hasty.ask({"t": "heartbeat"})["t"] == "status":
+        pass
+    other.send({"t": "heartbeat"})
+    assert not other.socket.poll(200)
+    server.stop()  # wakes it
+    hasty.close()
+    other.close()
+
+
 def test_the_rate_is_the_keys_however_many_connections_it_has(serve, realm):
     server = serve(guard=realm.guard(), requests_per_s=5)  # ten at once: more than each sends
     several = [realm.raw(server, "alice") for _ in range(4)]
@@ -496,9 +511,15 @@ def test_a_list_that_breaks_while_the_server_runs_shuts_out_what_it_cannot_read(
         assert client.info.model_id == "toy"
 
 
-def test_a_list_that_cannot_be_opened_now_stays_as_it_was(realm, caplog):
-    allow_list = AllowList(realm.allow)
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_list_that_cannot_be_opened_now_stays_as_it_was(realm, caplog, form):
+    path = realm.allow if form == "folder" else realm.folder / "allowed"
     alice, mallory = (read_pair("key", realm.secret(name)).public for name in ("alice", "mallory"))
+    if form == "file":
+        path.write_text(realm.public("alice").read_text())
+    allow_list = AllowList(path)
+    if form == "file":
+        path.write_text(realm.public("alice").read_text() + realm.public("mallory").read_text())
     realm.let_in("mallory")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
