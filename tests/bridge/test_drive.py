@@ -439,6 +439,7 @@ def test_policy_error_is_raised_as_itself(client: StreamClient) -> None:
         (("--lead-in", "-1"), "--lead-in: got -1"),
         (("--out", "d.avi"), "ends in .mp4"),
         (("--out", "nowhere/d.mp4"), "no such directory"),
+        (("--key", "me.secret"), "server_key: got none"),
         (("--policy", "straight"), "lane-keep"),
         (("--seed", "20000"), "drive index"),
     ],
