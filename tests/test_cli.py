@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,6 +206,14 @@ def test_doctor_verifies_weights_and_says_how_to_get_what_is_missing(pocket_weig
     assert all(report["versions"].values())
     for accelerator in report["accelerators"].values():
         assert accelerator["installed"] or "NVIDIA GPU" in accelerator["get"]
+
+
+def test_doctor_names_extras_as_the_package_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, distribution, _ in doctor.EXTRAS:
+        assert declared["optional-dependencies"][extra][0].startswith(f"{distribution}>=")
+    monkeypatch.setattr(doctor, "EXTRAS", (("mcap", "no-such-package", "recordings"),))
+    assert doctor.examine()["extras"]["mcap"]["get"] == "pip install 'sim-stream[mcap]'"
 
 
 def test_doctor_fails_on_weights_that_do_not_match(
