@@ -18,7 +18,13 @@ from typing import Any
 
 import msgspec
 
-from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SimStreamError
+from sim_stream.errors import (
+    ConnectionLost,
+    InvalidInput,
+    ProtocolError,
+    RemoteError,
+    SimStreamError,
+)
 from sim_stream.prompts import Prompt
 from sim_stream.view.channel import Channel
 from sim_stream.view.controls import NO_KEYS, HeldKeys
@@ -268,7 +274,7 @@ class Hub:
             asked_s = time.monotonic()
             try:
                 status = await self._client.status()
-            except (ConnectionLost, RemoteError) as error:
+            except (ConnectionLost, ProtocolError, RemoteError) as error:
                 log.warning("no status: %s", error)
             else:
                 self._heard_s = time.monotonic()

@@ -9,11 +9,12 @@ import av
 import numpy as np
 import pytest
 
-from sim_stream.errors import Unavailable
+from sim_stream.errors import ProtocolError, Unavailable
 from sim_stream.view.messages import Notice
 from sim_stream.view.picture import jpeg
 from sim_stream.view.viewer import NOTICES, UNSEEN_FRAMES, Viewer
 from sim_stream.view.web import serving
+from sim_stream.wire.async_client import AsyncRemoteSession, AsyncStreamClient
 from sim_stream.wire.server import StreamServer
 from tests.wire.toy import SIZE, ToyRuntime
 
@@ -305,6 +306,24 @@ def test_sessions_end_with_their_server_and_a_new_one_opens_on_the_next(page):
                 await viewer.until(lambda: viewer.headers[-1]["step"] >= 2)
                 await viewer.send("close", sid=first)
                 await viewer.until(lambda: not viewer.session(first))
+
+    page(test)
+
+
+def test_rubbish_from_the_server_ends_a_session_and_not_the_page(page, monkeypatch):
+    async def rubbish(*_):
+        raise ProtocolError("reply", "rubbish", "a message")
+
+    async def test(page):
+        async with page.viewer() as viewer:
+            with monkeypatch.context() as patch:
+                patch.setattr(AsyncRemoteSession, "receive", rubbish)
+                patch.setattr(AsyncStreamClient, "status", rubbish)
+                await viewer.send("run", sid=viewer.watching, running=True)
+                await viewer.until(lambda: viewer.session()["state"] == "ended")
+                assert "rubbish" in viewer.session()["note"]
+            await viewer.send("open", seed=1)
+            await viewer.until(lambda: viewer.session().get("seed") == 1)
 
     page(test)
 
