@@ -16,6 +16,7 @@ from sim_stream.view.viewer import NOTICES, UNSEEN_FRAMES, Viewer
 from sim_stream.view.web import serving
 from sim_stream.wire.async_client import AsyncRemoteSession, AsyncStreamClient
 from sim_stream.wire.server import StreamServer
+from tests.view.conftest import QUICK
 from tests.wire.toy import SIZE, ToyRuntime
 
 
@@ -72,6 +73,20 @@ def test_frames_say_how_far_they_lag(page, lookahead):
         assert {"world_model", "video_decode", "queue", "round_trip"} <= last["timings_ms"].keys()
 
     page(test, lookahead=lookahead)
+
+
+def test_a_server_that_is_too_slow_shows_as_late_steps(page):
+    runtime = ToyRuntime(preset=QUICK)
+    runtime.hooks.predict = lambda session, step: time.sleep(2 / QUICK.fps)
+
+    async def test(page):
+        async with page.viewer() as viewer:
+            await viewer.send("run", sid=viewer.watching, running=True)
+            await viewer.until(lambda: viewer.session()["late"] >= 3)
+            steps = [header["step"] for header in viewer.headers]
+            assert steps == list(range(len(steps)))  # none is skipped
+
+    page(test, runtime=runtime)
 
 
 def test_keys_held_change_the_action_that_steps_are_sent_with(page):
