@@ -140,8 +140,8 @@ class Hub:
     def _hold(self, viewer: Viewer, command: Keys) -> None:
         drive = self.sessions.drive(command.sid)
         keys = HeldKeys(up=command.up, down=command.down, left=command.left, right=command.right)
-        if drive.driver is None and keys == NO_KEYS:
-            return  # let go after the wheel was lost
+        if viewer.watching != drive.sid or (drive.driver is None and keys == NO_KEYS):
+            return  # sent before it knew that it was shown another session, or had lost the wheel
         self._require_wheel(viewer, drive)
         if drive.controls is None:
             raise InvalidInput("keys", "pressed", "nothing: this model takes no actions")
@@ -149,6 +149,8 @@ class Hub:
         drive.controls.hold(keys)
 
     def _wheel(self, viewer: Viewer, drive: Drive, *, take: bool) -> None:
+        if viewer.watching != drive.sid:
+            raise InvalidInput("session", drive.name, "the one you watch")
         if not take:
             self._require_wheel(viewer, drive)
         drive.driver = viewer.number if take else None

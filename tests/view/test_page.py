@@ -147,6 +147,22 @@ def test_one_drives_and_the_others_are_told_who(page):
     page(test)
 
 
+def test_only_the_session_that_is_watched_can_be_driven(page):
+    async def test(page):
+        async with page.viewer() as viewer:
+            first = viewer.watching
+            await viewer.send("open", seed=1)
+            await viewer.until(lambda: viewer.watching != first)
+            await viewer.send("keys", sid=first, up=True)
+            await viewer.send("wheel", sid=first, take=True)
+            await viewer.until(lambda: viewer.notices)
+            assert "the one you watch" in viewer.notices[0]
+            assert viewer.session(first)["driver"] is None
+            assert viewer.session()["driver"] == viewer.welcome["viewer"]
+
+    page(test)
+
+
 def test_keys_are_let_go_with_the_wheel(page):
     async def test(page):
         async with page.viewer() as staying:
