@@ -198,10 +198,10 @@ def test_the_page_is_drawn_without_an_error(browser, theme, tmp_path):
     """Leaves a screenshot of a fork that is steered."""
     browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
     start(browser)
-    until(browser, lambda: shown(browser) >= 8)
+    until(browser, lambda: shown(browser) >= 4)
     listed = len(rows(browser))
     press(browser, "f")
-    until(browser, lambda: watched(browser) == listed and shown(browser) >= 20)
+    until(browser, lambda: watched(browser) == listed and shown(browser) >= 12)
     ActionChains(browser).key_down(Keys.ARROW_UP).key_down(Keys.ARROW_LEFT).perform()
     until(browser, lambda: text(browser, "yaw").endswith("left"))
     folder = Path(os.environ.get("SIM_STREAM_SCREENSHOTS", tmp_path))
