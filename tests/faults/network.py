@@ -1,7 +1,8 @@
 """A slow line, a lossy line, and no line at all between a client and its server.
 
-The client lives in a network namespace of its own (``link``); the bystander is on the server's side
-of the line. What TCP does not mend by itself the client asks for again.
+The client lives in a network namespace of its own (``link``); the bystander is on the server's
+side of the line. All of them encrypt (CURVE). What TCP does not mend by itself the client asks for
+again.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import re
 import time
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 from sim_stream.errors import Unavailable
-from tests.faults.clients import Bystander, DriverProcess, toy_reference
+from sim_stream.wire.keys import write_pair
+from tests.faults.clients import VICTIM, Bystander, DriverProcess, toy_reference
 from tests.faults.clients_fail import LEASE_SLACK_S
-from tests.faults.link import ADDRESS
+from tests.faults.link import NEAR_IP
 from tests.faults.namespaces import entered, unshared
 from tests.faults.processes import Child, Server, require, toy_server, wait_until
 from tests.faults.registry import Fault, Figures, Stage
@@ -72,21 +75,32 @@ class LinkProcess(Child):
 
 
 class Line:
-    """Server and bystander near, one client far; all of them steps in lockstep."""
+    """Server and bystander near, one client far; with keys, as all beyond one machine."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.link = stage.start(LinkProcess(stage.seed))
-        options = (f"--bind=tcp://{ADDRESS}:0", f"--size={SIZE}", f"--lease-s={LEASE_S}")
-        self.server: Server = stage.start(toy_server(*options, prefix=self.link.near))
-        near = {"prefix": self.link.near, "period_s": 0.03}
+        self._keys = stage.folder / "keys"
+        allowed = self._keys / "allowed"
+        allowed.mkdir(parents=True)
+        for name in ("server", "allowed/near", "allowed/far"):
+            write_pair(self._keys / name)
+        options = (f"--bind=tcp://{NEAR_IP}:0", f"--size={SIZE}", f"--lease-s={LEASE_S}")
+        guard = ("--key", self._keys / "server.secret", "--allow", allowed)
+        self.server: Server = stage.start(toy_server(*options, *guard, prefix=self.link.near))
+        near = {"prefix": self.link.near, "period_s": 0.03, **self._keys_of("near")}
         self.bystander = stage.start(Bystander(self.server.endpoint, **near))
         self.bystander.wait_for(5)
 
     def client(self, **how: float) -> DriverProcess:
-        return self.stage.start(
-            DriverProcess(self.server.endpoint, key=2, prefix=self.link.far, **how)
-        )
+        far = {"prefix": self.link.far, **self._keys_of("far")}
+        return self.stage.start(DriverProcess(self.server.endpoint, key=VICTIM, **far, **how))
+
+    def _keys_of(self, name: str) -> dict[str, Path]:
+        return {
+            "secret_key": self._keys / "allowed" / f"{name}.secret",
+            "server_key": self._keys / "server.pub",
+        }
 
     def figures(self) -> dict[str, str]:
         self.link.do("count")
