@@ -77,7 +77,7 @@ def run_messages(stage: Stage) -> Figures:
     bystander.wait_for(5)
     raw = RawClient(server.endpoint)
     stage.callback(raw.close)
-    before_mib, peak_mib = server.rss_mib, 0.0
+    memory = server.memory(bound_mib=GROWTH_MIB)
     codes: Counter[str] = Counter()
     cases = [(v["name"], v["parts"], v["code"]) for v in committed("refused_requests")]
     cases += [(name, parts, None) for name, parts in by_hand()]
@@ -89,17 +89,14 @@ def run_messages(stage: Stage) -> Figures:
         require(code in (None, reply["code"]), f"{name}: got {reply['code']}, not {code}")
         require(reply["code"] != "ENGINE_FAILED", f"{name}: reached the engine")
         codes[reply["code"]] += 1
-        peak_mib = max(peak_mib, server.rss_mib - before_mib)
     cut_off(server, raw)
-    grown_mib = server.rss_mib - before_mib
-    require(peak_mib < GROWTH_MIB, f"the server grew by {peak_mib:.0f} MiB")
     sessions = raw.ask({"t": "heartbeat"})["sessions"]
     require(sessions == 1, f"{sessions} sessions are open, not the bystander's alone")
     return {
         "messages": str(len(cases)),
         "refused": ", ".join(f"{code} {count}" for code, count in codes.most_common()),
         "connections cut": "1 of 1 for a part beyond the limit",
-        "rss": f"{grown_mib:+.0f} MiB, peak {peak_mib:+.0f}",
+        **memory.check(),
         **bystander.check_undisturbed(REFERENCE),
     }
 
@@ -148,7 +145,7 @@ def run_streams(stage: Stage) -> Figures:
     server = vector_server(stage)
     bystander = stage.start(Bystander(server.endpoint))
     bystander.wait_for(5)
-    before_mib = server.rss_mib
+    memory = server.memory(bound_mib=GROWTH_MIB)
     host, port = server.endpoint.removeprefix("tcp://").split(":")
     peers = 0
     for _, written in streams(stage):
@@ -159,12 +156,10 @@ def run_streams(stage: Stage) -> Figures:
     raw = RawClient(server.endpoint)
     stage.callback(raw.close)
     require(raw.ask({"t": "hello"})["t"] == "hello_ok", "a good client was not answered")
-    grown_mib = server.rss_mib - before_mib
-    require(grown_mib < GROWTH_MIB, f"the server grew by {grown_mib:.0f} MiB")
     return {
         "connections": str(peers),
         "sizes up to": "2^64 - 1 bytes",
-        "rss": f"{grown_mib:+.0f} MiB",
+        **memory.check(),
         **bystander.check_undisturbed(REFERENCE),
     }
 
@@ -176,6 +171,7 @@ def run_descriptors(stage: Stage) -> Figures:
     server = stage.start(toy_server(prefix=["prlimit", f"--nofile={DESCRIPTORS}"]))
     bystander = stage.start(Bystander(server.endpoint))
     bystander.wait_for(5)
+    memory = server.memory(bound_mib=GROWTH_MIB)
     host, port = server.endpoint.removeprefix("tcp://").split(":")
     with ExitStack() as peers:
         for _ in range(2 * DESCRIPTORS):
@@ -189,6 +185,7 @@ def run_descriptors(stage: Stage) -> Figures:
     return {
         "connections": f"{2 * DESCRIPTORS} at {DESCRIPTORS} descriptors",
         "a new client": "served once they were gone",
+        **memory.check(),
         **bystander.check_undisturbed(toy_reference),
     }
 

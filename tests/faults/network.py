@@ -32,6 +32,7 @@ TIMEOUT_S = 10.0
 # Of the client whose line is cut: it notices three times.
 IMPATIENT_S = 1.0
 PARTITION_S = 3.0
+GROWTH_MIB = 48.0
 
 
 class LinkProcess(Child):
@@ -91,6 +92,7 @@ class Line:
         near = {"prefix": self.link.near, "period_s": 0.03, **self._keys_of("near")}
         self.bystander = stage.start(Bystander(self.server.endpoint, **near))
         self.bystander.wait_for(5)
+        self._memory = self.server.memory(bound_mib=GROWTH_MIB)
 
     def client(self, **how: float) -> DriverProcess:
         far = {"prefix": self.link.far, **self._keys_of("far")}
@@ -108,6 +110,7 @@ class Line:
         return {
             "by": self.link.how,
             "packets": f"{self.link.forwarded} forwarded, {self.link.lost} lost ({share:.1%})",
+            **self._memory.check(),
             **self.bystander.check_undisturbed(REFERENCE),
         }
 
