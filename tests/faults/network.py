@@ -10,16 +10,15 @@ from __future__ import annotations
 import re
 import time
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 from sim_stream.errors import Unavailable
-from sim_stream.wire.keys import write_pair
 from tests.faults.clients import VICTIM, Bystander, DriverProcess, toy_reference
 from tests.faults.clients_fail import LEASE_SLACK_S
+from tests.faults.keys import Keys
 from tests.faults.link import NEAR_IP
 from tests.faults.namespaces import entered, unshared
-from tests.faults.processes import Child, Server, require, toy_server, wait_until
+from tests.faults.processes import Child, require, toy_server, wait_until
 from tests.faults.registry import Fault, Figures, Stage
 
 SIZE = 256  # as the models' frames: some 140 packets each
@@ -81,28 +80,17 @@ class Line:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.link = stage.start(LinkProcess(stage.seed))
-        self._keys = stage.folder / "keys"
-        allowed = self._keys / "allowed"
-        allowed.mkdir(parents=True)
-        for name in ("server", "allowed/near", "allowed/far"):
-            write_pair(self._keys / name)
+        self._keys = Keys(stage.folder, allowed=("near", "far"))
         options = (f"--bind=tcp://{NEAR_IP}:0", f"--size={SIZE}", f"--lease-s={LEASE_S}")
-        guard = ("--key", self._keys / "server.secret", "--allow", allowed)
-        self.server: Server = stage.start(toy_server(*options, *guard, prefix=self.link.near))
-        near = {"prefix": self.link.near, "period_s": 0.03, **self._keys_of("near")}
+        self.server = stage.start(toy_server(*options, *self._keys.server, prefix=self.link.near))
+        near = {"prefix": self.link.near, "period_s": 0.03, **self._keys.client("near")}
         self.bystander = stage.start(Bystander(self.server.endpoint, **near))
         self.bystander.wait_for(5)
         self._memory = self.server.memory(bound_mib=GROWTH_MIB)
 
     def client(self, **how: float) -> DriverProcess:
-        far = {"prefix": self.link.far, **self._keys_of("far")}
+        far = {"prefix": self.link.far, **self._keys.client("far")}
         return self.stage.start(DriverProcess(self.server.endpoint, key=VICTIM, **far, **how))
-
-    def _keys_of(self, name: str) -> dict[str, Path]:
-        return {
-            "secret_key": self._keys / "allowed" / f"{name}.secret",
-            "server_key": self._keys / "server.pub",
-        }
 
     def figures(self) -> dict[str, str]:
         self.link.do("count")
