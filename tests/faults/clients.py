@@ -22,6 +22,7 @@ from tests.wire.toy import PRESET, SIZE, ToyRuntime
 # busy that all its frames take long.
 STALL_MS, STALL_MEDIANS = 2000.0, 5
 FRAME_TIMEOUT_S = 30.0
+SLOWEST_STEP_S = 5.0  # of the pocket model on a machine that does much else
 
 BYSTANDER, VICTIM = POCKET_KEYS = 1, 2
 POCKET_BLOCK = 48  # steps of its reference that are made at a time
@@ -183,7 +184,7 @@ def _pocket_references(blocks: int) -> dict[int, Reference]:
     with pocket_server() as server:
         for key in POCKET_KEYS:
             with DriverProcess(server.endpoint, key=key, steps=steps, ahead=2) as driver:
-                driver.wait_for(steps, timeout_s=FRAME_TIMEOUT_S + steps)
+                driver.wait_for(steps, timeout_s=FRAME_TIMEOUT_S + SLOWEST_STEP_S * steps)
                 driver.finish()
             references[key] = [frame.sha256 for frame in driver.frames]
     return references
