@@ -77,8 +77,10 @@ def run(options: DriveOptions, open_world: OpenWorld) -> dict[str, Any]:
     """All drives; gives the summary. Raises SimStreamError."""
     policy = Policy(options.policy)
     with ExitStack() as stack:
-        server = None if options.server else stack.enter_context(_own_server(options))
-        endpoint = options.server or (server.endpoint if server else "")
+        server, endpoint = None, options.server
+        if endpoint is None:
+            server = stack.enter_context(_own_server(options))
+            endpoint = server.endpoint
         client = stack.enter_context(
             StreamClient(endpoint, key=options.key, server_key=options.server_key)
         )
