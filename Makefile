@@ -49,7 +49,7 @@ lint: setup  ## ruff: rules and format
 format: setup  ## ruff: bring files into the format
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
 
-types: setup  ## mypy, strict, on sim_stream
+types: setup  ## mypy, strict
 	@$(PY) -m mypy
 
 cpp: setup  ## build the C++ client and run its tests (bridge/cpp/README.md)
