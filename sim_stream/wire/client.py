@@ -43,8 +43,8 @@ class StreamClient:
     """A connection to one server; ``info`` says what it runs (``messages.HelloOk``).
 
     Where the server records its sessions, they survive its restart: whatever was asked for is
-    asked again of the server that comes within ``resume_s``, which goes on where the session was.
-    0: sessions end with their server.
+    asked again of the server that comes within ``resume_s``, which goes on where the session was;
+    that takes it as long as the session's steps took. 0: sessions end with their server.
 
     Waits up to ``timeout_s`` for the server to appear, and for every reply after that; what the
     server does once however often it is asked is asked again meanwhile. Raises

@@ -13,7 +13,16 @@ from typing import TypeVar
 from sim_stream.errors import ConnectionLost, ProtocolError, RemoteError
 from sim_stream.wire.link import Link
 from sim_stream.wire.mailbox import Received
-from sim_stream.wire.messages import ErrorCode, Hello, HelloOk, Message, Opened, Resume
+from sim_stream.wire.messages import (
+    ErrorCode,
+    Heartbeat,
+    Hello,
+    HelloOk,
+    Message,
+    Opened,
+    Resume,
+    Status,
+)
 from sim_stream.wire.operations import Operation, Pause, ask, ask_until_answered
 from sim_stream.wire.step_log import StepLog
 
@@ -90,8 +99,7 @@ class Lifeline:
         """What the recording lacks is taken again, what was in flight is sent again."""
         timeout_s = self._link.timeout_s
         try:
-            request = Resume(resume_token=self._token)
-            reply = (yield from _persevere(request, timeout_s, give_up_s)).message
+            reply = (yield from self._rebuilt(give_up_s)).message
             if not isinstance(reply, Opened):
                 raise ProtocolError("reply", type(reply).__name__, "opened")
             missing = [] if resend is None else self.log.after(reply.committed_step)
@@ -104,6 +112,27 @@ class Lifeline:
             yield from ask_until_answered(step, timeout_s=timeout_s)
         if resend is not None:
             yield from resend()
+
+    def _rebuilt(self, give_up_s: float) -> Operation[Received]:
+        """The reply to ``resume``: a long session takes its server long, so it is waited for as
+        long as the engine moves."""
+        request, progress = Resume(resume_token=self._token), -1
+        while True:
+            left_s = max(give_up_s - time.monotonic(), 0.0)
+            try:
+                timeout_s = min(self._link.timeout_s, left_s)
+                return (yield from ask(request, timeout_s=timeout_s, anew=True))
+            except RemoteError as error:
+                if error.code not in COMING:
+                    raise
+                ask_until_s = max(give_up_s, time.monotonic() + HELLO_S)
+                status = (yield from _persevere(Heartbeat(), HELLO_S, ask_until_s)).message
+                if isinstance(status, Status) and status.progress != progress:
+                    progress = status.progress
+                    give_up_s = time.monotonic() + self._link.resume_s
+                elif time.monotonic() >= give_up_s:
+                    raise
+            yield Pause(PAUSE_S)
 
 
 def _find_server(give_up_s: float) -> Operation[HelloOk]:

@@ -140,6 +140,12 @@ def test_hung_engine_does_not_hang_stop_nor_status(serve, runtime, caplog):
     assert freed.wait(TIMEOUT_S)
 
 
+@pytest.mark.parametrize(("lease_s", "heartbeat_ms"), [(60.0, 1000), (0.3, 100), (0.001, 1)])
+def test_heartbeats_are_asked_for_three_times_in_a_lease_at_least(lease_s, heartbeat_ms):
+    info = describe_server(ToyRuntime(), 4, 2, lease_s)
+    assert (info.heartbeat_ms, info.lease_ms) == (heartbeat_ms, round(lease_s * 1e3))
+
+
 def test_vanished_client_loses_its_session(serve, runtime):
     freed = threading.Event()
     runtime.hooks.close = lambda session, step: freed.set()

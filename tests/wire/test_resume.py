@@ -408,6 +408,16 @@ def test_server_that_left_and_does_not_come_back_is_given_up_within_the_time(rec
         session.step()
 
 
+def test_long_session_is_waited_for_as_long_as_its_server_moves(recording, connected):
+    session = connected(timeout_s=1.0, resume_s=1.0).open(FRAMES)
+    for _ in range(60):
+        session.step()
+    slow = ToyRuntime()
+    slow.hooks.predict = lambda session, step: time.sleep(0.05)
+    recording.restart(runtime=slow)  # 3 s at least
+    assert session.step().step == 61
+
+
 def test_resume_s_of_zero_ends_sessions_with_their_server(recording, connected):
     session = connected(resume_s=0).open(FRAMES)
     recording.restart()

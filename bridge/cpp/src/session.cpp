@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <random>
+#include <thread>
 #include <utility>
 
 namespace sim_stream {
@@ -10,6 +11,8 @@ namespace sim_stream {
 constexpr std::int64_t kUnanswered = 64;
 // How long one attempt to greet a server that may be coming up takes.
 constexpr std::chrono::milliseconds kHello{1000};
+// Between two questions whether a session has come back.
+constexpr std::chrono::milliseconds kPause{100};
 
 std::string new_key() {
   std::random_device source;
@@ -181,8 +184,7 @@ bool Session::Impl::came_back(std::string code, Clock::time_point give_up, bool 
 void Session::Impl::resume(const ServerInfo& there, Clock::time_point give_up, bool catch_up) {
   std::int64_t recorded = 0;
   try {
-    Received received =
-        connection->persevere(wire::Resume{token_}, connection->options().timeout, give_up);
+    Received received = rebuilt(give_up);
     recorded = expect<wire::Opened>(received, "opened").committed_step;
     if (catch_up) {
       require_remembered(recorded);
@@ -205,6 +207,34 @@ void Session::Impl::resume(const ServerInfo& there, Clock::time_point give_up, b
     connection->forget(sent.rid);
   }
   send_lost();
+}
+
+// The reply to a resume: a long session takes its server long, so it is waited for as long as the
+// engine moves.
+Received Session::Impl::rebuilt(Clock::time_point give_up) {
+  const auto& options = connection->options();
+  std::int64_t progress = -1;
+  while (true) {
+    try {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(give_up - Clock::now());
+      const auto rid = connection->send(wire::Resume{token_}, nullptr, true);
+      return connection->wait(rid, std::min(options.timeout, left));
+    } catch (const RemoteError& error) {
+      if (!error.retryable()) {
+        throw;
+      }
+      const auto until = std::max(give_up, Clock::now() + kHello);
+      Received received = connection->persevere(wire::Heartbeat{}, kHello, until);
+      const auto& status = expect<Status>(received, "status");
+      if (status.progress != progress) {
+        progress = status.progress;
+        give_up = Clock::now() + options.resume;
+      } else if (Clock::now() >= give_up) {
+        throw;
+      }
+    }
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
 void Session::Impl::require_remembered(std::int64_t recorded) const {

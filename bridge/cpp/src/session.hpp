@@ -71,6 +71,7 @@ struct Session::Impl {
   void send_lost();
   bool came_back(std::string code, Clock::time_point give_up, bool catch_up);
   void resume(const ServerInfo& there, Clock::time_point give_up, bool catch_up);
+  Received rebuilt(Clock::time_point give_up);
   void require_remembered(std::int64_t recorded) const;
 
   // Empty: the session ends with its server.
