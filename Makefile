@@ -9,7 +9,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test faults lint format types cpp metadrive wheel clean
+.PHONY: help setup demo view test faults lint format types cpp metadrive wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ $(STAMPS)/package: pyproject.toml constraints.txt $(STAMPS)/torch | $(PY)
 demo: setup  ## the main job: server, client, predicted drive, demo.mp4
 	@$(VENV)/bin/sim-stream demo $(ARGS)
 
+view: setup  ## a page to watch and drive on: http://127.0.0.1:8080/
+	@$(VENV)/bin/sim-stream view $(ARGS)
+
 test: setup  ## the tests
 	@$(PY) -m pytest $(ARGS)
 
@@ -46,7 +49,7 @@ lint: setup  ## ruff: rules and format
 format: setup  ## ruff: bring files into the format
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
 
-types: setup  ## mypy, strict, on sim_stream
+types: setup  ## mypy, strict
 	@$(PY) -m mypy
 
 cpp: setup  ## build the C++ client and run its tests (bridge/cpp/README.md)

@@ -16,6 +16,7 @@ from bridge.recording.drives import Drive
 from bridge.recording.run import Recording
 from bridge.scenarios import SEEDS, drive_seed
 from sim_stream.config import PRESETS
+from sim_stream.connect_options import add_key_options
 from sim_stream.errors import InvalidInput, SimStreamError
 
 
@@ -72,6 +73,7 @@ def add_drive(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     out_help = "MP4 to write; of several drives, each with its seed in the name"
     add("--out", type=Path, default=Path("drive.mp4"), metavar="FILE", help=out_help)
     add("--server", metavar="ADDRESS", help="a server that runs already, instead of our own")
+    add_key_options(drive)
     own = drive.add_argument_group("our own server (`sim-stream serve` takes many more options)")
     own.add_argument("--preset", choices=sorted(PRESETS), default="pocket", help="the model")
     own.add_argument("--weights", type=Path, metavar="DIR", help="weights, if not those shipped")

@@ -36,6 +36,14 @@ PACKAGES = (
 WHY_EAGER = (
     "the default; on a CPU nothing was measured to be clearly faster, see tests/perf/engines.py"
 )
+# Extra, its distribution, what needs it.
+EXTRAS = (
+    ("bench", "matplotlib", "the plots of `sim-stream bench`"),
+    ("mcap", "mcap", "`--record-format mcap`"),
+    ("metrics", "prometheus-client", "`sim-stream serve --metrics`"),
+    ("view", "aiohttp", "`sim-stream view`"),
+    ("weights", "sentencepiece", "`sim-stream weights convert`"),
+)
 # Distribution, module, how to get it. None of them can be used without an NVIDIA GPU.
 ACCELERATORS = (
     ("triton", "triton", "pip install '.[cuda]' in the clone (comes with CUDA builds of torch)"),
@@ -57,6 +65,7 @@ def examine(weights: Path | None = None, engines: str = "eager") -> dict[str, An
         "cpu_cores": _cores(),
         "versions": versions,
         "device": device,
+        "extras": _extras(),
         "accelerators": _accelerators(),
         "chosen": _chosen(device),
         "engines": _engines(engines, weights, device, problems),
@@ -119,6 +128,15 @@ def _device(problems: list[str]) -> dict[str, Any]:
         found["note"] = "torch is a CPU build; on a machine with an NVIDIA GPU: make setup"
     else:
         found["note"] = "torch is a CUDA build, but it sees no GPU"
+    return found
+
+
+def _extras() -> dict[str, dict[str, str | None]]:
+    found: dict[str, dict[str, str | None]] = {}
+    for extra, distribution, what in EXTRAS:
+        version = _version(distribution)
+        get = None if version else f"pip install 'sim-stream[{extra}]'"
+        found[extra] = {"package": distribution, "for": what, "version": version, "get": get}
     return found
 
 
@@ -259,6 +277,9 @@ def _as_text(report: dict[str, Any]) -> str:
         f"sample clip  {report['sample']['path']}"
         + ("" if report["sample"]["found"] else " (MISSING)"),
     ]
+    for extra in report["extras"].values():
+        state = extra["version"] or f"not installed; {extra['get']}"
+        lines.append(f"optional     {extra['package']} for {extra['for']}: {state}")
     for name, found in report["accelerators"].items():
         state = found["version"] if found["installed"] else f"not installed; {found['get']}"
         lines.append(f"optional     {name}: {state}")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 import sim_stream
 from sim_stream import doctor
+from sim_stream.errors import RemoteError
 from sim_stream.wire.client import StreamClient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +76,7 @@ def test_version_and_help_need_neither_torch_nor_zmq() -> None:
     assert sim_stream_command("--version").stdout.split() == ["sim-stream", sim_stream.__version__]
 
 
-@pytest.mark.parametrize("verb", ["serve", "view", "demo", "replay", "bench", "doctor"])
+@pytest.mark.parametrize("verb", ["serve", "view", "demo", "replay", "bench", "keygen", "doctor"])
 def test_every_verb_explains_itself(verb: str) -> None:
     done = sim_stream_command(verb, "--help")
     assert done.returncode == 0
@@ -101,6 +103,12 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (("bench", "--decoding", "jacobi:257"), "decoding.window: got 257; allowed: 1..256"),
         (("bench", "--random-weights", "--weights", "w"), "none beside --random-weights"),
         (("serve", "--random-weights", "--weights", "w"), "none beside --random-weights"),
+        (("serve", "--key", "server.secret"), "allow: got none; allowed: a folder or file"),
+        (
+            ("serve", "--bind", "tcp://0.0.0.0:5555"),
+            "others only with CURVE: a key and an allow-list",
+        ),
+        (("replay", "drive.jsonl", "--key", "me.secret"), "none without --connect"),
     ],
 )
 def test_mistake_is_one_line_on_stderr_and_status_2(arguments: tuple[str, ...], said: str) -> None:
@@ -165,6 +173,23 @@ def test_server_answers_prometheus_and_logs_json(
     assert all(json.loads(line)["time"] for line in stderr.splitlines())
 
 
+def test_server_beyond_loopback_lets_those_in_whose_keys_it_was_given(
+    start_server: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    for name in ("server", "me"):
+        assert sim_stream_command("keygen", tmp_path / name).returncode == 0
+    key, allow = tmp_path / "server.secret", tmp_path / "me.pub"
+    process = start_server("--bind", "tcp://0.0.0.0:0", f"--key={key}", f"--allow={allow}")
+    endpoint = endpoint_of(process).replace("0.0.0.0", "127.0.0.1")
+    mine = {"key": tmp_path / "me.secret", "server_key": tmp_path / "server.pub"}
+    with StreamClient(endpoint, timeout_s=TIMEOUT_S, **mine) as client:
+        assert client.info.model_id == "pocket-untrained"
+    with pytest.raises(RemoteError, match="UNAUTHENTICATED"):
+        StreamClient(endpoint, timeout_s=TIMEOUT_S)
+    process.send_signal(signal.SIGINT)
+    ends_cleanly(process)
+
+
 def test_server_ends_with_the_program_that_holds_its_stdin(
     start_server: Callable[..., subprocess.Popen[str]],
 ) -> None:
@@ -181,6 +206,14 @@ def test_doctor_verifies_weights_and_says_how_to_get_what_is_missing(pocket_weig
     assert all(report["versions"].values())
     for accelerator in report["accelerators"].values():
         assert accelerator["installed"] or "NVIDIA GPU" in accelerator["get"]
+
+
+def test_doctor_names_extras_as_the_package_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, distribution, _ in doctor.EXTRAS:
+        assert declared["optional-dependencies"][extra][0].startswith(f"{distribution}>=")
+    monkeypatch.setattr(doctor, "EXTRAS", (("mcap", "no-such-package", "recordings"),))
+    assert doctor.examine()["extras"]["mcap"]["get"] == "pip install 'sim-stream[mcap]'"
 
 
 def test_doctor_fails_on_weights_that_do_not_match(

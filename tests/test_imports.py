@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
 OUTSIDE: dict[str, set[str] | None] = {
     "engines": None,
     "train": None,
-    "bridge": BASE | {"wire", "model_options", "server_process"},
+    "bridge": BASE | {"connect_options", "wire", "model_options", "server_process"},
 }
 LIGHT = (
     "sim_stream",

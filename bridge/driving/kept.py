@@ -70,7 +70,12 @@ class KeptDrive:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        self._log.close()
+        try:
+            self._log.close()
+        finally:
+            self._finish_pictures()
+
+    def _finish_pictures(self) -> None:
         if not self._log.frames:
             self._writer.abort()
             return

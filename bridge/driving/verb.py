@@ -34,7 +34,7 @@ OpenWorld = Callable[[int], World]  # from the side of its frame in pixels
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DriveOptions:
     """What `drive` takes. `seed`: index of the first drive in its split. `server` None: our own,
-    with `preset`, `weights` and `threads`."""
+    with `preset`, `weights` and `threads`; to a `server` go `key` and `server_key`."""
 
     world: str
     policy: str = "lane-keep"
@@ -46,6 +46,8 @@ class DriveOptions:
     lead_in: int = 8
     out: Path = Path("drive.mp4")
     server: str | None = None
+    key: Path | None = None
+    server_key: Path | None = None
     preset: str = "pocket"
     weights: Path | None = None
     threads: int = 1
@@ -55,6 +57,8 @@ class DriveOptions:
             if getattr(self, name) < least:
                 option = name.replace("_", "-")
                 raise InvalidInput(f"--{option}", getattr(self, name), f"{least} or more")
+        if self.server is None and (self.key or self.server_key):
+            raise InvalidInput("--key", self.key or self.server_key, "none without --server")
         get_preset(self.preset)
         if self.out.suffix != ".mp4":
             raise InvalidInput("--out", self.out, "a name that ends in .mp4")
@@ -73,9 +77,13 @@ def run(options: DriveOptions, open_world: OpenWorld) -> dict[str, Any]:
     """All drives; gives the summary. Raises SimStreamError."""
     policy = Policy(options.policy)
     with ExitStack() as stack:
-        server = None if options.server else stack.enter_context(_own_server(options))
-        endpoint = options.server or (server.endpoint if server else "")
-        client = stack.enter_context(StreamClient(endpoint))
+        server, endpoint = None, options.server
+        if endpoint is None:
+            server = stack.enter_context(_own_server(options))
+            endpoint = server.endpoint
+        client = stack.enter_context(
+            StreamClient(endpoint, key=options.key, server_key=options.server_key)
+        )
         driver = _Driver(options, client, policy, open_world)
         stack.callback(driver.close)
         try:

@@ -44,7 +44,7 @@ def topic_of(kind: type[Line]) -> str:
 def line_schemas() -> dict[str, tuple[str, bytes]]:
     """Topic -> name and JSON schema of each kind of line."""
     return {
-        topic_of(kind): (f"sim_stream.{kind.__name__}", json_schema(kind))
+        topic_of(kind): (f"sim_stream.{kind.__name__}", msgspec.json.encode(_schema(kind)))
         for kind in get_args(AnyLine)
     }
 
@@ -54,10 +54,6 @@ def image_schema() -> bytes:
     schema = _schema(CompressedImage)
     schema["properties"]["timestamp"]["title"] = "time"
     return msgspec.json.encode(schema)
-
-
-def json_schema(kind: type[Struct]) -> bytes:
-    return msgspec.json.encode(_schema(kind))
 
 
 def _schema(kind: type[Struct]) -> dict[str, Any]:

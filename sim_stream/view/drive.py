@@ -16,7 +16,13 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from sim_stream.config import Action
-from sim_stream.errors import ConnectionLost, RemoteError, SessionClosed, SimStreamError
+from sim_stream.errors import (
+    ConnectionLost,
+    ProtocolError,
+    RemoteError,
+    SessionClosed,
+    SimStreamError,
+)
 from sim_stream.view.channel import Channel
 from sim_stream.view.controls import NO_KEYS, Controls
 from sim_stream.view.messages import SessionState
@@ -147,7 +153,7 @@ class Drive(Channel):
                 await asyncio.sleep(RETRY_S)
             except RemoteError as error:
                 self._refused(error)
-            except SessionClosed as error:
+            except (ProtocolError, SessionClosed) as error:
                 self.end(str(error))
         while self._orders:
             await self._orders.popleft()()
@@ -211,7 +217,8 @@ class Drive(Channel):
         self._changed()
 
     def _take(self, frame: RemoteFrame) -> None:
-        action = self._actions.pop(frame.step, None)
+        action = self._actions.get(frame.step)
+        self._actions = {step: a for step, a in self._actions.items() if step > frame.step}
         self.show(Picture(header_of(self.sid, frame, action, self._session.in_flight), frame.image))
 
     def _pause_if_unwatched(self) -> None:

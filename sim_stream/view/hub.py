@@ -18,7 +18,13 @@ from typing import Any
 
 import msgspec
 
-from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SimStreamError
+from sim_stream.errors import (
+    ConnectionLost,
+    InvalidInput,
+    ProtocolError,
+    RemoteError,
+    SimStreamError,
+)
 from sim_stream.prompts import Prompt
 from sim_stream.view.channel import Channel
 from sim_stream.view.controls import NO_KEYS, HeldKeys
@@ -134,8 +140,8 @@ class Hub:
     def _hold(self, viewer: Viewer, command: Keys) -> None:
         drive = self.sessions.drive(command.sid)
         keys = HeldKeys(up=command.up, down=command.down, left=command.left, right=command.right)
-        if drive.driver is None and keys == NO_KEYS:
-            return  # let go after the wheel was lost
+        if viewer.watching != drive.sid or (drive.driver is None and keys == NO_KEYS):
+            return  # sent before it knew that it was shown another session, or had lost the wheel
         self._require_wheel(viewer, drive)
         if drive.controls is None:
             raise InvalidInput("keys", "pressed", "nothing: this model takes no actions")
@@ -143,6 +149,8 @@ class Hub:
         drive.controls.hold(keys)
 
     def _wheel(self, viewer: Viewer, drive: Drive, *, take: bool) -> None:
+        if viewer.watching != drive.sid:
+            raise InvalidInput("session", drive.name, "the one you watch")
         if not take:
             self._require_wheel(viewer, drive)
         drive.driver = viewer.number if take else None
@@ -268,7 +276,7 @@ class Hub:
             asked_s = time.monotonic()
             try:
                 status = await self._client.status()
-            except (ConnectionLost, RemoteError) as error:
+            except (ConnectionLost, ProtocolError, RemoteError) as error:
                 log.warning("no status: %s", error)
             else:
                 self._heard_s = time.monotonic()

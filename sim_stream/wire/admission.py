@@ -39,19 +39,19 @@ class Admission:
 
     def refusal(self, route: bytes, user: str, now_ns: int) -> Refusal | None:
         """Counts a request; why it is not taken: UNAUTHENTICATED or BUSY."""
+        wait_s = self._rate.wait_s(user.encode() or route, now_ns)
+        if wait_s:
+            self.throttled += 1
+            return Refusal(
+                ErrorCode.BUSY,
+                f"requests: more than {self._rate.per_s:g} a second; wait {wait_s * 1e3:.0f} ms",
+            )
         if self._guard is not None and not self._guard.still_allows(user):
             return Refusal(
                 ErrorCode.UNAUTHENTICATED,
                 f"key: got {user or 'none'}; it is not allowed (any more)",
             )
-        wait_s = self._rate.wait_s(user.encode() or route, now_ns)
-        if not wait_s:
-            return None
-        self.throttled += 1
-        return Refusal(
-            ErrorCode.BUSY,
-            f"requests: more than {self._rate.per_s:g} a second; wait {wait_s * 1e3:.0f} ms",
-        )
+        return None
 
     def admit_session(self, sessions: int) -> None:
         """For a key that has so many sessions, one more. Raises Refusal: LIMIT."""

@@ -26,8 +26,8 @@ _Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 class AllowList:
     """All ``*.pub`` of a folder, or every public key in a file (``cat *.pub > allowed``).
 
-    Raises InvalidInput for a path that is not there or holds something else. Later, what cannot be
-    read is not allowed, and the log says so.
+    Raises InvalidInput for a path that is not there or holds something else. Later, a file that
+    holds something else allows nobody, and the log says so.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,17 +53,27 @@ class AllowList:
 
     def _refresh(self) -> None:
         self._looked_s = time.monotonic()
-        stamp = self._look()
-        if stamp == self._stamp:
+        try:
+            stamp = self._look()
+            if stamp == self._stamp:
+                return
+            keys = self._read()
+        except OSError as error:  # no file can be opened any more, say: not the list's doing
+            log.error("%s: as it was, for it cannot be read now: %s", self.path, error)
             return
+        self._stamp, self._keys = stamp, keys
+        log.info("%s: read again, %d keys", self.path, len(keys))
+
+    def _read(self) -> frozenset[str]:
         keys: set[str] = set()
         for file in self._files():
             try:
                 keys.update(read_publics("allow", file))
             except InvalidInput as error:
+                if isinstance(error.__cause__, OSError) and file.exists():
+                    raise error.__cause__ from error
                 log.error("not allowed: %s", error)
-        self._stamp, self._keys = stamp, frozenset(keys)
-        log.info("%s: read again, %d keys", self.path, len(keys))
+        return frozenset(keys)
 
     def _files(self) -> list[Path]:
         return sorted(self.path.glob(f"*{PUBLIC_SUFFIX}")) if self.path.is_dir() else [self.path]

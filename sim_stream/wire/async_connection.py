@@ -72,6 +72,7 @@ class AsyncConnection:
     async def send(self, message: Message, arrays: Arrays = _NO_ARRAYS, *, anew: bool) -> int:
         """Sends a request; its rid, to ``wait`` for. Raises ConnectionLost, RemoteError."""
         self._require_open()
+        await self._raise_refusal()
         self._mail.begin(anew=anew)
         rid = self._mail.issue()
         parts = framing.pack(msgspec.structs.replace(message, rid=rid), arrays)
@@ -81,6 +82,7 @@ class AsyncConnection:
             await self._socket.send_multipart(parts, copy=copy)
         if lost:
             self._mail.forget(rid)
+            await self._raise_refusal()
             raise self._handshakes.lost(self.endpoint, self.timeout_s)
         return rid
 

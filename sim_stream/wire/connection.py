@@ -7,7 +7,7 @@ thread that uses them. Knows no sessions and no frames.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import zmq
@@ -69,23 +69,18 @@ class Connection:
         """
         self._read_waiting()
         self._mail.begin(anew=anew)
-        if not self._socket.poll(0, zmq.POLLOUT):
-            self._raise_refusal()
-            if not self._socket.poll(round(self.timeout_s * 1e3), zmq.POLLOUT):
-                self._raise_refusal()
-                raise self._handshakes.lost(self.endpoint, self.timeout_s)
         rid = self._mail.issue()
-        self._transmit(msgspec.structs.replace(message, rid=rid), arrays)
+        addressed = msgspec.structs.replace(message, rid=rid)
+        deadline_s = time.monotonic() + self.timeout_s
+        while not self._transmit(addressed, arrays):
+            self._await_room(deadline_s)
         self._mail.expect(rid)
         return rid
 
     def send_unanswered(self, message: Message) -> bool:
         """Sends a request if that can be done at once, and ignores its reply."""
-        if not self._socket.poll(0, zmq.POLLOUT):
-            return False
         # A rid of its own: 0 would make its refusal look like the server's farewell.
-        self._transmit(msgspec.structs.replace(message, rid=self._mail.issue()), _NO_ARRAYS)
-        return True
+        return self._transmit(msgspec.structs.replace(message, rid=self._mail.issue()), _NO_ARRAYS)
 
     def wait(self, rid: int, timeout_s: float) -> Received:
         """The reply to a request. Raises ConnectionLost, RemoteError."""
@@ -97,21 +92,15 @@ class Connection:
                 raise ConnectionLost(self.endpoint, self.timeout_s)
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                lost = self._handshakes.lost(self.endpoint, self.timeout_s)
-                self._reconnect()
-                raise lost
+                self._give_up()
             patience_s = min(left_s, self._mail.heartbeat_s)
             silent = not self._poller.poll(max(1, round(patience_s * 1e3)))
             if silent and patience_s < left_s:
-                self._beat()
+                self._transmit(self._mail.beat(), _NO_ARRAYS)
             self._read_waiting()
             if not self._mail.has(rid):
                 self._raise_refusal()
         return self._mail.take(rid)
-
-    def _beat(self) -> None:
-        if self._socket.poll(0, zmq.POLLOUT):
-            self._transmit(self._mail.beat(), _NO_ARRAYS)
 
     def poll(self, rid: int, timeout_s: float) -> bool:
         """Whether ``wait`` for that reply would return at once; gives it up to ``timeout_s``."""
@@ -133,6 +122,11 @@ class Connection:
 
     def expects(self, rid: int) -> bool:
         return self._mail.expects(rid)
+
+    def _give_up(self) -> NoReturn:
+        lost = self._handshakes.lost(self.endpoint, self.timeout_s)
+        self._reconnect()
+        raise lost
 
     def _reconnect(self) -> None:
         """Requests still queued must not reach a server that comes later: nobody waits for them."""
@@ -159,12 +153,25 @@ class Connection:
             self._reconnect()
             raise
 
-    def _transmit(self, message: Message, arrays: Arrays) -> None:
+    def _transmit(self, message: Message, arrays: Arrays) -> bool:
+        """False: the socket takes nothing now. It is full, or its connection has just ended."""
         parts = framing.pack(message, arrays)
         try:
             framing.send(self._socket, parts, flags=zmq.NOBLOCK)
-        except zmq.Again as error:  # the server left between the poll and here
-            raise ConnectionLost(self.endpoint, self.timeout_s) from error
+        except zmq.Again:
+            return False
+        return True
+
+    def _await_room(self, deadline_s: float) -> None:
+        """Returns when sending may succeed. Raises ConnectionLost, RemoteError."""
+        self._raise_refusal()
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            self._give_up()
+        room = zmq.Poller()
+        room.register(self._socket, zmq.POLLOUT)
+        room.register(self._monitor, zmq.POLLIN)
+        room.poll(max(1, round(left_s * 1e3)))
 
     def _read_waiting(self) -> None:
         while self._socket.poll(0, zmq.POLLIN):

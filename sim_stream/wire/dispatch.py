@@ -282,6 +282,7 @@ class Dispatcher:
         refusal = Refusal(
             ErrorCode.DROPPED, f"step {job.request.step}: a newer one came before the engine did"
         )
+        self.counters.errors[ErrorCode.DROPPED] += 1
         for waiter in record.drop(job.request.step):
             error = refusal.to_error(
                 rid=waiter.rid, sid=record.sid, committed_step=record.committed_step

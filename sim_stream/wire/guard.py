@@ -50,11 +50,16 @@ class Guard:
         return cls(read_pair("key", key), AllowList(allow))
 
     @property
-    def public_key(self) -> str:
-        return self._pair.public
+    def allowed(self) -> int:
+        """How many keys are on the list."""
+        return len(self._allow_list)
 
     def start(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """Before a socket of that context is bound."""
+        """Before a socket of that context is bound. Raises InvalidInput while it is started."""
+        if self._authenticator is not None:
+            raise InvalidInput(
+                "guard", "one that guards a server", "one of its own for each server"
+            )
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.configure_curve_callback(ZAP_DOMAIN, self)
         self._authenticator.start()

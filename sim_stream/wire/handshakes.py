@@ -26,6 +26,7 @@ EVENTS = (
 NOT_LISTED = "the server does not know this client's key; put its .pub file on the server's --allow"
 KEYS_WANTED = "the server asks for keys and this client has none; give key and server_key"
 NO_KEYS_WANTED = "this client has keys and the server none; leave out key and server_key"
+NO_SERVER = "what answers there breaks ZeroMQ's protocol; it is no sim-stream server"
 BROKEN_OFF = "the server breaks off the handshake; "
 WRONG_SERVER_KEY = BROKEN_OFF + "probably server_key is not its public key"
 OTHER_PEER = BROKEN_OFF + "it asks for keys, or is no sim-stream server"
@@ -41,13 +42,16 @@ class Handshakes:
 
     def feed(self, parts: Sequence[bytes]) -> None:
         """A message of the monitor."""
-        event = parse_monitor_message(list(parts))["event"]
+        message = parse_monitor_message(list(parts))
+        event = message["event"]
         if event == zmq.Event.HANDSHAKE_SUCCEEDED:
             self.refusal = self.hint = ""
         elif event == zmq.Event.HANDSHAKE_FAILED_AUTH:
             self.refusal = NOT_LISTED
-        elif event == zmq.Event.HANDSHAKE_FAILED_PROTOCOL:  # the two speak different mechanisms
+        elif event == zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
             self.refusal = NO_KEYS_WANTED if self._with_keys else KEYS_WANTED
+            if int(message["value"]) != zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+                self.refusal = NO_SERVER
         else:
             self.hint = WRONG_SERVER_KEY if self._with_keys else OTHER_PEER
 

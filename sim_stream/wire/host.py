@@ -107,7 +107,7 @@ class SessionHost:
         """A session that could not be rebuilt."""
         live = self._sessions.get(sid)
         if live is not None:
-            attempt(live.session.close, what=f"close {sid}")
+            attempt(live.session.close, what=f"close {sid}", ids={"sid": sid})
         self.forget(sid)
 
     def forget(self, sid: str) -> None:

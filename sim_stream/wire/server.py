@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 
 import msgspec
@@ -121,14 +121,13 @@ class StreamServer:
         if self._io is not None:
             raise InvalidInput("start", "a running server", "a server that is not running")
         context: Context = zmq.Context()
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(context.destroy, linger=0)
             if self._guard is not None:
                 self._guard.start(context)
+                on_failure.callback(self._guard.stop)
             sockets = self._open_sockets(context)
-        except Unavailable:
-            self._stand_down()
-            context.destroy(linger=0)
-            raise
+            on_failure.pop_all()
         info = msgspec.structs.replace(self._info, server_epoch=secrets.token_hex(8))
         limits = info.limits
         # Every step in flight, and one open, reset, fork or close of every session.
@@ -164,7 +163,8 @@ class StreamServer:
         worker.start()
         self._io.start()
         viewers = f", viewers at {self.publish_endpoint}" if self._publish else ""
-        log.info("ready: %s serves %s%s", self.endpoint, self._info.model_id, viewers)
+        keys = "" if self._guard is None else f", {self._guard.allowed} clients' keys allowed"
+        log.info("ready: %s serves %s%s%s", self.endpoint, self._info.model_id, viewers, keys)
 
     def stop(self) -> None:
         """Finishes the frame in hand, tells every client, and ends. Idempotent."""
@@ -176,7 +176,8 @@ class StreamServer:
             wake.ring()
             wake.close()
         self._io.join()
-        self._stand_down()
+        if self._guard is not None:
+            self._guard.stop()
         if self._worker.join(timeout_s=0.5):
             self._context.term()
         else:  # a thread hangs in the engine; its socket can be freed only when it returns
@@ -198,10 +199,6 @@ class StreamServer:
                 raise Unavailable("the server's I/O thread ended; see the log")
             finally:
                 self.stop()
-
-    def _stand_down(self) -> None:
-        if self._guard is not None:
-            self._guard.stop()
 
     def _open_sockets(self, context: Context) -> Sockets:
         router = context.socket(zmq.ROUTER)

@@ -186,7 +186,9 @@ class EngineWorker:
     def _revive(self, job: Job) -> Result | None:
         """A result when there is nothing to take again, or it was refused."""
         keep = self._max_in_flight
-        rebuild = attempt(lambda: self._host.revive(job, keep=keep), what=f"resume {job.sid}")
+        rebuild = attempt(
+            lambda: self._host.revive(job, keep=keep), what=f"resume {job.sid}", ids=job.ids
+        )
         return (
             self._gave_up(job, rebuild)
             if isinstance(rebuild, Refusal)
@@ -200,19 +202,19 @@ class EngineWorker:
         if self._inbox.closed:
             refusal = Refusal(ErrorCode.SHUTTING_DOWN, "the server is shutting down")
             return self._gave_up(job, refusal)
-        taken = attempt(lambda: rebuild.take(step.prediction), what=what)
+        taken = attempt(lambda: rebuild.take(step.prediction), what=what, ids=job.ids)
         return self._gave_up(job, taken) if isinstance(taken, Refusal) else self._take(job, rebuild)
 
     def _take(self, job: Job, rebuild: Rebuild) -> Result | None:
         """Begins the next recorded step; a result after the last."""
         what = f"resume {job.sid}"
-        prediction = attempt(rebuild.begin, what=what)
+        prediction = attempt(rebuild.begin, what=what, ids=job.ids)
         if isinstance(prediction, Refusal):
             return self._gave_up(job, prediction)
         if prediction is not None:
             self._under_way[job.sid] = _UnderWay(job, prediction, time.monotonic_ns(), rebuild)
             return None
-        remembered = attempt(lambda: rebuild.render(job), what=what)
+        remembered = attempt(lambda: rebuild.render(job), what=what, ids=job.ids)
         if isinstance(remembered, Refusal):
             return self._gave_up(job, remembered)
         self._host.took(job.sid, rebuild.committed_step)

@@ -392,6 +392,19 @@ def test_drives_of_carla_are_recorded_like_any_others(
     assert server.actors == [] and not server.settings.synchronous_mode
 
 
+def test_carla_is_driven_beside_the_neural_simulator(
+    carla_world: type, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "d.mp4"
+    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as toy:
+        drive = ["drive", "--world", "carla", "--server", toy.endpoint, "--out", str(out)]
+        assert main([*drive, "--frames=4", "--lead-in=2"]) == 0
+    (one,) = json.loads(capsys.readouterr().out.splitlines()[-1])["drives"]
+    assert (one["world"], one["town"], one["frames"]) == ("carla", "Carla/Maps/StandIn", 4)
+    assert one["on_road_s"] == 1.0
+    assert server.actors == [] and not server.settings.synchronous_mode
+
+
 @pytest.mark.parametrize(
     ("address", "said"), [("nowhere", "HOST:PORT"), ("h:1", "pip install carla==")]
 )

@@ -48,6 +48,12 @@ class Sees:
         self.seen.append((frame, last))
         return 6.0, 0.05
 
+class Varies:
+    calls = 0
+    def __call__(self, frame, last):
+        self.calls += 1
+        return 6.0 + 0.1 * self.calls, 0.02 * self.calls
+
 class Off:
     def __call__(self, frame, last):
         return 12.0, 0.6
@@ -104,8 +110,9 @@ def seen_by_policy() -> list[tuple[np.ndarray, Action]]:
 
 
 def test_every_action_goes_to_both_worlds(client: StreamClient) -> None:
-    moments = drive(client)
+    moments = drive(client, "driven:Varies")
     assert [m.index for m in moments] == list(range(7))
+    assert len({m.action.yaw_rate_radps for m in moments[1:]}) == 6
     with PaintedWorld(size_px=2 * SIZE) as alone:
         alone.reset(SEED)
         ego = moments[0].simulated.ego
@@ -118,16 +125,16 @@ def test_every_action_goes_to_both_worlds(client: StreamClient) -> None:
             np.testing.assert_array_equal(moment.frame, halve(seen.frame))
             ego = seen.ego
     # The same prompt, seed and actions in a session of our own give the same predicted frames.
-    lead = drive_lead(client)
+    lead = drive_lead(client, "driven:Varies")
     with client.open(np.stack(lead.frames), seed=SEED, actions=lead.actions, lookahead=0) as own:
         for moment in moments[1:]:
             image = own.step(moment.action).image
             np.testing.assert_array_equal(moment.predicted.image, image)
 
 
-def drive_lead(client: StreamClient) -> Any:
+def drive_lead(client: StreamClient, name: str = "driven:Sees") -> Any:
     with PaintedWorld(size_px=2 * SIZE) as world:
-        policy = Policy("driven:Sees")
+        policy = Policy(name)
         policy.start()
         return Loop(world, client, policy, frames=1, lead_in=3)._drive_in(SEED)
 
@@ -439,6 +446,7 @@ def test_policy_error_is_raised_as_itself(client: StreamClient) -> None:
         (("--lead-in", "-1"), "--lead-in: got -1"),
         (("--out", "d.avi"), "ends in .mp4"),
         (("--out", "nowhere/d.mp4"), "no such directory"),
+        (("--key", "me.secret"), "server_key: got none"),
         (("--policy", "straight"), "lane-keep"),
         (("--seed", "20000"), "drive index"),
     ],

@@ -12,6 +12,7 @@ from bridge.painted import PaintedWorld
 from bridge.policies.lanes import Lane, LaneFinder, is_asphalt
 from bridge.worlds import Control
 from sim_stream.errors import InvalidInput
+from sim_stream.video import SAMPLE, read_clip
 
 SEED = 90_007
 
@@ -118,3 +119,12 @@ def test_driving_on_keeps_the_painted_lane(finder: LaneFinder) -> None:
         for _ in range(12):
             frame = world.step(Control(steer=0.0, throttle=0.3)).frame
             assert finder.find(frame).left_m(8.0) == pytest.approx(0.0, abs=0.3)
+
+
+def test_metadrives_lane_is_found_in_the_shipped_clip() -> None:
+    """Frames of MetaDrive: the car is within half a metre of its lane's middle all along."""
+    finder = LaneFinder()
+    for frame in read_clip(SAMPLE, frames=12):
+        lane = finder.find(frame)
+        assert abs(lane.left_m(4.0)) < 0.5 and abs(lane.left_m(12.0)) < 0.6
+        assert lane.marked > 0.6

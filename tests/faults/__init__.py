@@ -7,15 +7,17 @@ prints a line a fault with its figures, what could not be run on this machine an
 
 In every fault a bystander, a client process of its own, steps in lockstep all along. Its frames
 must be those of a run that nothing disturbed, each once and in order; its worst latency is
-reported, and beyond 2 s the fault has failed. What each fault demands beside that says its
-``holds`` (``--list``). Memory is the server's resident set, from /proc.
+reported, and beyond 2 s (or five times its median) the fault has failed. What each fault demands
+beside that says its ``holds`` (``--list``). Memory is the server's resident set and its peak, from
+/proc. Only where the server itself dies there is no bystander: there every client is a victim.
 
     processes   servers and clients as child processes; nothing outlives this program
     driver      the client process    clients  what it got, checked against a reference
     catalogue   all faults
     registry    faults and outcomes   namespaces  of network, mounts and time, without names
-    link        a network link that can be slow, lossy or cut
-    clients_fail, restart, network, readers, sessions, hostile, fuzz, disk, clocks   by family
+    link        a network link that can be slow, lossy or cut    keys  for encrypted ones
+    clock.c     a time of day that jumps
+    clients_fail, restart, network, readers, sessions, hostile, strangers, fuzz, disk, clocks
 
 Servers are ``sim-stream serve`` with the pocket model where the model matters (KV caches,
 resuming), else ``tests.wire.toy_server``: the same wire around numpy images.

@@ -12,6 +12,7 @@ from tests.faults import (
     readers,
     restart,
     sessions,
+    strangers,
 )
 
 FAULTS = (
@@ -21,6 +22,7 @@ FAULTS = (
     *readers.FAULTS,
     *sessions.FAULTS,
     *hostile.FAULTS,
+    *strangers.FAULTS,
     *fuzz.FAULTS,
     *disk.FAULTS,
     *clocks.FAULTS,

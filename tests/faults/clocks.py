@@ -25,6 +25,7 @@ from tests.wire.conftest import RawClient
 
 SOURCE = Path(__file__).with_name("clock.c")
 LEASE_S = 1.5
+GROWTH_MIB = 64.0  # a video encoder for every session that is recorded
 DAY_S = 86_400
 JUMPS_S = (DAY_S, -2 * DAY_S, 365 * DAY_S, -3600, 0)
 STORM, STORM_PERIOD_S = 60, 0.03
@@ -69,6 +70,7 @@ def run_wall(stage: Stage) -> Figures:
     bystander = stage.start(Bystander(server.endpoint, **here))
     pausing = stage.start(DriverProcess(server.endpoint, key=2, period_s=0.6 * LEASE_S, **here))
     pausing.wait_for(1)
+    memory = server.memory(bound_mib=GROWTH_MIB)
     for seconds in JUMPS_S:
         clock.jump(seconds)
         bystander.wait_for(bystander.step + 15)
@@ -94,6 +96,7 @@ def run_wall(stage: Stage) -> Figures:
         "seen by the server": f"{seen_h:+.0f} h in its recordings",
         "lease under the storm": f"{freed_s:.1f} s of {LEASE_S:g}",
         "client that pauses": f"{pausing.step} frames equal",
+        **memory.check(),
         **figures,
     }
 

@@ -18,6 +18,7 @@ SIZE = 64
 REFERENCE = partial(toy_reference, size=SIZE)
 # Room for some forty of these frames, which are noise and do not compress.
 DISK = "640k"
+GROWTH_MIB = 64.0  # a video encoder for every session that is recorded
 TOLD = "ends here, the session goes on: No space left on device"
 
 
@@ -30,6 +31,8 @@ def run(stage: Stage) -> Figures:
     server = stage.start(toy_server(f"--size={SIZE}", "--record", folder, prefix=prefix))
     disk = Path(f"/proc/{server.pid}/root") / folder.relative_to("/")
     bystander = stage.start(Bystander(server.endpoint))
+    bystander.wait_for(5)
+    memory = server.memory(bound_mib=GROWTH_MIB)
     wait_until("the disk is full", lambda: server.has_said(TOLD), timeout_s=20)
     full_at = bystander.step
     late = stage.start(DriverProcess(server.endpoint, key=2, steps=20))
@@ -47,6 +50,7 @@ def run(stage: Stage) -> Figures:
         "intact in its video": f"{intact} of {len(cut.shown)}",
         "the log says": f"{sum(TOLD in line for line in server.said)} times",
         "with room again": f"{len(after.shown)} frames, complete",
+        **memory.check(),
         **figures,
     }
 

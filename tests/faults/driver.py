@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -48,6 +49,8 @@ class Plan:
     timeout_s: float
     patience_s: float
     ahead: int
+    secret_key: Path | None
+    server_key: Path | None
 
 
 def say(event: str, **fields: object) -> None:
@@ -115,7 +118,8 @@ class Driver:
 
 def drive(plan: Plan, stop: threading.Event) -> None:
     """Opens, drives and closes. Raises SimStreamError."""
-    with StreamClient(plan.endpoint, timeout_s=plan.timeout_s) as client:
+    keys = {"key": plan.secret_key, "server_key": plan.server_key}
+    with StreamClient(plan.endpoint, timeout_s=plan.timeout_s, **keys) as client:
         sent_s = time.monotonic()
         frames = prompt_of(plan.key, client.info.frame_shape[0])
         with client.open(frames, seed=plan.key) as session:
@@ -147,6 +151,8 @@ def main() -> int:
     parser.add_argument("--timeout-s", type=float, default=10.0)
     parser.add_argument("--patience-s", type=float, default=30.0, help="for one frame")
     parser.add_argument("--ahead", type=int, default=1)
+    parser.add_argument("--secret-key", type=Path, help="for a server that asks for keys")
+    parser.add_argument("--server-key", type=Path)
     plan = Plan(**vars(parser.parse_args()))
     stop = threading.Event()
     threading.Thread(target=stop_at_end_of_stdin, args=(stop,), daemon=True).start()

@@ -137,7 +137,6 @@ class Attacker:
         self._raw = RawClient(server.endpoint)
         stage.callback(lambda: self._raw.close())
         self.answers: Counter[str] = Counter()
-        self.peak_mib = server.rss_mib
         self.sid = self._open()
 
     def attack(self, messages: int) -> None:
@@ -170,7 +169,6 @@ class Attacker:
 
     def _renew(self) -> None:
         """A new connection, and a new session where the last one was closed on the way."""
-        self.peak_mib = max(self.peak_mib, self._server.rss_mib)
         require(not self._raw.socket.poll(0), "a message was answered twice")
         self._raw.close()
         self._raw = RawClient(self._server.endpoint)
@@ -203,18 +201,16 @@ def run(stage: Stage, *, messages: int = MESSAGES) -> Figures:
     fuzzer = Fuzzer(stage.seed)
     attacker = Attacker(stage, server, fuzzer)
     attacker.attack(messages // 10)
-    before_mib = server.rss_mib
+    memory = server.memory(bound_mib=GROWTH_MIB)
     attacker.attack(messages - messages // 10)
     attacker.require_unharmed()
-    grown_mib = attacker.peak_mib - before_mib
-    require(grown_mib < GROWTH_MIB, f"the server grew by {grown_mib:.0f} MiB")
     engine_failed = [line for line in server.said if "Traceback" in line]
     require(not engine_failed, f"the server's log has {len(engine_failed)} tracebacks")
     return {
         "seed": str(stage.seed),
         "messages": ", ".join(f"{count} {kind}" for kind, count in fuzzer.kinds.most_common()),
         "answers": ", ".join(f"{code} {n}" for code, n in attacker.answers.most_common()),
-        "rss": f"{grown_mib:+.0f} MiB",
+        **memory.check(),
         **bystander.check_undisturbed(REFERENCE),
     }
 

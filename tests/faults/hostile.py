@@ -5,19 +5,14 @@ Every message gets its refusal, or costs its sender the connection; nothing chan
 
 from __future__ import annotations
 
-import shutil
-import socket
-import struct
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from functools import partial
 
 import msgpack
 import msgspec
 import zmq
 
-from sim_stream.errors import Unavailable
 from sim_stream.wire.framing import HEADER_BYTES
 from tests.faults.clients import Bystander, toy_reference
 from tests.faults.processes import Server, require, toy_server
@@ -77,7 +72,7 @@ def run_messages(stage: Stage) -> Figures:
     bystander.wait_for(5)
     raw = RawClient(server.endpoint)
     stage.callback(raw.close)
-    before_mib, peak_mib = server.rss_mib, 0.0
+    memory = server.memory(bound_mib=GROWTH_MIB)
     codes: Counter[str] = Counter()
     cases = [(v["name"], v["parts"], v["code"]) for v in committed("refused_requests")]
     cases += [(name, parts, None) for name, parts in by_hand()]
@@ -89,108 +84,23 @@ def run_messages(stage: Stage) -> Figures:
         require(code in (None, reply["code"]), f"{name}: got {reply['code']}, not {code}")
         require(reply["code"] != "ENGINE_FAILED", f"{name}: reached the engine")
         codes[reply["code"]] += 1
-        peak_mib = max(peak_mib, server.rss_mib - before_mib)
-    cut_off(server, raw)
-    grown_mib = server.rss_mib - before_mib
-    require(peak_mib < GROWTH_MIB, f"the server grew by {peak_mib:.0f} MiB")
+    cut_off(raw)
     sessions = raw.ask({"t": "heartbeat"})["sessions"]
     require(sessions == 1, f"{sessions} sessions are open, not the bystander's alone")
     return {
         "messages": str(len(cases)),
         "refused": ", ".join(f"{code} {count}" for code, count in codes.most_common()),
         "connections cut": "1 of 1 for a part beyond the limit",
-        "rss": f"{grown_mib:+.0f} MiB, peak {peak_mib:+.0f}",
+        **memory.check(),
         **bystander.check_undisturbed(REFERENCE),
     }
 
 
-def cut_off(server: Server, raw: RawClient) -> None:
+def cut_off(raw: RawClient) -> None:
     """One part beyond the limit costs the connection; a new one is served."""
     raw.send(hello(), bytes(MESSAGE_BYTES + 1))
     require(not raw.socket.poll(300, zmq.POLLIN), "a part beyond the limit was answered")
     require(raw.ask({"t": "hello"})["t"] == "hello_ok", "the connection did not come back")
-
-
-# ZMTP 3.0 by hand: signature, version, mechanism, as-server, filler; then READY.
-GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-SOCKET_TYPE = b"\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
-READY = b"\x04" + bytes([6 + len(SOCKET_TYPE)]) + b"\x05READY" + SOCKET_TYPE
-LONG, LONG_MORE, LONG_COMMAND = b"\x02", b"\x03", b"\x06"
-
-
-def streams(stage: Stage) -> Iterator[tuple[str, bytes]]:
-    """What a peer may write to the TCP port itself."""
-    noise = stage.random.randbytes
-    yield "HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50
-    yield "TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + noise(500)
-    yield "nothing", b""
-    yield "half a greeting", GREETING[:11]
-    yield "another mechanism", GREETING.replace(b"NULL", b"EVIL")
-    yield "from the future", GREETING.replace(b"\x7f\x03", b"\x7f\xff")
-    yield "READY cut off", GREETING + READY[:9]
-    metadata = b"\x0bSocket-Type" + struct.pack(">I", 2**31 - 1) + b"D"
-    yield (
-        "metadata of 2 GiB",
-        GREETING + b"\x04" + bytes([6 + len(metadata)]) + b"\x05READY" + metadata,
-    )
-    for size in (2**31, 2**40, 2**63 - 1, 2**63, 2**64 - 1):
-        for name, flags in (("part", LONG), ("first part", LONG_MORE), ("command", LONG_COMMAND)):
-            yield f"{name} of {size} bytes", GREETING + READY + flags + struct.pack(">Q", size)
-    for flags in range(8, 256, 31):
-        yield f"flags {flags}", GREETING + READY + bytes([flags, 1, 0])
-    for _ in range(60):
-        yield "noise", noise(stage.random.randrange(1, 4096))
-        yield "noise after READY", GREETING + READY + noise(stage.random.randrange(1, 4096))
-
-
-def run_streams(stage: Stage) -> Figures:
-    """All connections stay open to the end: nothing is given back before."""
-    server = vector_server(stage)
-    bystander = stage.start(Bystander(server.endpoint))
-    bystander.wait_for(5)
-    before_mib = server.rss_mib
-    host, port = server.endpoint.removeprefix("tcp://").split(":")
-    peers = 0
-    for _, written in streams(stage):
-        peer = stage.start(socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S))
-        with suppress(ConnectionError):  # cut off before it was done
-            peer.sendall(written)
-        peers += 1
-    raw = RawClient(server.endpoint)
-    stage.callback(raw.close)
-    require(raw.ask({"t": "hello"})["t"] == "hello_ok", "a good client was not answered")
-    grown_mib = server.rss_mib - before_mib
-    require(grown_mib < GROWTH_MIB, f"the server grew by {grown_mib:.0f} MiB")
-    return {
-        "connections": str(peers),
-        "sizes up to": "2^64 - 1 bytes",
-        "rss": f"{grown_mib:+.0f} MiB",
-        **bystander.check_undisturbed(REFERENCE),
-    }
-
-
-def run_descriptors(stage: Stage) -> Figures:
-    """More connections than the process may have files; more wait in the kernel's queue."""
-    if shutil.which("prlimit") is None:
-        raise Unavailable("prlimit (util-linux) is not installed")
-    server = stage.start(toy_server(prefix=["prlimit", f"--nofile={DESCRIPTORS}"]))
-    bystander = stage.start(Bystander(server.endpoint))
-    bystander.wait_for(5)
-    host, port = server.endpoint.removeprefix("tcp://").split(":")
-    with ExitStack() as peers:
-        for _ in range(2 * DESCRIPTORS):
-            address = (host, int(port))
-            peer = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
-            peers.enter_context(peer).sendall(GREETING + READY)
-        bystander.wait_for(bystander.step + 50)
-    raw = RawClient(server.endpoint)
-    stage.callback(raw.close)
-    require(raw.ask({"t": "hello"})["t"] == "hello_ok", "no new client was answered afterwards")
-    return {
-        "connections": f"{2 * DESCRIPTORS} at {DESCRIPTORS} descriptors",
-        "a new client": "served once they were gone",
-        **bystander.check_undisturbed(toy_reference),
-    }
 
 
 FAULTS = (
@@ -198,15 +108,5 @@ FAULTS = (
         name="hostile messages",
         holds="each gets its refusal; nothing changes, memory is bounded",
         run=run_messages,
-    ),
-    Fault(
-        name="hostile bytes below the protocol",
-        holds="their connections go nowhere, others are served, memory is bounded",
-        run=run_streams,
-    ),
-    Fault(
-        name="out of file descriptors",
-        holds="who is connected is served; others are once there is room",
-        run=run_descriptors,
     ),
 )

@@ -9,8 +9,6 @@ to a child of it. Both vanish with it. Lines on stdin: ``impair DELAY_MS JITTER_
 Where the kernel has netem, a veth pair with it is the link. Elsewhere two TUN devices are, and this
 process carries their IP packets across, late or not at all: the kernels' own TCP on either side
 meets delay and loss as on a real line, and sends again.
-
-Servers bind loopback only, so the near end is 127.0.0.2, routed there on purpose.
 """
 
 from __future__ import annotations
@@ -26,7 +24,6 @@ import sys
 import time
 from typing import Protocol
 
-ADDRESS = "127.0.0.2"
 NEAR, FAR = "near0", "far0"
 NEAR_IP, FAR_IP = "10.7.0.1", "10.7.0.2"
 TUNSETIFF = 0x400454CA
@@ -160,15 +157,12 @@ def make_link(far_pid: int, seed: int) -> Link:
 
 
 def set_up(far_pid: int) -> None:
-    """Addresses and routes; both ends take and send packets of a loopback address."""
+    """Addresses of both ends."""
     far = ("nsenter", f"--target={far_pid}", "--net")
     run("ip", "link", "set", "lo", "up")
     for inside, device, ours, theirs in (((), NEAR, NEAR_IP, FAR_IP), (far, FAR, FAR_IP, NEAR_IP)):
         run(*inside, "ip", "addr", "add", ours, "peer", theirs, "dev", device)
         run(*inside, "ip", "link", "set", device, "up")
-        setting = f"/proc/sys/net/ipv4/conf/{device}/route_localnet"
-        run(*inside, "sh", "-c", f"echo 1 > {setting}")
-    run(*far, "ip", "route", "add", ADDRESS, "dev", FAR, "src", FAR_IP)
 
 
 def obey(link: Link, line: str) -> None:

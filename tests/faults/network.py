@@ -1,7 +1,8 @@
 """A slow line, a lossy line, and no line at all between a client and its server.
 
-The client lives in a network namespace of its own (``link``); the bystander is on the server's side
-of the line. What TCP does not mend by itself the client asks for again.
+The client lives in a network namespace of its own (``link``); the bystander is on the server's
+side of the line. All of them encrypt (CURVE). What TCP does not mend by itself the client asks for
+again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from functools import partial
 from statistics import median
 
 from sim_stream.errors import Unavailable
-from tests.faults.clients import Bystander, DriverProcess, toy_reference
+from tests.faults.clients import VICTIM, Bystander, DriverProcess, toy_reference
 from tests.faults.clients_fail import LEASE_SLACK_S
-from tests.faults.link import ADDRESS
+from tests.faults.keys import Keys
+from tests.faults.link import NEAR_IP
 from tests.faults.namespaces import entered, unshared
-from tests.faults.processes import Child, Server, require, toy_server, wait_until
+from tests.faults.processes import Child, require, toy_server, wait_until
 from tests.faults.registry import Fault, Figures, Stage
 
 SIZE = 256  # as the models' frames: some 140 packets each
@@ -29,6 +31,7 @@ TIMEOUT_S = 10.0
 # Of the client whose line is cut: it notices three times.
 IMPATIENT_S = 1.0
 PARTITION_S = 3.0
+GROWTH_MIB = 48.0
 
 
 class LinkProcess(Child):
@@ -72,21 +75,22 @@ class LinkProcess(Child):
 
 
 class Line:
-    """Server and bystander near, one client far; all of them steps in lockstep."""
+    """Server and bystander near, one client far; with keys, as all beyond one machine."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.link = stage.start(LinkProcess(stage.seed))
-        options = (f"--bind=tcp://{ADDRESS}:0", f"--size={SIZE}", f"--lease-s={LEASE_S}")
-        self.server: Server = stage.start(toy_server(*options, prefix=self.link.near))
-        near = {"prefix": self.link.near, "period_s": 0.03}
+        self._keys = Keys(stage.folder, allowed=("near", "far"))
+        options = (f"--bind=tcp://{NEAR_IP}:0", f"--size={SIZE}", f"--lease-s={LEASE_S}")
+        self.server = stage.start(toy_server(*options, *self._keys.server, prefix=self.link.near))
+        near = {"prefix": self.link.near, "period_s": 0.03, **self._keys.client("near")}
         self.bystander = stage.start(Bystander(self.server.endpoint, **near))
         self.bystander.wait_for(5)
+        self._memory = self.server.memory(bound_mib=GROWTH_MIB)
 
     def client(self, **how: float) -> DriverProcess:
-        return self.stage.start(
-            DriverProcess(self.server.endpoint, key=2, prefix=self.link.far, **how)
-        )
+        far = {"prefix": self.link.far, **self._keys.client("far")}
+        return self.stage.start(DriverProcess(self.server.endpoint, key=VICTIM, **far, **how))
 
     def figures(self) -> dict[str, str]:
         self.link.do("count")
@@ -94,6 +98,7 @@ class Line:
         return {
             "by": self.link.how,
             "packets": f"{self.link.forwarded} forwarded, {self.link.lost} lost ({share:.1%})",
+            **self._memory.check(),
             **self.bystander.check_undisturbed(REFERENCE),
         }
 

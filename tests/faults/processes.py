@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 15.0
 POLL_S = 0.005
-MIB = 2**20
 
 _READY = re.compile(r"ready: (\S+) serves (\S+?)(?:, viewers at (\S+))?$")
 
@@ -47,10 +46,33 @@ def wait_until(what: str, holds: Callable[[], bool], *, timeout_s: float) -> flo
     return time.monotonic() - start_s
 
 
-def rss_mib(pid: int) -> float:
-    """Resident memory of a process."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+class Memory:
+    """How a process grows from here on, in resident memory.
+
+    ``bound_mib``: what it may have grown by in the end, ``peak_mib`` meanwhile (None: the same).
+    """
+
+    def __init__(self, pid: int, *, bound_mib: float, peak_mib: float | None = None) -> None:
+        self._folder = Path(f"/proc/{pid}")
+        (self._folder / "clear_refs").write_text("5")  # the peak counts from now
+        self._before_mib, _ = self._read()
+        self._bound_mib = bound_mib
+        self._peak_mib = bound_mib if peak_mib is None else peak_mib
+
+    def check(self) -> dict[str, str]:
+        """Its figures. Raises Violated."""
+        now_mib, peak_mib = self._read()
+        grown_mib, peaked_mib = now_mib - self._before_mib, peak_mib - self._before_mib
+        require(grown_mib < self._bound_mib, f"the server grew by {grown_mib:.0f} MiB")
+        require(peaked_mib < self._peak_mib, f"the server grew by up to {peaked_mib:.0f} MiB")
+        figure = f"{self._before_mib:.0f} MiB {grown_mib:+.0f}, peak {peaked_mib:+.0f}"
+        return {"memory": f"{figure} (bound {self._bound_mib:.0f})"}
+
+    def _read(self) -> tuple[float, float]:
+        """Now, and the peak; MiB."""
+        status = (self._folder / "status").read_text()
+        found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", status, re.MULTILINE))
+        return int(found["VmRSS"]) / 1024, int(found["VmHWM"]) / 1024
 
 
 class Child:
@@ -103,10 +125,6 @@ class Child:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
-
-    @property
-    def rss_mib(self) -> float:
-        return rss_mib(self.pid)
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -174,6 +192,10 @@ class Server(Child):
             self.end()
             raise
         return self
+
+    def memory(self, *, bound_mib: float, peak_mib: float | None = None) -> Memory:
+        """Its growth from here on."""
+        return Memory(self.pid, bound_mib=bound_mib, peak_mib=peak_mib)
 
     def has_said(self, words: str) -> bool:
         """Whether a line of the log holds these words."""

@@ -76,19 +76,17 @@ def run_viewers(stage: Stage) -> Figures:
     time.sleep(0.3)  # a subscription takes effect some time after connecting
     bystander = stage.start(Bystander(server.endpoint))
     bystander.wait_for(20)
-    before_mib = server.rss_mib
+    memory = server.memory(bound_mib=VIEWERS_GROWTH_MIB)
     bystander.wait_for(20 + FRAMES, timeout_s=60)
-    grown_mib = server.rss_mib - before_mib
     figures = bystander.check_undisturbed(REFERENCE)
     end = bystander.step
     wait_until("the good viewer has the last frame", lambda: end in good.steps, timeout_s=5)
     seen = good.steps[: good.steps.index(end) + 1]  # the closing shows the last step's frame, too
     require(seen == sorted({*seen}), f"a viewer saw frames twice or out of order: {seen[-9:]}")
-    require(grown_mib < VIEWERS_GROWTH_MIB, f"the server grew by {grown_mib:.0f} MiB")
     return {
         "stalled viewers": str(VIEWERS),
         "unread": f"{VIEWERS * FRAMES * FRAME_BYTES / MIB:.0f} MiB",
-        "rss": f"{grown_mib:+.0f} MiB (bound {VIEWERS_GROWTH_MIB:.0f})",
+        **memory.check(),
         "another viewer saw": f"{len(seen)} frames in order",
         **figures,
     }
@@ -105,20 +103,18 @@ def run_client(stage: Stage) -> Figures:
     frames = prompt_frames(size=SIZE)
     reply = silent.ask({"t": "open", "arrays": [frames_spec(frames)]}, frames.tobytes())
     bystander.wait_for(5)
-    before_mib, sent = server.rss_mib, 0
+    memory, sent = server.memory(bound_mib=CLIENT_GROWTH_MIB), 0
     for _ in range(ASKED):
         with suppress(zmq.Again):  # the server reads no faster: what backs up is the client's own
             silent.send({"t": "step", "sid": reply["sid"], "step": 1})
             sent += 1
         time.sleep(0.0005)
-    grown_mib = server.rss_mib - before_mib
     undelivered = asking.ask({"t": "heartbeat"})["undelivered"]
     require(undelivered > 0, "every reply found room")
-    require(grown_mib < CLIENT_GROWTH_MIB, f"the server grew by {grown_mib:.0f} MiB")
     return {
         "asked": f"{sent} times, {sent * FRAME_BYTES / MIB:.0f} MiB of frames",
         "dropped and counted": str(undelivered),
-        "rss": f"{grown_mib:+.0f} MiB (bound {CLIENT_GROWTH_MIB:.0f})",
+        **memory.check(),
         **bystander.check_undisturbed(REFERENCE),
     }
 

@@ -61,7 +61,14 @@ def run_toy(stage: Stage) -> Figures:
     bystander = stage.start(Bystander(server.endpoint))
     bystander.wait_for(1)
     abandoner = Abandoner(stage, server, 32)
-    figures = abandoned(stage, server, abandoner, TOY_SESSIONS, TOY_ROOM - 1)
+    figures = abandoned(
+        stage,
+        server,
+        abandoner,
+        TOY_SESSIONS,
+        warm_up=TOY_ROOM - 1,
+        live_mib=TOY_ROOM * SESSION_MIB,
+    )
     scale = f"{SESSION_MIB} MiB a session, {TOY_SESSIONS * SESSION_MIB} in all"
     return {**figures, "caches": scale, **bystander.check_undisturbed(toy_reference)}
 
@@ -71,8 +78,7 @@ def run_pocket(stage: Stage) -> Figures:
     bystander = stage.start(Bystander(server.endpoint, period_s=POCKET_PERIOD_S))
     bystander.wait_for(1)
     abandoner = Abandoner(stage, server, 256)
-    warm_up = 2 * (POCKET_ROOM - 1)
-    figures = abandoned(stage, server, abandoner, POCKET_SESSIONS, warm_up)
+    figures = abandoned(stage, server, abandoner, POCKET_SESSIONS, warm_up=2 * (POCKET_ROOM - 1))
     return {**figures, **bystander.check_undisturbed(pocket_reference)}
 
 
@@ -81,26 +87,28 @@ def abandoned(
     server: Server,
     abandoner: Abandoner,
     sessions: int,
+    *,
     warm_up: int,
+    live_mib: float = 0.0,
 ) -> dict[str, str]:
-    """Memory after the first ``warm_up`` sessions ended against after the last."""
+    """Memory counts from where the first ``warm_up`` sessions have ended.
+
+    ``live_mib``: what the sessions that are open at a time have.
+    """
     raw = RawClient(server.endpoint)
     stage.callback(raw.close)
-    before_mib = peak_mib = 0.0
+    memory = server.memory(bound_mib=GROWTH_MIB)
     for number in range(1, sessions + 1):
         abandoner.abandon(number)
         if number == warm_up:
             await_freed(raw, left=1, lease_s=LEASE_S)
-            before_mib = server.rss_mib
-        peak_mib = max(peak_mib, server.rss_mib)
+            memory = server.memory(bound_mib=GROWTH_MIB, peak_mib=GROWTH_MIB + live_mib)
     freed_s = await_freed(raw, left=1, lease_s=LEASE_S)
-    grown_mib = server.rss_mib - before_mib
-    require(grown_mib < GROWTH_MIB, f"the server grew by {grown_mib:.0f} MiB")
     return {
         "opened": str(sessions),
         "refused while full": str(abandoner.refused),
         "all freed": f"{freed_s:.1f} s after the last (lease {LEASE_S:g})",
-        "rss": f"{before_mib:.0f} MiB {grown_mib:+.0f}, peak {peak_mib - before_mib:+.0f}",
+        **memory.check(),
     }
 
 

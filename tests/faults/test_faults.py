@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sim_stream.errors import Unavailable
-from tests.faults import __main__, clients_fail, disk, fuzz, hostile
+from tests.faults import __main__, clients_fail, disk, fuzz, hostile, strangers
 from tests.faults.catalogue import FAULTS
 from tests.faults.clients import Seen, check_frames
 from tests.faults.processes import ROOT, Violated, require, toy_server, wait_until
@@ -25,7 +25,7 @@ QUICK = {
     "client stopped and continued": clients_fail.run_stopped,
     "1,000 random and mutated messages": fuzz.fault(1000).run,
     "hostile messages": hostile.run_messages,
-    "hostile bytes below the protocol": hostile.run_streams,
+    "hostile bytes below the protocol": strangers.run_streams,
     "disk full while recording": disk.run,
 }
 

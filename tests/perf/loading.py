@@ -197,6 +197,7 @@ def main() -> None:
         child(args.child, args.folder, args.layers, args.device)
         return
     machine = describe()
+    args.folder.mkdir(parents=True, exist_ok=True)
     layers = args.layers or layers_that_fit(args.folder)
     report: dict[str, Any] = {"benchmark": "loading", "machine": machine, "layers": layers}
     with generated(args.folder, layers) as folder:

@@ -33,7 +33,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--window-size=1400,960",
+    "--window-size=1400,1000",
 )
 
 pytestmark = pytest.mark.skipif(
@@ -195,14 +195,19 @@ def test_a_reset_takes_the_seed_that_was_typed(browser):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_is_drawn_without_an_error(browser, theme, tmp_path):
-    """Leaves a screenshot."""
+    """Leaves a screenshot of a fork that is steered."""
     browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
-    first = shown(browser)
     start(browser)
-    until(browser, lambda: shown(browser) >= first + 12)
+    until(browser, lambda: shown(browser) >= 4)
+    listed = len(rows(browser))
+    press(browser, "f")
+    until(browser, lambda: watched(browser) == listed and shown(browser) >= 12)
+    ActionChains(browser).key_down(Keys.ARROW_UP).key_down(Keys.ARROW_LEFT).perform()
+    until(browser, lambda: text(browser, "yaw").endswith("left"))
     folder = Path(os.environ.get("SIM_STREAM_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     assert browser.save_screenshot(str(folder / f"view-{theme}.png"))
+    ActionChains(browser).key_up(Keys.ARROW_UP).key_up(Keys.ARROW_LEFT).perform()
     drawn = """
         return ["latency", "queues"].map((id) => {
           const canvas = document.getElementById(id);

@@ -9,12 +9,14 @@ import av
 import numpy as np
 import pytest
 
-from sim_stream.errors import Unavailable
+from sim_stream.errors import ProtocolError, Unavailable
 from sim_stream.view.messages import Notice
 from sim_stream.view.picture import jpeg
 from sim_stream.view.viewer import NOTICES, UNSEEN_FRAMES, Viewer
 from sim_stream.view.web import serving
+from sim_stream.wire.async_client import AsyncRemoteSession, AsyncStreamClient
 from sim_stream.wire.server import StreamServer
+from tests.view.conftest import QUICK
 from tests.wire.toy import SIZE, ToyRuntime
 
 
@@ -73,6 +75,20 @@ def test_frames_say_how_far_they_lag(page, lookahead):
     page(test, lookahead=lookahead)
 
 
+def test_a_server_that_is_too_slow_shows_as_late_steps(page):
+    runtime = ToyRuntime(preset=QUICK)
+    runtime.hooks.predict = lambda session, step: time.sleep(2 / QUICK.fps)
+
+    async def test(page):
+        async with page.viewer() as viewer:
+            await viewer.send("run", sid=viewer.watching, running=True)
+            await viewer.until(lambda: viewer.session()["late"] >= 3)
+            steps = [header["step"] for header in viewer.headers]
+            assert steps == list(range(len(steps)))  # none is skipped
+
+    page(test, runtime=runtime)
+
+
 def test_keys_held_change_the_action_that_steps_are_sent_with(page):
     async def test(page):
         async with page.viewer() as viewer:
@@ -127,6 +143,22 @@ def test_one_drives_and_the_others_are_told_who(page):
             await first.until(lambda: first.session()["driver"] == two)
             await second.socket.close()
             await first.until(lambda: first.session()["driver"] is None)
+
+    page(test)
+
+
+def test_only_the_session_that_is_watched_can_be_driven(page):
+    async def test(page):
+        async with page.viewer() as viewer:
+            first = viewer.watching
+            await viewer.send("open", seed=1)
+            await viewer.until(lambda: viewer.watching != first)
+            await viewer.send("keys", sid=first, up=True)
+            await viewer.send("wheel", sid=first, take=True)
+            await viewer.until(lambda: viewer.notices)
+            assert "the one you watch" in viewer.notices[0]
+            assert viewer.session(first)["driver"] is None
+            assert viewer.session()["driver"] == viewer.welcome["viewer"]
 
     page(test)
 
@@ -305,6 +337,24 @@ def test_sessions_end_with_their_server_and_a_new_one_opens_on_the_next(page):
                 await viewer.until(lambda: viewer.headers[-1]["step"] >= 2)
                 await viewer.send("close", sid=first)
                 await viewer.until(lambda: not viewer.session(first))
+
+    page(test)
+
+
+def test_rubbish_from_the_server_ends_a_session_and_not_the_page(page, monkeypatch):
+    async def rubbish(*_):
+        raise ProtocolError("reply", "rubbish", "a message")
+
+    async def test(page):
+        async with page.viewer() as viewer:
+            with monkeypatch.context() as patch:
+                patch.setattr(AsyncRemoteSession, "receive", rubbish)
+                patch.setattr(AsyncStreamClient, "status", rubbish)
+                await viewer.send("run", sid=viewer.watching, running=True)
+                await viewer.until(lambda: viewer.session()["state"] == "ended")
+                assert "rubbish" in viewer.session()["note"]
+            await viewer.send("open", seed=1)
+            await viewer.until(lambda: viewer.session().get("seed") == 1)
 
     page(test)
 

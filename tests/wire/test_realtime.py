@@ -49,7 +49,7 @@ def hold_step(runtime, which):
     return entered, go
 
 
-def test_newest_step_wins_and_those_it_replaces_are_told_at_once(raw, runtime):
+def test_newest_step_wins_and_those_it_replaces_are_told_at_once(raw, server, runtime):
     entered, go = hold_step(runtime, 1)
     sid = raw.open(mode="realtime")
     raw.send({"t": "step", "sid": sid, "step": 1})
@@ -69,6 +69,7 @@ def test_newest_step_wins_and_those_it_replaces_are_told_at_once(raw, runtime):
     assert (frame["frame_id"], frame["lag_frames"], frame["dropped"]) == (1, 1, 2)
     closed = raw.ask({"t": "close", "sid": sid})
     assert (closed["frame"]["step"], closed["frame"]["frame_id"]) == (6, 2)
+    assert server.counters.errors["DROPPED"] == 2
 
 
 def test_frames_are_those_of_the_steps_that_were_taken(client, runtime):

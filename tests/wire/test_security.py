@@ -6,9 +6,12 @@ import ast
 import asyncio
 import json
 import os
+import resource
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,12 +21,18 @@ import zmq
 import zmq.auth
 
 from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError
+from sim_stream.recording.load import load
+from sim_stream.recording.recorder import Recorder
+from sim_stream.recording.replay import replay
+from sim_stream.wire import io_loop
+from sim_stream.wire.allow_list import AllowList
 from sim_stream.wire.async_client import AsyncStreamClient
 from sim_stream.wire.client import StreamClient
 from sim_stream.wire.guard import Guard
 from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
 from sim_stream.wire.rates import RateLimit
 from sim_stream.wire.server import StreamServer
+from tests.recording.conftest import recorded
 from tests.wire.conftest import ROOT, TIMEOUT_S, RawClient
 from tests.wire.toy import drive, prompt_frames
 
@@ -121,6 +130,25 @@ def test_a_client_without_a_key_is_refused_at_once_and_told_why(guarded):
 def test_a_client_with_keys_learns_that_the_server_has_none(server, realm):
     with pytest.raises(RemoteError, match="UNAUTHENTICATED: this client has keys and the server"):
         realm.client(server, "alice")
+
+
+def test_a_server_that_breaks_zeromqs_protocol_is_not_said_to_want_keys():
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    hostile = greeting + b"\x04\x06\x05READZ"  # no command of a handshake
+
+    def answer():
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(hostile)
+            while connection.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answer)
+        server.start()
+        with pytest.raises(RemoteError, match="it is no sim-stream server"):
+            StreamClient(f"tcp://127.0.0.1:{listener.getsockname()[1]}", timeout_s=TIMEOUT_S)
+        server.join(TIMEOUT_S)
 
 
 def test_another_servers_key_is_named_as_the_probable_cause(guarded, realm):
@@ -236,13 +264,24 @@ def test_viewers_need_a_key_too(serve, realm):
 
 
 def viewer(server, context, realm, name):
-    socket = context.socket(zmq.SUB)
-    socket.linger = 0
-    socket.subscribe(b"")
+    watching = context.socket(zmq.SUB)
+    watching.linger = 0
+    watching.subscribe(b"")
     if name is not None:
-        ClientKeys.load(**realm.keys(name)).secure(socket)
-    socket.connect(server.publish_endpoint)
-    return socket
+        ClientKeys.load(**realm.keys(name)).secure(watching)
+    watching.connect(server.publish_endpoint)
+    return watching
+
+
+def test_a_recording_replays_on_a_guarded_server(guarded, realm, tmp_path):
+    keys = realm.keys("alice")
+    with (
+        Recorder(tmp_path, by="client") as recorder,
+        StreamClient(guarded.endpoint, timeout_s=TIMEOUT_S, observer=recorder, **keys) as client,
+        client.open(prompt_frames()) as session,
+    ):
+        session.step()
+    assert replay(load(recorded(tmp_path)), guarded.endpoint, **keys).same
 
 
 # Whose session it is.
@@ -337,6 +376,20 @@ def test_a_flood_of_heartbeats_is_refused_and_disturbs_nobody(serve):
     other.close()
 
 
+def test_nothing_is_read_for_a_while_after_a_request_that_came_too_soon(serve, monkeypatch):
+    monkeypatch.setattr(io_loop, "REST_MS", 60_000)
+    server = serve(requests_per_s=1)
+    hasty, other = RawClient(server.endpoint), RawClient(server.endpoint)
+    assert other.ask({"t": "heartbeat"})["t"] == "status"
+    while hasty.ask({"t": "heartbeat"})["t"] == "status":
+        pass
+    other.send({"t": "heartbeat"})
+    assert not other.socket.poll(200)
+    server.stop()  # wakes it
+    hasty.close()
+    other.close()
+
+
 def test_the_rate_is_the_keys_however_many_connections_it_has(serve, realm):
     server = serve(guard=realm.guard(), requests_per_s=5)  # ten at once: more than each sends
     several = [realm.raw(server, "alice") for _ in range(4)]
@@ -395,6 +448,17 @@ def test_a_guarded_server_binds_beyond_loopback(serve, realm):
         assert it.info.model_id == "toy"
 
 
+def test_a_guard_is_one_servers_and_guards_it_again_after_a_restart(serve, realm):
+    guard = realm.guard()
+    server = serve(guard=guard)
+    with pytest.raises(InvalidInput, match="one of its own for each server"):
+        serve(guard=guard)
+    server.stop()
+    server.start()
+    with realm.client(server, "alice") as client:
+        assert client.info.model_id == "toy"
+
+
 @pytest.mark.parametrize(("given", "missing"), [("key", "allow"), ("allow", "key")])
 def test_a_key_needs_an_allow_list_and_the_other_way_round(realm, given, missing):
     files = {"key": realm.secret("server"), "allow": realm.allow} | {missing: None}
@@ -445,6 +509,26 @@ def test_a_list_that_breaks_while_the_server_runs_shuts_out_what_it_cannot_read(
     assert "not allowed: allow: got" in caplog.text
     with realm.client(guarded, "bob") as client:
         assert client.info.model_id == "toy"
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_list_that_cannot_be_opened_now_stays_as_it_was(realm, caplog, form):
+    path = realm.allow if form == "folder" else realm.folder / "allowed"
+    alice, mallory = (read_pair("key", realm.secret(name)).public for name in ("alice", "mallory"))
+    if form == "file":
+        path.write_text(realm.public("alice").read_text())
+    allow_list = AllowList(path)
+    if form == "file":
+        path.write_text(realm.public("alice").read_text() + realm.public("mallory").read_text())
+    realm.let_in("mallory")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        during = [allow_list.holds(key, at_once=True) for key in (alice, mallory)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert during == [True, False] and "as it was" in caplog.text
+    assert allow_list.holds(mallory, at_once=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")

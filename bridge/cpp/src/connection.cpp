@@ -52,24 +52,18 @@ std::uint64_t Connection::send(const wire::Request& request, const OutgoingArray
     farewell_told_ = false;
   }
   raise_farewell();
-  if (!poll(ZMQ_POLLOUT, std::chrono::milliseconds(0))) {
-    raise_refusal();
-    if (!poll(ZMQ_POLLOUT, options_.timeout)) {
-      raise_refusal();
-      throw lost();
-    }
-  }
   const std::uint64_t rid = next_rid_++;
-  transmit(request, rid, array);
+  const auto deadline = Clock::now() + options_.timeout;
+  while (!transmit(request, rid, array)) {
+    await_room(deadline);
+  }
   expected_.insert(rid);
   return rid;
 }
 
 void Connection::send_unanswered(const wire::Request& request) noexcept {
   try {
-    if (poll(ZMQ_POLLOUT, std::chrono::milliseconds(0))) {
-      transmit(request, next_rid_++, nullptr);
-    }
+    transmit(request, next_rid_++, nullptr);
   } catch (const std::exception&) {  // called by destructors; the lease ends the session instead
   }
 }
@@ -84,12 +78,10 @@ Received Connection::wait(std::uint64_t rid, std::chrono::milliseconds timeout) 
     }
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
     if (left.count() <= 0) {
-      const ConnectionLost error = lost();
-      reconnect();
-      throw error;
+      give_up();
     }
     const auto before = Clock::now();
-    await_news(std::min(left, heartbeat_));
+    await_news(ZMQ_POLLIN, std::min(left, heartbeat_));
     if (heartbeat_ < left && Clock::now() - before >= heartbeat_) {
       beat();
     }
@@ -151,9 +143,7 @@ void Connection::meet(const std::string& epoch, std::uint64_t rid) {
 
 // Asks whether the server is still the same; nobody waits for the answer.
 void Connection::beat() {
-  if (poll(ZMQ_POLLOUT, std::chrono::milliseconds(0))) {
-    transmit(wire::Heartbeat{}, next_rid_++, nullptr);
-  }
+  transmit(wire::Heartbeat{}, next_rid_++, nullptr);
 }
 
 bool Connection::was_dropped(std::uint64_t rid) const {
@@ -197,9 +187,25 @@ void Connection::reconnect() {
   connect();
 }
 
-// Waits for a message or for what becomes of a handshake.
-void Connection::await_news(std::chrono::milliseconds timeout) {
-  zmq::pollitem_t items[] = {{socket_.handle(), 0, ZMQ_POLLIN, 0},
+void Connection::give_up() {
+  const ConnectionLost error = lost();
+  reconnect();
+  throw error;
+}
+
+// Returns when sending may succeed.
+void Connection::await_room(Clock::time_point deadline) {
+  raise_refusal();
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+  if (left.count() <= 0) {
+    give_up();
+  }
+  await_news(ZMQ_POLLOUT, left);
+}
+
+// Waits for the socket or for what becomes of a handshake.
+void Connection::await_news(short events, std::chrono::milliseconds timeout) {
+  zmq::pollitem_t items[] = {{socket_.handle(), 0, events, 0},
                              {handshakes_->handle(), 0, ZMQ_POLLIN, 0}};
   try {
     zmq::poll(items, 2, timeout);
@@ -225,7 +231,8 @@ bool Connection::poll(short events, std::chrono::milliseconds timeout) {
   }
 }
 
-void Connection::transmit(const wire::Request& request, std::uint64_t rid,
+// False: the socket takes nothing now. It is full, or its connection has just ended.
+bool Connection::transmit(const wire::Request& request, std::uint64_t rid,
                           const OutgoingArray* array) {
   std::vector<wire::ArraySpec> specs;
   if (array != nullptr) {
@@ -237,9 +244,7 @@ void Connection::transmit(const wire::Request& request, std::uint64_t rid,
   if (sent && array != nullptr) {
     sent = socket_.send(zmq::buffer(array->bytes), zmq::send_flags::dontwait).has_value();
   }
-  if (!sent) {  // the server left between the poll and here
-    throw lost();
-  }
+  return sent;
 }
 
 void Connection::read_waiting() {

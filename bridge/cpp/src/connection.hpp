@@ -77,9 +77,11 @@ class Connection {
  private:
   void connect();
   void reconnect();
-  void await_news(std::chrono::milliseconds timeout);
+  [[noreturn]] void give_up();
+  void await_room(Clock::time_point deadline);
+  void await_news(short events, std::chrono::milliseconds timeout);
   bool poll(short events, std::chrono::milliseconds timeout);
-  void transmit(const wire::Request& request, std::uint64_t rid, const OutgoingArray* array);
+  bool transmit(const wire::Request& request, std::uint64_t rid, const OutgoingArray* array);
   void read_waiting();
   void read_one();
   void meet(const std::string& epoch, std::uint64_t rid);

@@ -33,7 +33,9 @@ void Handshakes::read() {
   zmq::message_t event;
   while (events_.recv(event, zmq::recv_flags::dontwait)) {
     std::uint16_t what = 0;
+    std::uint32_t value = 0;
     std::memcpy(&what, event.data(), sizeof what);
+    std::memcpy(&value, static_cast<const char*>(event.data()) + sizeof what, sizeof value);
     zmq::message_t address;
     static_cast<void>(events_.recv(address, zmq::recv_flags::none));  // always follows
     switch (what) {
@@ -45,10 +47,13 @@ void Handshakes::read() {
         refusal_ =
             "the server does not know this client's key; put its .pub file on the server's --allow";
         break;
-      case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:  // the two speak different mechanisms
+      case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
         refusal_ = with_keys_
                        ? "this client has keys and the server none; leave out the key files"
                        : "the server asks for keys; give key_file and server_key_file";
+        if (value != ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH) {
+          refusal_ = "what answers there breaks ZeroMQ's protocol; it is no sim-stream server";
+        }
         break;
       default:
         hint_ = with_keys_ ? "the server breaks off the handshake; probably server_key_file is not "
