@@ -218,7 +218,11 @@ def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="a session whose client is silent for longer is closed (default: %(default)g)",
     )
-    _add_record(parser, "record every session into this folder: frames, and all `replay` needs")
+    _add_record(
+        parser,
+        "record every session into this folder: frames, and all `replay` needs; started again on it, "
+        "the server takes its sessions up where they were",
+    )
     parser.add_argument(
         "--metrics",
         metavar="[HOST:]PORT",
