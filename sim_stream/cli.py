@@ -220,8 +220,8 @@ def _add_serve(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     _add_record(
         parser,
-        "record every session into this folder: frames, and all `replay` needs; started again on it, "
-        "the server takes its sessions up where they were",
+        "record every session into this folder: frames, and all `replay` needs; started again on "
+        "it, the server takes its sessions up where they were",
     )
     parser.add_argument(
         "--metrics",
