@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -13,9 +14,12 @@ import zmq
 from sim_stream.config import Action
 from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SessionClosed
 from sim_stream.wire.client import StreamClient
+from sim_stream.wire.framing import pack
+from sim_stream.wire.mailbox import Mailbox
 from sim_stream.wire.messages import Close
 from tests.wire.conftest import ROOT, TIMEOUT_S
 from tests.wire.toy import prompt_frames
+from tests.wire.vectors import valid
 
 FRAMES = prompt_frames()
 
@@ -224,3 +228,18 @@ def test_minimal_client_drives_a_server(server_process):
     assert done.returncode == 0, done.stderr
     words = [line.split() for line in done.stdout.splitlines()]
     assert [int(word[1]) for word in words] == [0, 0, 1, 2, 3, 4, 5]
+
+
+def test_another_epoch_in_any_reply_ends_the_wait_for_the_server_before():
+    def reply(message):
+        mailbox.put(pack(message), 0)
+
+    mailbox, status = Mailbox(), next(v for v in valid.REPLIES if v.name == "status").message
+    answered, waiting = mailbox.issue(), mailbox.issue()
+    mailbox.expect(answered)
+    mailbox.expect(waiting)
+    reply(msgspec.structs.replace(status, rid=answered))
+    assert mailbox.expects(waiting)
+    reply(msgspec.structs.replace(status, rid=99, server_epoch="another"))
+    assert not mailbox.expects(waiting)
+    assert mailbox.take(answered).message.rid == answered
