@@ -23,7 +23,7 @@ START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 15.0
 POLL_S = 0.005
 
-_READY = re.compile(r"ready: (\S+) serves (\S+?)(?:, viewers at (\S+))?$")
+_READY = re.compile(r"ready: (\S+) serves [^\s,]+(?:, viewers at ([^\s,]+))?")
 
 
 class Violated(Exception):
@@ -206,7 +206,7 @@ class Server(Child):
         for line in [*self.said]:
             found = _READY.search(line)
             if found:
-                self.endpoint, self.publish_endpoint = found[1], found[3] or ""
+                self.endpoint, self.publish_endpoint = found[1], found[2] or ""
                 return True
         return False
 

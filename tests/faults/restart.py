@@ -22,7 +22,7 @@ from tests.faults.registry import Fault, Figures, Stage
 
 BACK_TIMEOUT_S = 60.0
 # Between two kills every client gets so many frames, at the pocket model's 4 a second.
-POCKET_KILLS, POCKET_STEPS, POCKET_PERIOD_S = 2, 12, 0.25
+POCKET_KILLS, POCKET_STEPS, POCKET_PERIOD_S = 2, 8, 0.25
 TOY_KILLS, TOY_STEPS, TOY_PERIOD_S, TOY_KEYS = 8, 30, 0.02, (1, 2, 3)
 # From one kill of the toy to the next: often before all clients are back.
 TOY_PAUSES_S = (0.05, 0.3, 0.8, 1.5, 2.5)

@@ -25,7 +25,7 @@ QUICK = {
     "client stopped and continued": clients_fail.run_stopped,
     "1,000 random and mutated messages": fuzz.fault(1000).run,
     "hostile messages": hostile.run_messages,
-    "hostile bytes below the protocol": strangers.run_streams,
+    "strangers at a guarded server": strangers.run_guarded,
     "disk full while recording": disk.run,
 }
 
