@@ -66,7 +66,7 @@ class Memory:
         require(grown_mib < self._bound_mib, f"the server grew by {grown_mib:.0f} MiB")
         require(peaked_mib < self._peak_mib, f"the server grew by up to {peaked_mib:.0f} MiB")
         figure = f"{self._before_mib:.0f} MiB {grown_mib:+.0f}, peak {peaked_mib:+.0f}"
-        return {"memory": f"{figure} (bound {self._bound_mib:.0f})"}
+        return {"memory": f"{figure} (bounds {self._bound_mib:.0f}, {self._peak_mib:.0f})"}
 
     def _read(self) -> tuple[float, float]:
         """Now, and the peak; MiB."""
