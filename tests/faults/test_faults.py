@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -136,9 +137,15 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_running_however_the_program_ends(number):
+def test_nothing_is_left_running_however_the_program_ends(number, tmp_path):
     command = [sys.executable, "-m", "tests.faults", "--only", "viewers"]
-    program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    program = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     try:
         wait_until("it has children", lambda: len(children_of(program.pid)) >= 2, timeout_s=30)
         children = children_of(program.pid)
