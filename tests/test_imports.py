@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "model_options": BASE,
     "logs": set(),
     "metrics": BASE | {"wire", ""},
-    "view": BASE | {"connect_options", "model_options", "server_process", "view", "wire"},
+    "view": BASE | {"model_options", "server_process", "view", "wire"},
     "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.
     "bench": BASE
@@ -39,11 +39,9 @@ ALLOWED: dict[str, set[str]] = {
     | {""},
     "doctor": BASE | {"models", "runtime", ""},
     "connect_options": BASE,
-    "keygen_cli": BASE | {"wire"},
-    "weights_cli": BASE | {"models"},
     "cli": BASE
-    | {"model_options", "serve", "demo", "recording", "bench", "doctor", "weights_cli", ""}
-    | {"connect_options", "keygen_cli", "logs", "view", "wire"},
+    | {"model_options", "serve", "demo", "recording", "bench", "doctor", "models", "cli", ""}
+    | {"connect_options", "logs", "view", "wire"},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.

@@ -1,6 +1,6 @@
 """``sim-stream view``: a page to watch and drive sessions on, for several viewers at once.
 
-    cli        the verb's options           options   what they come to
+    options    what the verb takes
     app        the verb: server, client, page, until Ctrl-C
     web        HTTP and WebSocket           guard     who may connect: pages served from here alone
     hub        sessions and viewers, and what a viewer's command does to them

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from dataclasses import fields
 from pathlib import Path
 
+from sim_stream.cli.options import add_log_format, add_model_options, as_fields
 from sim_stream.connect_options import add_key_options
 from sim_stream.errors import Unavailable
 
@@ -18,8 +18,9 @@ DESCRIPTION = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Beside those of the model, which are for a server of its own."""
     parser.description = DESCRIPTION
+    add_model_options(parser)  # of a server of its own
+    add_log_format(parser)
     parser.add_argument(
         "--server",
         metavar="ENDPOINT",
@@ -65,6 +66,4 @@ def run(args: argparse.Namespace) -> int:
     from sim_stream.view import app
     from sim_stream.view.options import ViewOptions
 
-    return app.run(
-        ViewOptions(**{field.name: getattr(args, field.name) for field in fields(ViewOptions)})
-    )
+    return app.run(ViewOptions(**as_fields(ViewOptions, args)))

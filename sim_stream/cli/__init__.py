@@ -1,0 +1,71 @@
+"""The ``sim-stream`` command: a module for each verb, and ``options`` that several take.
+
+Only parses and dispatches: what a verb needs is imported when it runs, so that ``--help`` needs
+neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from sim_stream import __version__, logs
+from sim_stream.cli import bench, demo, doctor, keygen, replay, serve, view, weights
+from sim_stream.errors import SimStreamError
+
+OK, MISTAKE, INTERRUPTED = 0, 2, 130
+
+
+class Verb(Protocol):
+    """What each module here offers."""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+VERBS: dict[str, tuple[Verb, str]] = {
+    "serve": (serve, "serve a model over ZeroMQ until Ctrl-C"),
+    "view": (view, "a page to watch and drive sessions on"),
+    "demo": (demo, "the main job: start a server, drive it for some frames, write an MP4"),
+    "replay": (replay, "run a recorded session again and say whether every frame is equal"),
+    "bench": (bench, "the profiler: latency, jitter, deadline misses and roofline of this machine"),
+    "weights": (weights, "inspect, convert and verify checkpoints"),
+    "keygen": (keygen, "make a key pair for encryption"),
+    "doctor": (doctor, "show what is installed, what is used, what is missing and how to get it"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; gives the exit status."""
+    args = build_parser().parse_args(argv)
+    logs.set_up(args.log_level, getattr(args, "log_format", "text"))
+    verb, _ = VERBS[args.verb]
+    try:
+        return verb.run(args)
+    except SimStreamError as error:
+        print(f"sim-stream {args.verb}: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        # A server told to stop has done what it was asked to; a demo or a benchmark has not.
+        return OK if args.verb == "serve" else INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sim-stream",
+        description="Streams driving frames into a world model and predicted frames back.",
+    )
+    parser.add_argument("--version", action="version", version=f"sim-stream {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--log-level",
+        default="warning",
+        choices=("debug", "info", "warning", "error"),
+        help="what goes to stderr (default: %(default)s)",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (verb, about) in VERBS.items():
+        verb.add_options(verbs.add_parser(name, parents=[common], help=about))
+    return parser
