@@ -172,9 +172,8 @@ class StreamServer:
             return
         self._io.request_stop()
         if self._io.is_alive():
-            wake = Wake(self._context)
-            wake.ring()
-            wake.close()
+            with Wake(self._context) as wake:
+                wake.ring()
         self._io.join()
         if self._guard is not None:
             self._guard.stop()

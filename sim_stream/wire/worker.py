@@ -13,6 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import zmq
@@ -61,12 +62,16 @@ class Wake:
         self._socket.linger = 0
         self._socket.connect(WAKE_ADDRESS)
 
-    def ring(self) -> None:
-        if self._socket.poll(0, zmq.POLLOUT):  # full: enough rings wait to be heard
-            self._socket.send(b"", zmq.NOBLOCK)
+    def __enter__(self) -> Wake:
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+    def ring(self) -> None:
+        # Refused: enough rings wait to be heard, or the I/O thread has ended and needs none.
+        with suppress(zmq.Again):
+            self._socket.send(b"", zmq.NOBLOCK)
 
 
 class EngineWorker:
@@ -125,7 +130,13 @@ class EngineWorker:
     # Engine thread.
 
     def _engine_loop(self) -> None:
-        wake = Wake(self._context)
+        with Wake(self._context) as wake:
+            self._serve(wake)
+        self._decodes.join()
+        self._host.close_all()
+        self._decodes.put(None)
+
+    def _serve(self, wake: Wake) -> None:
         while (jobs := self._inbox.take(self._under_way)) is not None:
             for job in jobs:
                 if isinstance(job.request, Step):
@@ -140,10 +151,6 @@ class EngineWorker:
                 for step in [*self._under_way.values()]:
                     if step.prediction.done or isinstance(failed, Refusal):
                         self._reply(self._finish(step), wake)
-        self._decodes.join()
-        self._host.close_all()
-        self._decodes.put(None)
-        wake.close()
 
     def _reply(self, result: Result | None, wake: Wake) -> None:
         """Without a result the job goes on: its step is under way or is being rendered."""
@@ -255,15 +262,14 @@ class EngineWorker:
     # Decoder thread.
 
     def _decoder_loop(self) -> None:
-        wake = Wake(self._context)
-        while (decode := self._decodes.get()) is not None:
-            result = self._render(decode)
-            self._inbox.rendered(decode.job.sid)
-            self._reply(result, wake)
-            self._decodes.task_done()
-        self.results.put(None)
-        wake.ring()
-        wake.close()
+        with Wake(self._context) as wake:
+            while (decode := self._decodes.get()) is not None:
+                result = self._render(decode)
+                self._inbox.rendered(decode.job.sid)
+                self._reply(result, wake)
+                self._decodes.task_done()
+            self.results.put(None)
+            wake.ring()
 
     def _render(self, decode: _Decode) -> Result:
         job, committed_step = decode.job, decode.committed_step

@@ -494,11 +494,20 @@ def test_other_sessions_go_on_while_one_is_rebuilt(recording, raw_to, connected)
     for action in drive(4):
         long.step(action)
     recording.restart()
-    recording.runtime.hooks.passes = lambda session: 10**9 if session.committed_step == 1 else 1
+    stuck = threading.Event()
+
+    def passes(session):
+        if session.committed_step != 1:
+            return 1
+        stuck.set()
+        return 10**9
+
+    recording.runtime.hooks.passes = passes
     raw = raw_to(recording.endpoint)
     raw.send({"t": "resume", "resume_token": long._stream._lifeline._token})
+    assert stuck.wait(TIMEOUT_S)
+    recording.runtime.hooks.passes = lambda session: 1
     with connected().open(FRAMES, seed=9) as other:
-        recording.runtime.hooks.passes = lambda session: 1
         assert [other.step().step for _ in range(3)] == [1, 2, 3]
     assert not raw.socket.poll(50)
     recording.runtime.passes += 10**9
