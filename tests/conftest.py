@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,8 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 def _missing(marker: str) -> str | None:
     """Why tests with that marker cannot run here; None if they can."""
     if marker == "gpu":
-        import torch
-
         return None if torch.cuda.is_available() else "needs a CUDA device"
     if marker == "tensorrt":
         return None if importlib.util.find_spec("tensorrt") else "needs tensorrt (extra `tensorrt`)"
@@ -27,6 +26,14 @@ def _missing(marker: str) -> str | None:
         there = (ROOT / ".venv-metadrive").is_dir()
         return None if there else "needs the simulator's environment: make metadrive"
     return None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def torch_threads() -> Iterator[None]:
+    """A verb that ran in this process sets them for good; sums depend on how many there are."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

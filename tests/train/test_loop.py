@@ -32,6 +32,12 @@ def split(tmp_path: Path) -> Split:
     return prepare(tmp_path)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread(torch_threads: None) -> None:
+    """As the processes below: sums depend on the number of threads."""
+    torch.set_num_threads(1)
+
+
 def process(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
     """The run as its own process(es), as a user starts it."""
     launch = [sys.executable]
