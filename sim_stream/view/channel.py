@@ -5,6 +5,7 @@ Knows nothing about where its frames come from.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from sim_stream.view.messages import SessionState
@@ -12,7 +13,7 @@ from sim_stream.view.picture import Picture
 from sim_stream.view.viewer import Viewer
 
 
-class Channel:
+class Channel(ABC):
     """``changed`` is called whenever the session list would look different."""
 
     def __init__(self, sid: str, name: int, changed: Callable[[], None]) -> None:
@@ -41,5 +42,6 @@ class Channel:
             viewer.offer(picture)
         self._changed()
 
+    @abstractmethod
     def state(self) -> SessionState:
-        raise NotImplementedError
+        """The session's row in the page's list."""
