@@ -28,7 +28,7 @@ from gymnasium import spaces
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError, SessionClosed
 from sim_stream.prompts import read_prompt
-from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
+from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
 from sim_stream.wire.messages import HelloOk
 
 Frame = npt.NDArray[np.uint8]

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from sim_stream.errors import InvalidInput, SimStreamError
     from sim_stream.runtime.runtime import Runtime
     from sim_stream.video import read_clip
-    from sim_stream.wire.async_client import AsyncStreamClient
-    from sim_stream.wire.client import StreamClient
-    from sim_stream.wire.server import StreamServer
+    from sim_stream.wire.client.async_client import AsyncStreamClient
+    from sim_stream.wire.client.blocking_client import StreamClient
+    from sim_stream.wire.server.server import StreamServer
 
 __version__ = "0.1.0"
 
@@ -34,13 +34,13 @@ __all__ = [
 
 _HOMES = {
     "Action": "sim_stream.config",
-    "AsyncStreamClient": "sim_stream.wire.async_client",
+    "AsyncStreamClient": "sim_stream.wire.client.async_client",
     "InvalidInput": "sim_stream.errors",
     "Runtime": "sim_stream.runtime.runtime",
     "SamplingConfig": "sim_stream.config",
     "SimStreamError": "sim_stream.errors",
-    "StreamClient": "sim_stream.wire.client",
-    "StreamServer": "sim_stream.wire.server",
+    "StreamClient": "sim_stream.wire.client.blocking_client",
+    "StreamServer": "sim_stream.wire.server.server",
     "get_preset": "sim_stream.config",
     "read_clip": "sim_stream.video",
 }

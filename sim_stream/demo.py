@@ -28,7 +28,7 @@ from sim_stream.recording.recorder import Recorder
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import Mp4Writer, halve, mark_prompt, write_png
 from sim_stream.video_writer import contact_sheet
-from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
+from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
 
 YAW_RATE_RADPS = 0.25
 STEPS_IN_AIR = 2

@@ -28,9 +28,9 @@ from prometheus_client.registry import Collector
 
 from sim_stream import __version__
 from sim_stream.errors import InvalidInput, Unavailable
-from sim_stream.wire.dispatch import Counters
 from sim_stream.wire.messages import Close, Error, ErrorCode, FrameInfo, Step
 from sim_stream.wire.observe import Exchange
+from sim_stream.wire.server.dispatch import Counters
 
 # Fine around a frame period of 1/4 s, and down to what a stage takes on a GPU.
 BUCKETS_S = (

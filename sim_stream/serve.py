@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 from sim_stream.config import DecodingConfig
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.model_options import ModelOptions, as_recorded
-from sim_stream.wire.rates import REQUESTS_PER_S
+from sim_stream.wire.server.rates import REQUESTS_PER_S
 
 if TYPE_CHECKING:
     from sim_stream.metrics import Metrics
     from sim_stream.recording.recorder import Recorder
-    from sim_stream.wire.archive import Archive
-    from sim_stream.wire.guard import Guard
+    from sim_stream.wire.server.archive import Archive
+    from sim_stream.wire.server.guard import Guard
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ def run(options: ServeOptions) -> int:
 
 def _guard(options: ServeOptions) -> Guard | None:
     """Keys and addresses are checked before the model, which may take minutes to load."""
-    from sim_stream.wire.addresses import require_bindable
-    from sim_stream.wire.guard import Guard
+    from sim_stream.wire.server.addresses import require_bindable
+    from sim_stream.wire.server.guard import Guard
 
     guard = Guard.load(options.key, options.allow)
     for name, address in (("bind", options.bind), ("publish", options.publish)):
@@ -129,7 +129,7 @@ def _serve(
     from sim_stream.runtime.random_weights import random_runtime
     from sim_stream.runtime.runtime import Runtime
     from sim_stream.wire.observe import together
-    from sim_stream.wire.server import StreamServer
+    from sim_stream.wire.server.server import StreamServer
 
     class AnnouncingServer(StreamServer):
         """Says on stdout where it listens, once it does."""

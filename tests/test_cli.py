@@ -18,7 +18,7 @@ import pytest
 import sim_stream
 from sim_stream import doctor
 from sim_stream.errors import RemoteError
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "sim_stream")

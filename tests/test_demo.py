@@ -20,8 +20,8 @@ from sim_stream.demo import DemoOptions, Drive, action_script, drive_session, re
 from sim_stream.errors import InvalidInput
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import read_clip
-from sim_stream.wire.client import RemoteFrame, StreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.blocking_client import RemoteFrame, StreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import ToyRuntime, drive, prompt_frames
 
 ROOT = Path(__file__).resolve().parent.parent

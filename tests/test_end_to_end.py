@@ -12,8 +12,8 @@ from sim_stream.errors import InvalidInput, RemoteError
 from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
 from sim_stream.runtime.runtime import Runtime
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.small import random_runtime
 
 PROMPT = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)

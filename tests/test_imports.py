@@ -55,8 +55,8 @@ LIGHT = (
     "sim_stream",
     "sim_stream.cli",
     "sim_stream.config",
-    "sim_stream.wire.client",
-    "sim_stream.wire.async_client",
+    "sim_stream.wire.client.blocking_client",
+    "sim_stream.wire.client.async_client",
 )
 
 
@@ -106,6 +106,20 @@ def test_imports_run_one_way() -> None:
     files = sources()
     assert len(files) > 10
     assert [fault for path in files for fault in forbidden(path)] == []
+
+
+def test_the_sides_of_the_wire_do_not_import_each_other() -> None:
+    wire = ROOT / "sim_stream" / "wire"
+    sides = {"client", "server"}
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {dotted}"
+        for path in sorted(wire.rglob("*.py"))
+        for line, dotted in imported_modules(path)
+        for side in sides - {path.parent.name}
+        if dotted.startswith(f"sim_stream.wire.{side}")
+    ]
+    assert len(list(wire.glob("server/*.py"))) > 10
+    assert found == []
 
 
 def test_the_check_sees_a_wrong_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from sim_stream.errors import RemoteError
 from sim_stream.logs import JsonFormatter
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import ToyRuntime, prompt_frames
 
 TIMEOUT_S = 10.0

@@ -16,10 +16,10 @@ from sim_stream import __version__, cli
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError, Unavailable
 from sim_stream.metrics import Metrics, exported, parse_address
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.messages import FrameInfo, FrameMessage, Step
 from sim_stream.wire.observe import Exchange, together
-from sim_stream.wire.server import StreamServer, describe
+from sim_stream.wire.server.server import StreamServer, describe
 from tests.wire.toy import PRESET, ToyRuntime, drive, prompt_frames
 
 Scrape = Callable[..., float | None]

@@ -17,7 +17,7 @@ from sim_stream.config import POCKET
 from sim_stream.models import checkpoints
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import SAMPLE, read_clip
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 from tests.models.formats.flax_lwm import LWM, random_params, write_params
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,7 +25,7 @@ from sim_stream.config import Action
 from sim_stream.errors import InvalidInput
 from sim_stream.prompts import SPEED_MPS
 from sim_stream.video import halve
-from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
+from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
 
 Frame = npt.NDArray[np.uint8]
 See = Literal["neural", "simulator"]

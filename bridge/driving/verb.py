@@ -26,7 +26,7 @@ from sim_stream.config import get_preset
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
 from sim_stream.model_options import ModelOptions
 from sim_stream.server_process import ServerProcess
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 
 OpenWorld = Callable[[int], World]  # from the side of its frame in pixels
 

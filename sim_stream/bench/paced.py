@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sim_stream.config import Action
-from sim_stream.wire.client import RemoteFrame, RemoteSession
+from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession
 
 # Free-running: the world model predicts one step while the video decoder is at another.
 FREE_STEPS_IN_FLIGHT = 2

@@ -30,7 +30,7 @@ from sim_stream.demo import DemoOptions, action_script, read_prompt
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
 from sim_stream.prompts import PROMPT_FRAMES, Prompt
 from sim_stream.server_process import ServerProcess
-from sim_stream.wire.client import RemoteSession, StreamClient
+from sim_stream.wire.client.blocking_client import RemoteSession, StreamClient
 
 # A full-size model without its fast paths takes seconds a frame.
 REPLY_TIMEOUT_S = 300.0

@@ -19,9 +19,9 @@ from sim_stream.recording.formats import LINE_SUFFIXES
 from sim_stream.recording.load import Recording, Run, load
 from sim_stream.recording.recorder import RECORDER_CLOSED
 from sim_stream.recording.replay import default_decoding, first_cut_short
-from sim_stream.wire.archive import Past
-from sim_stream.wire.faults import Refusal
 from sim_stream.wire.messages import ErrorCode, Open, Reset, Step, WireDecoding
+from sim_stream.wire.observe import Past
+from sim_stream.wire.server.faults import Refusal
 
 KEY_FILE = ".resume-key"
 KEY_BYTES = 32

@@ -23,9 +23,9 @@ from sim_stream.errors import InvalidInput
 from sim_stream.recording.formats import create_files
 from sim_stream.recording.pixels import WRITE_ERRORS
 from sim_stream.recording.session import Before, Options, SessionRecording, Style, reason_of
-from sim_stream.wire.archive import RESUME_STEPS
 from sim_stream.wire.messages import Close, Error, Fork, Open, Resume
 from sim_stream.wire.observe import Exchange
+from sim_stream.wire.server.archive import RESUME_STEPS
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from sim_stream.recording.lines import Header, Shown
 from sim_stream.recording.load import Recording, Run, load
 from sim_stream.recording.pixels import sha256_of
 from sim_stream.server_process import ServerProcess
-from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
+from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
 from sim_stream.wire.messages import HelloOk, Step
 
 EQUAL, DIFFERENT = 0, 1

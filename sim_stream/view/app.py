@@ -19,7 +19,7 @@ from sim_stream.view.hub import Hub
 from sim_stream.view.options import ViewOptions
 from sim_stream.view.subscriber import listen
 from sim_stream.view.web import serving
-from sim_stream.wire.async_client import AsyncStreamClient
+from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.keys import ClientKeys
 
 log = logging.getLogger(__name__)

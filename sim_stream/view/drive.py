@@ -27,10 +27,10 @@ from sim_stream.view.channel import Channel
 from sim_stream.view.controls import NO_KEYS, Controls
 from sim_stream.view.messages import SessionState
 from sim_stream.view.picture import Picture, header_of
-from sim_stream.wire.async_client import AsyncRemoteSession
-from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.client.async_client import AsyncRemoteSession
+from sim_stream.wire.client.frame import RemoteFrame
+from sim_stream.wire.client.stream import OVER
 from sim_stream.wire.messages import ErrorCode, HelloOk
-from sim_stream.wire.stream import OVER
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from sim_stream.view.channel import Channel
 from sim_stream.view.messages import SessionState
 from sim_stream.view.picture import Picture, header_of
-from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.client.frame import RemoteFrame
 
 # No message says that a session was closed: one that is silent for so long is forgotten.
 SILENT_S = 30.0

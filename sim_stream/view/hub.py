@@ -49,7 +49,7 @@ from sim_stream.view.messages import (
 )
 from sim_stream.view.sessions import Sessions
 from sim_stream.view.viewer import Viewer
-from sim_stream.wire.async_client import AsyncStreamClient
+from sim_stream.wire.client.async_client import AsyncStreamClient
 
 log = logging.getLogger(__name__)
 

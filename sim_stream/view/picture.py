@@ -16,8 +16,8 @@ from av.video.frame import VideoFrame
 
 from sim_stream.config import Action
 from sim_stream.view.messages import ActionTaken, FrameHeader, encode
+from sim_stream.wire.client.frame import RemoteFrame
 from sim_stream.wire.engine import Image
-from sim_stream.wire.frame import RemoteFrame
 
 # libavcodec's scale, 2 is the best. Chroma in full: frames are small, and looked at enlarged.
 QUALITY = "2"

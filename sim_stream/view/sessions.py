@@ -15,8 +15,8 @@ from sim_stream.view.channel import Channel
 from sim_stream.view.controls import Controls
 from sim_stream.view.drive import Drive
 from sim_stream.view.foreign import Foreign
-from sim_stream.wire.async_client import AsyncRemoteSession, AsyncStreamClient
-from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.client.async_client import AsyncRemoteSession, AsyncStreamClient
+from sim_stream.wire.client.frame import RemoteFrame
 
 MAX_FOREIGN = 64
 

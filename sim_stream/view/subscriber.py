@@ -15,9 +15,9 @@ import zmq.asyncio
 
 from sim_stream.errors import InvalidInput, ProtocolError
 from sim_stream.wire import codec, framing
-from sim_stream.wire.frame import RemoteFrame, remote_frame
+from sim_stream.wire.client.frame import RemoteFrame, remote_frame
+from sim_stream.wire.client.mailbox import LIMITS, Received
 from sim_stream.wire.keys import ClientKeys
-from sim_stream.wire.mailbox import LIMITS, Received
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import msgspec
-
-from sim_stream.wire.archive import Past
 from sim_stream.wire.engine import Image
-from sim_stream.wire.frame import RemoteFrame
 from sim_stream.wire.messages import (
     Close,
     Closed,
@@ -31,6 +27,26 @@ from sim_stream.wire.messages import (
 
 SessionRequest = Open | Reset | Step | Fork | Resume | Close
 FrameReply = Opened | FrameMessage | Closed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """A session as its recording tells it: enough to make it again.
+
+    ``start`` names its sampling and decoding, ``frames`` [T, H, W, 3] are its prompt. ``sha256``:
+    of the pixels that each reply showed, the start's first. ``source``, ``lines`` and ``part`` say
+    where it stands, for the recording that goes on from there.
+    """
+
+    start: Open | Reset
+    frames: Image
+    lookahead: int
+    mode: str
+    steps: list[Step]
+    sha256: list[str]
+    source: str
+    lines: int
+    part: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +84,3 @@ def together(*observers: Observer | None) -> Observer | None:
             observer(exchange)
 
     return show
-
-
-def as_client_saw_it(
-    info: HelloOk,
-    request: SessionRequest,
-    reply: FrameReply,
-    frame: RemoteFrame | None,
-    frames: Image | None = None,
-) -> Exchange:
-    """With the client's own stamps; its pixels are copied, since they are the caller's to change.
-
-    ``frame`` None: the reply has none.
-    """
-    if frame is None or reply.frame is None:
-        return Exchange(info=info, sid=reply.sid, request=request, reply=reply)
-    seen = msgspec.structs.replace(
-        reply.frame, timings_ns=frame.timings_ns, stamps_ns=frame.stamps_ns
-    )
-    return Exchange(
-        info=info,
-        sid=reply.sid,
-        request=request,
-        reply=msgspec.structs.replace(reply, frame=seen),
-        frames=None if frames is None else frames.copy(),
-        image=frame.image.copy(),
-    )

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from sim_stream.bench.paced import Reply, drive
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import ToyRuntime, prompt_frames
 from tests.wire.toy import drive as actions
 

@@ -32,7 +32,7 @@ from bridge.scenarios import scenario_of
 from bridge.worlds import Control, RoadWorld, SceneFailed
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, SessionClosed, Unavailable
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.server.server import StreamServer
 from tests.bridge import carla_package, carla_stand_in
 from tests.bridge.carla_stand_in import Image, Sensor, Server
 from tests.engines.tensorrt_bindings import NotFetched

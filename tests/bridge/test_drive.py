@@ -34,8 +34,8 @@ from bridge.worlds import Control, EgoState, Observation, SceneFailed
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput
 from sim_stream.video import SAMPLE, halve
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import ServerProcess
 from tests.wire.toy import PRESET, SIZE, ToyRuntime
 

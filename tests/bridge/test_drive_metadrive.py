@@ -12,8 +12,8 @@ from bridge.driving.loop import Loop, Moment
 from bridge.driving.measures import Divergence, Measure
 from bridge.metadrive.world import MetaDriveWorld
 from bridge.policies.contract import Policy
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import PRESET, ToyRuntime
 
 pytestmark = [pytest.mark.metadrive, pytest.mark.slow]

@@ -13,8 +13,8 @@ from gymnasium.utils.env_checker import check_env
 import bridge.gym_env
 from sim_stream.config import Action
 from sim_stream.errors import ConnectionLost, InvalidInput
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import ServerProcess
 from tests.wire.toy import PRESET, SIZE, ToyRuntime, prompt_frames
 

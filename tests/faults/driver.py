@@ -23,7 +23,7 @@ import numpy as np
 from sim_stream.config import Action
 from sim_stream.errors import ConnectionLost, SimStreamError
 from sim_stream.recording.pixels import sha256_of
-from sim_stream.wire.client import RemoteFrame, RemoteSession, StreamClient
+from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
 from tests.wire.toy import prompt_frames
 
 CLOSE_S = 5.0

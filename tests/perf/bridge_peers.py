@@ -20,12 +20,12 @@ import zmq
 
 from sim_stream.config import Action
 from sim_stream.wire import codec, framing
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.framing import Arrays
-from sim_stream.wire.guard import Guard
 from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
 from sim_stream.wire.messages import Close, Message, Open, Opened, Step, WireAction
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.server.guard import Guard
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import PRESET, ToyFrame, ToyPending, ToyRuntime, ToySession, prompt_frames
 
 # The echo of the same bytes; our server; an echo of nothing, which tells what waking up costs.

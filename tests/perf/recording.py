@@ -24,7 +24,7 @@ from sim_stream.recording.pixels import sha256_of
 from sim_stream.video import SAMPLE, SIZE, read_clip
 from sim_stream.video_writer import Image
 from sim_stream.wire.messages import FrameInfo, HelloOk, Step
-from sim_stream.wire.server import describe as describe_server
+from sim_stream.wire.server.server import describe as describe_server
 from tests.perf.machine import describe
 from tests.wire.toy import ToyRuntime
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import SAMPLE, read_clip
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 from tests.perf.machine import describe
 
 WARM_UP_STEPS = 4

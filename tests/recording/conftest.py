@@ -14,8 +14,8 @@ from sim_stream.recording.formats import LINE_SUFFIXES
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import Report, replay
-from sim_stream.wire.client import RemoteFrame, StreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.blocking_client import RemoteFrame, StreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S
 from tests.wire.toy import ToyRuntime, drive, prompt_frames
 

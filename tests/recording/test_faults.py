@@ -18,7 +18,7 @@ from sim_stream.recording.formats import FORMATS, read_frames
 from sim_stream.recording.load import load
 from sim_stream.recording.pixels import PixelWriter
 from sim_stream.recording.recorder import LINE_BYTES, TOO_SLOW
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 from tests.recording.conftest import has_ended, recorded, wait_until
 from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
 from tests.wire.toy import SIZE, drive, prompt_frames

@@ -15,10 +15,10 @@ from sim_stream.recording.formats import FORMATS, read_frames, read_lines
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import ReplayOptions, run
-from sim_stream.wire import operations
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client import operations
+from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.messages import Step
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.server.server import StreamServer
 from tests.recording.conftest import LOCAL, has_ended, recorded, wait_until
 from tests.wire.conftest import TIMEOUT_S
 from tests.wire.toy import ToyRuntime, drive, prompt_frames

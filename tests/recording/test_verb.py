@@ -13,7 +13,7 @@ import pytest
 from sim_stream.recording.load import load
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import SAMPLE, read_clip
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 from tests.recording.conftest import has_ended, recorded, wait_until
 from tests.wire.conftest import ROOT
 from tests.wire.toy import drive

@@ -17,8 +17,8 @@ from sim_stream.config import Action
 from sim_stream.prompts import Prompt
 from sim_stream.view.hub import Hub
 from sim_stream.view.web import serving
-from sim_stream.wire.async_client import AsyncStreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.async_client import AsyncStreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import PRESET, ToyRuntime, prompt_frames
 
 TIMEOUT_S = 20.0

@@ -14,8 +14,8 @@ from sim_stream.view.messages import Notice
 from sim_stream.view.picture import jpeg
 from sim_stream.view.viewer import NOTICES, UNSEEN_FRAMES, Viewer
 from sim_stream.view.web import serving
-from sim_stream.wire.async_client import AsyncRemoteSession, AsyncStreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.async_client import AsyncRemoteSession, AsyncStreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.view.conftest import QUICK
 from tests.wire.toy import SIZE, ToyRuntime
 

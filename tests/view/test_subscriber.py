@@ -7,7 +7,7 @@ import asyncio
 import zmq.asyncio
 
 from sim_stream.view.subscriber import listen
-from sim_stream.wire.async_client import AsyncStreamClient
+from sim_stream.wire.client.async_client import AsyncStreamClient
 from tests.wire.toy import drive, prompt_frames
 
 

@@ -14,10 +14,10 @@ import pytest
 from sim_stream import cli
 from sim_stream.errors import InvalidInput
 from sim_stream.view.options import ViewOptions
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.guard import Guard
+from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.keys import write_pair
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.server.guard import Guard
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import ROOT, TIMEOUT_S
 from tests.wire.toy import ToyRuntime
 

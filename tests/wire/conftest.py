@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import zmq
 
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.keys import ClientKeys
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import SIZE, ToyRuntime, prompt_frames
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, Session
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import replay
-from sim_stream.wire.async_client import AsyncRemoteSession, AsyncStreamClient
-from sim_stream.wire.client import RemoteSession, StreamClient
+from sim_stream.wire.client.async_client import AsyncRemoteSession, AsyncStreamClient
+from sim_stream.wire.client.blocking_client import RemoteSession, StreamClient
 from tests.wire.conftest import TIMEOUT_S
 from tests.wire.toy import ToyRuntime, drive, prompt_frames
 

@@ -13,9 +13,9 @@ import zmq
 
 from sim_stream.config import Action
 from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SessionClosed
-from sim_stream.wire.client import StreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.client.mailbox import Mailbox
 from sim_stream.wire.framing import pack
-from sim_stream.wire.mailbox import Mailbox
 from sim_stream.wire.messages import Close
 from tests.wire.conftest import ROOT, TIMEOUT_S
 from tests.wire.toy import prompt_frames

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from sim_stream.wire.inbox import Inbox
-from sim_stream.wire.jobs import Job
 from sim_stream.wire.messages import Close, Fork, Reset, Step
+from sim_stream.wire.server.inbox import Inbox
+from sim_stream.wire.server.jobs import Job
 from tests.wire.conftest import TIMEOUT_S
 
 

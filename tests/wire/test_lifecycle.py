@@ -12,13 +12,13 @@ import pytest
 import zmq
 
 from sim_stream.errors import InvalidInput, RemoteError, Unavailable
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.dispatch import Dispatcher
+from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.framing import pack
-from sim_stream.wire.jobs import Result
 from sim_stream.wire.messages import Close, Heartbeat, Open, Opened
-from sim_stream.wire.server import StreamServer
-from sim_stream.wire.server import describe as describe_server
+from sim_stream.wire.server.dispatch import Dispatcher
+from sim_stream.wire.server.jobs import Result
+from sim_stream.wire.server.server import StreamServer
+from sim_stream.wire.server.server import describe as describe_server
 from tests.wire.conftest import TIMEOUT_S, RawClient
 from tests.wire.toy import PRESET, ToyRuntime, prompt_frames
 

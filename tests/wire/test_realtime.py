@@ -15,12 +15,12 @@ from sim_stream.errors import InvalidInput
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import replay
-from sim_stream.wire.async_client import AsyncStreamClient
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.inbox import EARLY, Inbox
-from sim_stream.wire.jobs import Job, Pace
+from sim_stream.wire.client.async_client import AsyncStreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.messages import Step
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.server.inbox import EARLY, Inbox
+from sim_stream.wire.server.jobs import Job, Pace
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S
 from tests.wire.test_resume import RecordingServer
 from tests.wire.toy import PRESET, ToyRuntime, drive, prompt_frames

@@ -22,10 +22,10 @@ from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import replay
 from sim_stream.recording.session import SessionRecording
-from sim_stream.wire.archive import sign
-from sim_stream.wire.async_client import AsyncStreamClient
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.client.async_client import AsyncStreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.archive import sign
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
 from tests.wire.test_security import Realm
 from tests.wire.toy import PRESET, ToyRuntime, drive, prompt_frames
@@ -384,7 +384,7 @@ def test_steps_that_the_recording_lacks_are_taken_again_from_the_clients_memory(
 
 
 def test_steps_beyond_the_clients_memory_are_reported_lost(recording, connected, monkeypatch):
-    monkeypatch.setattr("sim_stream.wire.server.RESUME_STEPS", 4)
+    monkeypatch.setattr("sim_stream.wire.server.server.RESUME_STEPS", 4)
     recording.restart()
     session = connected().open(FRAMES)
     for _ in range(4 + 3):

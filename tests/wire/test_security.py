@@ -24,14 +24,14 @@ from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import replay
-from sim_stream.wire import io_loop
-from sim_stream.wire.allow_list import AllowList
-from sim_stream.wire.async_client import AsyncStreamClient
-from sim_stream.wire.client import StreamClient
-from sim_stream.wire.guard import Guard
+from sim_stream.wire.client.async_client import AsyncStreamClient
+from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
-from sim_stream.wire.rates import RateLimit
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.server import io_loop
+from sim_stream.wire.server.allow_list import AllowList
+from sim_stream.wire.server.guard import Guard
+from sim_stream.wire.server.rates import RateLimit
+from sim_stream.wire.server.server import StreamServer
 from tests.recording.conftest import recorded
 from tests.wire.conftest import ROOT, TIMEOUT_S, RawClient
 from tests.wire.toy import drive, prompt_frames

@@ -12,7 +12,7 @@ from sim_stream.errors import ProtocolError
 from sim_stream.wire import codec
 from sim_stream.wire.framing import HEADER_BYTES, FramingLimits, check_sizes, pack, unpack
 from sim_stream.wire.messages import ErrorCode, Request
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import RawClient
 from tests.wire.toy import PRESET, ToyRuntime
 from tests.wire.vectors import refused, valid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from sim_stream.wire.worker import WAKE_ADDRESS, Wake
+from sim_stream.wire.server.worker import WAKE_ADDRESS, Wake
 
 
 def test_ringing_when_nobody_listens_any_more_is_nothing() -> None:

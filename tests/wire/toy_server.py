@@ -17,9 +17,9 @@ import numpy as np
 from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
 from sim_stream.serve import stop_at_end_of_stdin
-from sim_stream.wire.guard import Guard
-from sim_stream.wire.rates import REQUESTS_PER_S
-from sim_stream.wire.server import StreamServer
+from sim_stream.wire.server.guard import Guard
+from sim_stream.wire.server.rates import REQUESTS_PER_S
+from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import PRESET, SIZE, Hooks, ToyRuntime, ToySession
 
 MIB = 2**20

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sim_stream.wire import engine
-from sim_stream.wire.archive import Archive
-from sim_stream.wire.faults import Refusal, attempt
-from sim_stream.wire.jobs import Job, checked
 from sim_stream.wire.messages import Close, ErrorCode, Fork, Open, Reset, Resume, Step
-from sim_stream.wire.rebuild import Rebuild
+from sim_stream.wire.server.archive import Archive
+from sim_stream.wire.server.faults import Refusal, attempt
+from sim_stream.wire.server.jobs import Job, checked
+from sim_stream.wire.server.rebuild import Rebuild
 
 
 @dataclass

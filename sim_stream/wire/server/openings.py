@@ -17,10 +17,10 @@ import msgspec
 
 from sim_stream.wire.codec import encode
 from sim_stream.wire.engine import Image
-from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import Packet
-from sim_stream.wire.ledger import MAX_WAITERS, Waiter
 from sim_stream.wire.messages import ErrorCode, Fork, Open
+from sim_stream.wire.server.faults import Refusal
+from sim_stream.wire.server.ledger import MAX_WAITERS, Waiter
 
 ENDED_KEPT = 16
 

@@ -16,12 +16,13 @@ import zmq
 import zmq.asyncio
 
 from sim_stream.errors import ProtocolError, RemoteError, SessionClosed
-from sim_stream.wire import framing, handshakes
-from sim_stream.wire.connection import connect, dealer
+from sim_stream.wire import framing
+from sim_stream.wire.client import handshakes
+from sim_stream.wire.client.blocking_connection import connect, dealer
+from sim_stream.wire.client.handshakes import Handshakes
+from sim_stream.wire.client.mailbox import Mailbox, Received
 from sim_stream.wire.framing import ZERO_COPY_BYTES, Arrays
-from sim_stream.wire.handshakes import Handshakes
 from sim_stream.wire.keys import ClientKeys
-from sim_stream.wire.mailbox import Mailbox, Received
 from sim_stream.wire.messages import HelloOk, Message
 
 _NO_ARRAYS: Arrays = {}

@@ -11,12 +11,12 @@ from typing import Any
 from weakref import WeakSet
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
-from sim_stream.wire.connection import Connection
-from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.client.blocking_connection import Connection
+from sim_stream.wire.client.frame import RemoteFrame
+from sim_stream.wire.client.operations import run
+from sim_stream.wire.client.start import Start
+from sim_stream.wire.client.stream import Stream
 from sim_stream.wire.messages import Status
-from sim_stream.wire.operations import run
-from sim_stream.wire.start import Start
-from sim_stream.wire.stream import Stream
 
 
 class RemoteSession:

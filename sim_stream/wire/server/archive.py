@@ -8,36 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import Protocol
 
-from sim_stream.wire.engine import Image
-from sim_stream.wire.faults import Refusal
-from sim_stream.wire.messages import ErrorCode, Open, Reset, Step
+from sim_stream.wire.messages import ErrorCode
+from sim_stream.wire.observe import Past
+from sim_stream.wire.server.faults import Refusal
 
 # By how many steps a session's recording may be behind its replies; a client that remembers as many
 # loses none. A recording that falls further behind is given up.
 RESUME_STEPS = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class Past:
-    """A session as its recording tells it: enough to make it again.
-
-    ``start`` names its sampling and decoding, ``frames`` [T, H, W, 3] are its prompt. ``sha256``:
-    of the pixels that each reply showed, the start's first. ``source``, ``lines`` and ``part`` say
-    where it stands, for the recording that goes on from there.
-    """
-
-    start: Open | Reset
-    frames: Image
-    lookahead: int
-    mode: str
-    steps: list[Step]
-    sha256: list[str]
-    source: str
-    lines: int
-    part: int
 
 
 class Archive(Protocol):

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Container, Sized
 from typing import Protocol
 
-from sim_stream.wire.jobs import Job
 from sim_stream.wire.messages import Close, Fork, Step
+from sim_stream.wire.server.jobs import Job
 
 # A step may come this part of a period early: clients' clocks are not exact.
 EARLY = 0.25

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from sim_stream.wire.framing import Packet
-from sim_stream.wire.jobs import Result
 from sim_stream.wire.messages import Fork, Open, Reset, Resume
+from sim_stream.wire.server.jobs import Result
 
 # How long an opening waits before it goes without a recording.
 HOLD_NS = 2_000_000_000

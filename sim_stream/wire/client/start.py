@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
-from sim_stream.wire import checks
+from sim_stream.wire.client import checks
+from sim_stream.wire.client.link import new_key
 from sim_stream.wire.engine import Image
-from sim_stream.wire.link import new_key
 from sim_stream.wire.messages import HelloOk, Open
 
 

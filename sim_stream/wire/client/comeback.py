@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sim_stream.errors import ConnectionLost, ProtocolError, RemoteError
-from sim_stream.wire.link import Link
-from sim_stream.wire.mailbox import Received
+from sim_stream.wire.client.link import Link
+from sim_stream.wire.client.mailbox import Received
+from sim_stream.wire.client.operations import Operation, Pause, ask, ask_until_answered
+from sim_stream.wire.client.step_log import StepLog
 from sim_stream.wire.messages import (
     ErrorCode,
     Heartbeat,
@@ -23,8 +25,6 @@ from sim_stream.wire.messages import (
     Resume,
     Status,
 )
-from sim_stream.wire.operations import Operation, Pause, ask, ask_until_answered
-from sim_stream.wire.step_log import StepLog
 
 T = TypeVar("T")
 

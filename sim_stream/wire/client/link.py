@@ -10,8 +10,8 @@ import time
 from typing import Protocol
 
 from sim_stream.errors import ProtocolError
+from sim_stream.wire.client.operations import Operation, ask_until_answered
 from sim_stream.wire.messages import Heartbeat, Hello, HelloOk, Message, Status
-from sim_stream.wire.operations import Operation, ask_until_answered
 
 
 class Link(Protocol):

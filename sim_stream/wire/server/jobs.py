@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim_stream.wire import engine
-from sim_stream.wire.archive import Past
-from sim_stream.wire.faults import Refusal
 from sim_stream.wire.messages import Close, Fork, FrameInfo, Open, Reset, Resume, Step
+from sim_stream.wire.observe import Past
+from sim_stream.wire.server.faults import Refusal
 
 JobRequest = Open | Reset | Step | Fork | Resume | Close
 

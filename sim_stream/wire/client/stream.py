@@ -24,13 +24,23 @@ from sim_stream.errors import (
     RemoteError,
     SessionClosed,
 )
-from sim_stream.wire import checks
-from sim_stream.wire.comeback import Lifeline
+from sim_stream.wire.client import checks
+from sim_stream.wire.client.comeback import Lifeline
+from sim_stream.wire.client.frame import RemoteFrame, remote_frame
+from sim_stream.wire.client.link import Link, new_key, request_status
+from sim_stream.wire.client.mailbox import Received
+from sim_stream.wire.client.operations import (
+    ATTEMPT,
+    Operation,
+    Send,
+    Wait,
+    ask,
+    ask_until_answered,
+)
+from sim_stream.wire.client.seen import as_client_saw_it
+from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.engine import Image
-from sim_stream.wire.frame import RemoteFrame, remote_frame
 from sim_stream.wire.framing import Arrays
-from sim_stream.wire.link import Link, new_key, request_status
-from sim_stream.wire.mailbox import Received
 from sim_stream.wire.messages import (
     Close,
     Closed,
@@ -42,16 +52,7 @@ from sim_stream.wire.messages import (
     Status,
     Step,
 )
-from sim_stream.wire.observe import Observer, SessionRequest, as_client_saw_it
-from sim_stream.wire.operations import (
-    ATTEMPT,
-    Operation,
-    Send,
-    Wait,
-    ask,
-    ask_until_answered,
-)
-from sim_stream.wire.start import Opening, Start
+from sim_stream.wire.observe import Observer, SessionRequest
 
 T = TypeVar("T")
 # After these errors the server has no such session any more.

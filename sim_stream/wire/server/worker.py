@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import zmq
 
 from sim_stream.wire import engine
-from sim_stream.wire.archive import Archive
-from sim_stream.wire.faults import Refusal, attempt
-from sim_stream.wire.host import SessionHost
-from sim_stream.wire.inbox import Inbox
-from sim_stream.wire.jobs import Job, Result, checked, describe
 from sim_stream.wire.messages import Close, ErrorCode, Reset, Resume, Step
-from sim_stream.wire.rebuild import Rebuild
+from sim_stream.wire.server.archive import Archive
+from sim_stream.wire.server.faults import Refusal, attempt
+from sim_stream.wire.server.host import SessionHost
+from sim_stream.wire.server.inbox import Inbox
+from sim_stream.wire.server.jobs import Job, Result, checked, describe
+from sim_stream.wire.server.rebuild import Rebuild
 
 WAKE_ADDRESS = "inproc://sim-stream-wake"
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import Packet
 from sim_stream.wire.messages import ErrorCode, Step
+from sim_stream.wire.server.faults import Refusal
 
 MAX_WAITERS = 4
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import msgspec
 
 from sim_stream.wire.framing import Arrays, Packet
-from sim_stream.wire.jobs import Job, Remembered, Result
 from sim_stream.wire.messages import (
     Close,
     Closed,
@@ -19,6 +18,7 @@ from sim_stream.wire.messages import (
     Opened,
     Resume,
 )
+from sim_stream.wire.server.jobs import Job, Remembered, Result
 
 
 def reply_to(result: Result, *, queue_depth: int, dropped: int, now_ns: int) -> Packet:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from sim_stream.wire.jobs import Result
 from sim_stream.wire.messages import Close, Error, ErrorCode, Fork, Open, Reset, Resume, Step
+from sim_stream.wire.server.jobs import Result
 
 log = logging.getLogger(__name__)
 

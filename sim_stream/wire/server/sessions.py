@@ -14,14 +14,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from sim_stream.wire import journal
-from sim_stream.wire.admission import Admission
-from sim_stream.wire.archive import Archive, sign, signed_sid
 from sim_stream.wire.engine import Image
-from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import Packet
-from sim_stream.wire.jobs import Job, Result
-from sim_stream.wire.ledger import SessionRecord, Waiter
 from sim_stream.wire.messages import (
     Close,
     Closed,
@@ -33,8 +27,14 @@ from sim_stream.wire.messages import (
     Reset,
     Resume,
 )
-from sim_stream.wire.openings import Openings, opening_digest
-from sim_stream.wire.replies import addressed, remembered_reply
+from sim_stream.wire.server import journal
+from sim_stream.wire.server.admission import Admission
+from sim_stream.wire.server.archive import Archive, sign, signed_sid
+from sim_stream.wire.server.faults import Refusal
+from sim_stream.wire.server.jobs import Job, Result
+from sim_stream.wire.server.ledger import SessionRecord, Waiter
+from sim_stream.wire.server.openings import Openings, opening_digest
+from sim_stream.wire.server.replies import addressed, remembered_reply
 
 # Replies to the last closes, so that a close whose reply was lost can be asked again.
 CLOSED_KEPT = 16

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim_stream.wire import engine
-from sim_stream.wire.archive import Past
-from sim_stream.wire.faults import Refusal
-from sim_stream.wire.jobs import Job, Remembered, checked, describe
 from sim_stream.wire.messages import ErrorCode, Step
+from sim_stream.wire.observe import Past
+from sim_stream.wire.server.faults import Refusal
+from sim_stream.wire.server.jobs import Job, Remembered, checked, describe
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from sim_stream.errors import ProtocolError
-from sim_stream.wire import codec, journal
-from sim_stream.wire.admission import Admission
-from sim_stream.wire.archive import Archive
-from sim_stream.wire.faults import Refusal
+from sim_stream.wire import codec
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
-from sim_stream.wire.held import HeldReplies, begins
-from sim_stream.wire.jobs import Job, Pace, Result
-from sim_stream.wire.ledger import SessionRecord, Waiter
 from sim_stream.wire.messages import (
     VERSION,
     Close,
@@ -42,15 +36,22 @@ from sim_stream.wire.messages import (
     Step,
 )
 from sim_stream.wire.observe import Exchange, Observer
-from sim_stream.wire.replies import addressed, reply_to, viewers_copy
-from sim_stream.wire.requests import (
+from sim_stream.wire.server import journal
+from sim_stream.wire.server.admission import Admission
+from sim_stream.wire.server.archive import Archive
+from sim_stream.wire.server.faults import Refusal
+from sim_stream.wire.server.held import HeldReplies, begins
+from sim_stream.wire.server.jobs import Job, Pace, Result
+from sim_stream.wire.server.ledger import SessionRecord, Waiter
+from sim_stream.wire.server.replies import addressed, reply_to, viewers_copy
+from sim_stream.wire.server.requests import (
     period_ns,
     require_actions,
     require_frames,
     require_no_arrays,
     require_offered,
 )
-from sim_stream.wire.sessions import Sessions
+from sim_stream.wire.server.sessions import Sessions
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import zmq
 
 from sim_stream.wire import framing
-from sim_stream.wire.dispatch import Dispatcher, Outgoing
-from sim_stream.wire.faults import Refusal
 from sim_stream.wire.framing import FramingLimits, Packet
-from sim_stream.wire.guard import user_of
-from sim_stream.wire.jobs import Result
 from sim_stream.wire.messages import Error, ErrorCode
-from sim_stream.wire.worker import EngineWorker
+from sim_stream.wire.server.dispatch import Dispatcher, Outgoing
+from sim_stream.wire.server.faults import Refusal
+from sim_stream.wire.server.guard import user_of
+from sim_stream.wire.server.jobs import Result
+from sim_stream.wire.server.worker import EngineWorker
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim_stream.errors import ProtocolError
-from sim_stream.wire.mailbox import Received
+from sim_stream.wire.client.mailbox import Received
 from sim_stream.wire.messages import Closed, FrameMessage, Opened
 
 

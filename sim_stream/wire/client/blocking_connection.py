@@ -13,11 +13,12 @@ import msgspec
 import zmq
 
 from sim_stream.errors import ConnectionLost, RemoteError
-from sim_stream.wire import framing, handshakes
+from sim_stream.wire import framing
+from sim_stream.wire.client import handshakes
+from sim_stream.wire.client.handshakes import Handshakes
+from sim_stream.wire.client.mailbox import LIMITS, MAX_REPLY_BYTES, Mailbox, Received
 from sim_stream.wire.framing import Arrays
-from sim_stream.wire.handshakes import Handshakes
 from sim_stream.wire.keys import ClientKeys
-from sim_stream.wire.mailbox import LIMITS, MAX_REPLY_BYTES, Mailbox, Received
 from sim_stream.wire.messages import HelloOk, Message
 
 REPLIES_QUEUED = 64

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 
 from sim_stream.errors import InvalidInput
-from sim_stream.wire.faults import Refusal
-from sim_stream.wire.guard import Guard
 from sim_stream.wire.messages import ErrorCode
-from sim_stream.wire.rates import REQUESTS_PER_S, RateLimit
+from sim_stream.wire.server.faults import Refusal
+from sim_stream.wire.server.guard import Guard
+from sim_stream.wire.server.rates import REQUESTS_PER_S, RateLimit
 
 
 class Admission:

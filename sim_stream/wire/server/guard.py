@@ -15,9 +15,9 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from sim_stream.errors import InvalidInput
-from sim_stream.wire.allow_list import AllowList
 from sim_stream.wire.keys import KeyPair, read_pair, require_curve
-from sim_stream.wire.rates import RateLimit
+from sim_stream.wire.server.allow_list import AllowList
+from sim_stream.wire.server.rates import RateLimit
 
 log = logging.getLogger(__name__)
 

@@ -21,16 +21,16 @@ import zmq
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, SessionClosed
-from sim_stream.wire.async_connection import AsyncConnection
-from sim_stream.wire.client import CLOSE_LINGER_MS, RESUME_S, check_patience
-from sim_stream.wire.frame import RemoteFrame
+from sim_stream.wire.client.async_connection import AsyncConnection
+from sim_stream.wire.client.blocking_client import CLOSE_LINGER_MS, RESUME_S, check_patience
+from sim_stream.wire.client.frame import RemoteFrame
+from sim_stream.wire.client.link import request_status, say_hello
+from sim_stream.wire.client.operations import run_async
+from sim_stream.wire.client.start import Opening, Start
+from sim_stream.wire.client.stream import Stream, open_stream
 from sim_stream.wire.keys import ClientKeys
-from sim_stream.wire.link import request_status, say_hello
 from sim_stream.wire.messages import HelloOk, Status
 from sim_stream.wire.observe import Observer
-from sim_stream.wire.operations import run_async
-from sim_stream.wire.start import Opening, Start
-from sim_stream.wire.stream import Stream, open_stream
 
 __all__ = ["AsyncRemoteSession", "AsyncStreamClient"]
 

@@ -24,18 +24,18 @@ import msgspec
 import zmq
 
 from sim_stream.errors import InvalidInput, Unavailable
-from sim_stream.wire.addresses import require_bindable
-from sim_stream.wire.admission import Admission
-from sim_stream.wire.archive import RESUME_STEPS, Archive
-from sim_stream.wire.dispatch import Counters, Dispatcher
 from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
-from sim_stream.wire.guard import Guard
-from sim_stream.wire.io_loop import IoLoop, Sockets
 from sim_stream.wire.messages import VERSION, ActionSpec, HelloOk, ServerLimits, WireSampling
 from sim_stream.wire.observe import Observer
-from sim_stream.wire.rates import REQUESTS_PER_S
-from sim_stream.wire.worker import WAKE_ADDRESS, Context, EngineWorker, Wake
+from sim_stream.wire.server.addresses import require_bindable
+from sim_stream.wire.server.admission import Admission
+from sim_stream.wire.server.archive import RESUME_STEPS, Archive
+from sim_stream.wire.server.dispatch import Counters, Dispatcher
+from sim_stream.wire.server.guard import Guard
+from sim_stream.wire.server.io_loop import IoLoop, Sockets
+from sim_stream.wire.server.rates import REQUESTS_PER_S
+from sim_stream.wire.server.worker import WAKE_ADDRESS, Context, EngineWorker, Wake
 
 log = logging.getLogger(__name__)
 

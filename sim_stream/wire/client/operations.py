@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sim_stream.errors import ConnectionLost, SimStreamError
+from sim_stream.wire.client.mailbox import Received
 from sim_stream.wire.framing import Arrays
-from sim_stream.wire.mailbox import Received
 from sim_stream.wire.messages import Message
 
 T = TypeVar("T")
