@@ -253,10 +253,11 @@ def test_interrupted_tokenizing_goes_on(
         return whole(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tokenizing, "encode", dies)
+    monkeypatch.setattr(tokenizing, "CHUNK", 32)
     with pytest.raises(KeyboardInterrupt):
         tokenize(split, model, mirrored=True, batch=1)
     assert split.mirrored_ids() is None
-    tokenize(split, model, mirrored=True, batch=1)
+    tokenize(split, model, mirrored=True, batch=16)  # the chunks do not depend on the batch
     found = split.mirrored_ids()
     assert len(calls) == 2 + 2  # three chunks of 32; the first was not done again
     assert found is not None

@@ -72,20 +72,24 @@ def run_tokenize(args: argparse.Namespace) -> None:
     if folder is None:
         raise InvalidInput("out", "none", "a folder for the ids")
     sources = Sources(cache=folder, init=args.init, runs=args.runs)
-    model = load_vq(get_preset(args.preset), sources).to(join(args.device).device)
+    device = join(args.device).device
+    model = load_vq(get_preset(args.preset), sources).to(device)
+    batch = (1 if device.type == "cpu" else 16) if args.batch is None else args.batch
+    if batch < 1:
+        raise InvalidInput("batch", batch, "1 or more")
     for split in args.splits:
         if args.manifests:
             manifest = manifest_path(args.manifests, split, args.kind)
-            options = {"workers": args.workers, "batch": args.batch, "limit": args.limit}
+            options = {"workers": args.workers, "batch": batch, "limit": args.limit}
             frames = tokenize_videos(
                 manifest, args.out / split, model, sampling_of(args), **options
             )
             print(f"{args.out / split}: {frames} frames")
             continue
         opened = Split.open(args.cache, split)
-        print(tokenize(opened, model, batch=args.batch))
+        print(tokenize(opened, model, batch=batch))
         if args.mirror and split == "train":
-            print(tokenize(opened, model, mirrored=True, batch=args.batch))
+            print(tokenize(opened, model, mirrored=True, batch=batch))
 
 
 def add_verbs(top: Any) -> None:
@@ -126,7 +130,7 @@ def add_verbs(top: Any) -> None:
     verb.add_argument("--init", type=Path, help="weights folder, where no run has a tokenizer")
     verb.add_argument("--preset", default="pocket")
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    verb.add_argument("--batch", type=int, default=16)
+    verb.add_argument("--batch", type=int, help="frames at once (GPU: 16; CPU: 1, for its caches)")
     verb.add_argument("--mirror", action="store_true", help="also train's mirror image")
     add_sampling(verb)
 

@@ -24,6 +24,10 @@ from train.data.sample import allocate_actions, finish
 from train.data.split import FILES, Split
 from train.data.work import Journal, check_room, run_all
 
+# Frames between two entries of the journal, whatever the batch: a run goes on with another batch.
+# Not drives, which may be clips of three frames.
+CHUNK = 64
+
 
 @torch.inference_mode()
 def encode(model: VQModel, frames: np.ndarray, *, mirrored: bool, batch: int) -> np.ndarray:
@@ -69,14 +73,14 @@ def tokenize(split: Split, model: VQModel, *, mirrored: bool = False, batch: int
         return path
     part, journal = begin(split.folder, name, header, {})
     out = map_ids(part, "r+")
-    # Chunks, not drives: drives may be clips of three frames.
-    for start in tqdm(range(0, len(split), 32 * batch), name, unit="chunk"):
-        if str(start) in journal.rows:
-            continue
-        rows = slice(start, start + 32 * batch)
-        out[rows] = encode(model, split.images(rows), mirrored=mirrored, batch=batch)
-        out.flush()
-        journal.add({"id": str(start)})
+    with tqdm(None, name, len(split), unit="frame") as bar:
+        for start in range(0, len(split), CHUNK):
+            rows = slice(start, min(start + CHUNK, len(split)))
+            if str(start) not in journal.rows:
+                out[rows] = encode(model, split.images(rows), mirrored=mirrored, batch=batch)
+                out.flush()
+                journal.add({"id": str(start)})
+            bar.update(rows.stop - rows.start)
     os.replace(part, path)
     journal.path.unlink()
     return path
