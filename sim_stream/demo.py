@@ -44,6 +44,7 @@ class DemoOptions(ModelOptions):
     ``record``: a folder for the client's recording, which ``sim-stream replay`` runs again.
     """
 
+    clip: str = "day"
     video: Path | None = None
     start_s: float = 0.0
     frames: int = 48
@@ -113,9 +114,9 @@ def run(options: DemoOptions) -> int:
 
 
 def read_prompt(options: DemoOptions) -> Prompt:
-    """Frames of ``--video``, or of the shipped clip with the actions that led to them."""
+    """Frames of ``--video``, or of a shipped clip with the actions that led to them."""
     size = get_preset(options.preset).vq.image_size
-    return prompts.read_prompt(options.video, size=size, start_s=options.start_s)
+    return prompts.read_prompt(options.video, size=size, start_s=options.start_s, clip=options.clip)
 
 
 def action_script(n: int, speed0_mps: float) -> list[Action]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import sim_stream
+from sim_stream.clips import SAMPLE
 from sim_stream.config import TORCH_ENGINES, get_preset
 from sim_stream.errors import SimStreamError
 
@@ -241,11 +242,10 @@ def _weights(weights: Path | None, problems: list[str]) -> dict[str, Any]:
 
 
 def _sample(problems: list[str]) -> dict[str, Any]:
-    path = Path(sim_stream.__file__).parent / "assets" / "sample.mp4"
-    there = path.is_file() and path.with_suffix(".json").is_file()
+    there = SAMPLE.is_file() and SAMPLE.with_suffix(".json").is_file()
     if not there:
-        problems.append(f"no sample clip: {path} and its .json; give `demo` a --video instead")
-    return {"path": str(path), "found": there}
+        problems.append(f"no sample clip: {SAMPLE} and its .json; give `demo` a --video instead")
+    return {"path": str(SAMPLE), "found": there}
 
 
 def _encoder(problems: list[str]) -> dict[str, Any]:

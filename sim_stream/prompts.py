@@ -1,4 +1,4 @@
-"""What a drive starts from: frames of a video, or the shipped clip with the actions that led to it.
+"""What a drive starts from: frames of a video, or a shipped clip with the actions that led to it.
 
 Knows videos and actions; no sessions, no models.
 """
@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from sim_stream.clips import CLIPS
 from sim_stream.config import Action
-from sim_stream.video import SAMPLE, Image, read_clip
+from sim_stream.errors import InvalidInput
+from sim_stream.video import Image, read_clip
 
 PROMPT_FRAMES = 2
 SPEED_MPS = 8.0  # where the prompt's own speed is not known
@@ -26,13 +28,17 @@ class Prompt:
     speed_mps: float
 
 
-def read_prompt(video: Path | None, *, size: int, start_s: float = 0.0) -> Prompt:
-    """Two frames of ``video``, or of the shipped clip. Raises VideoError."""
-    path = SAMPLE if video is None else video
+def read_prompt(
+    video: Path | None, *, size: int, start_s: float = 0.0, clip: str = "day"
+) -> Prompt:
+    """Two frames of ``video``; without one of a shipped clip. Raises InvalidInput, VideoError."""
+    if clip not in CLIPS:
+        raise InvalidInput("clip", clip, ", ".join(CLIPS))
+    path = CLIPS[clip] if video is None else video
     frames_THWC = read_clip(path, start_s=start_s, frames=PROMPT_FRAMES, size=size)
     if video is not None:
         return Prompt(frames_THWC=frames_THWC, actions=None, speed_mps=SPEED_MPS)
-    recorded = json.loads(SAMPLE.with_suffix(".json").read_text())
+    recorded = json.loads(path.with_suffix(".json").read_text())
     first = math.floor(start_s * recorded["fps"] + 0.5)
     actions = [
         Action(speed_mps=speed, yaw_rate_radps=yaw)

@@ -27,6 +27,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from sim_stream.clips import SAMPLE
 from sim_stream.errors import VideoError
 from sim_stream.video_writer import Image, Mp4Writer, mark_prompt, write_png
 
@@ -46,7 +47,6 @@ __all__ = [
     "write_png",
 ]
 
-SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"  # the clip that the package ships
 FPS = 4
 SIZE = 256
 

@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pytest
 
+from sim_stream.clips import CLIPS
 from sim_stream.demo import DemoOptions, Drive, action_script, drive_session, read_prompt
 from sim_stream.errors import InvalidInput
 from sim_stream.server_process import ServerProcess
@@ -53,11 +54,25 @@ def test_options_that_cannot_be_are_refused() -> None:
             DemoOptions(**wrong)  # type: ignore[arg-type]
 
 
-def test_shipped_clip_comes_with_the_actions_of_its_frames() -> None:
-    prompt = read_prompt(DemoOptions())
+@pytest.mark.parametrize("clip", CLIPS)
+def test_shipped_clips_come_with_the_actions_of_their_frames(clip: str) -> None:
+    prompt = read_prompt(DemoOptions(clip=clip))
     assert prompt.frames_THWC.shape == (2, 256, 256, 3)
     assert prompt.actions is not None and len(prompt.actions) == 2
     assert prompt.speed_mps == prompt.actions[-1].speed_mps > 1.0
+    later = read_prompt(DemoOptions(clip=clip, start_s=0.25))
+    np.testing.assert_array_equal(later.frames_THWC[0], prompt.frames_THWC[1])
+    assert later.actions is not None and later.actions[0] == prompt.actions[1]
+
+
+def test_shipped_clips_are_as_bright_as_their_names_say() -> None:
+    means = {clip: read_prompt(DemoOptions(clip=clip)).frames_THWC.mean() for clip in CLIPS}
+    assert means["night"] < means["dusk"] < means["day"] < means["overcast"]
+
+
+def test_an_unknown_clip_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInput, match=r"clip: .*noon.*day, overcast, dusk, night"):
+        read_prompt(DemoOptions(clip="noon"))
 
 
 # The clock, on a real server whose engine sleeps instead of computing.

@@ -22,8 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 NEEDED = (
     "sim_stream/py.typed",
-    "sim_stream/assets/sample.mp4",
-    "sim_stream/assets/sample.json",
+    *(
+        f"sim_stream/assets/{light}.{kind}"
+        for light in ("day", "overcast", "dusk", "night")
+        for kind in ("mp4", "json")
+    ),
     "sim_stream/weights/pocket/manifest.json",
     "sim_stream/view/static/index.html",
 )

@@ -1,6 +1,6 @@
-"""Cuts the package's sample clip out of a recorded drive: ``python -m tools.cut_sample --help``.
+"""Cuts one of the package's clips out of a recorded drive: ``python -m tools.cut_sample --help``.
 
-The clip is what `sim-stream demo` starts from: some seconds of 512x512 video at 4 fps, and the
+A clip is what `sim-stream demo` starts from: some seconds of 512x512 video at 4 fps, and the
 action that led to each of its frames.
 """
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--id", required=True, help="of the drive")
     parser.add_argument("--first", type=int, default=0, help="first frame")
     parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=Path("sim_stream/assets/sample.mp4"))
+    parser.add_argument("--out", type=Path, default=Path("sim_stream/assets/day.mp4"))
     args = parser.parse_args()
     images = read(args.drives / "videos" / args.split / f"{args.id}.mov", args.first, args.frames)
     track, _ = read_track(args.drives / "info" / "100k" / args.split / f"{args.id}.json")

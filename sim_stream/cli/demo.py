@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sim_stream.cli.options import add_model_options, add_record, model_options
+from sim_stream.cli.options import add_model_options, add_prompt, add_record, model_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -15,15 +15,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "frames as an MP4. The last line on stdout is a JSON summary."
     )
     add_model_options(parser)
-    parser.add_argument(
-        "--video",
-        type=Path,
-        metavar="FILE",
-        help="prompt frames from this video (default: the shipped clip)",
-    )
-    parser.add_argument(
-        "--start", type=float, default=0.0, metavar="S", help="prompt from second S on"
-    )
+    add_prompt(parser)
     parser.add_argument(
         "--frames", type=int, default=48, metavar="N", help="frames to predict (default: 48)"
     )
@@ -51,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
     return demo.run(
         demo.DemoOptions(
             **model_options(args),
+            clip=args.clip,
             video=args.video,
-            start_s=args.start,
+            start_s=args.start_s,
             frames=args.frames,
             seed=args.seed,
             out=args.out,

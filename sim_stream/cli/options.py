@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sim_stream import logs
+from sim_stream.clips import CLIPS
 from sim_stream.config import (
     ATTENTIONS,
     KV_PRECISIONS,
@@ -114,6 +115,28 @@ def add_log_format(parser: argparse.ArgumentParser) -> None:
         default="text",
         choices=logs.FORMATS,
         help="json: one object a line, with session and step ids (default: %(default)s)",
+    )
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    """``args.clip``, ``args.video``, ``args.start_s``: what the drive starts from."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--clip",
+        default="day",
+        choices=list(CLIPS),
+        help="prompt frames from this shipped clip (default: %(default)s)",
+    )
+    source.add_argument(
+        "--video", type=Path, metavar="FILE", help="prompt frames from a video of your own"
+    )
+    parser.add_argument(
+        "--start",
+        type=float,
+        default=0.0,
+        metavar="S",
+        dest="start_s",
+        help="prompt from second S on (default: 0)",
     )
 
 

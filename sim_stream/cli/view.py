@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from pathlib import Path
 
-from sim_stream.cli.options import add_log_format, add_model_options, as_fields
+from sim_stream.cli.options import add_log_format, add_model_options, add_prompt, as_fields
 from sim_stream.connect_options import add_key_options
 from sim_stream.errors import Unavailable
 
@@ -40,15 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, default=8080, help="0 takes a free one (default: %(default)s)"
     )
-    parser.add_argument(
-        "--video",
-        type=Path,
-        metavar="FILE",
-        help="prompt frames from this video (default: the shipped clip)",
-    )
-    parser.add_argument(
-        "--start", type=float, default=0.0, metavar="S", dest="start_s", help="from second S on"
-    )
+    add_prompt(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
         "--max-sessions",

@@ -54,7 +54,9 @@ async def _serve(
         height, width, _ = client.info.frame_shape
         if height != width:
             raise InvalidInput("server", f"frames of {height}x{width}", "square frames")
-        prompt = prompts.read_prompt(options.video, size=height, start_s=options.start_s)
+        prompt = prompts.read_prompt(
+            options.video, size=height, start_s=options.start_s, clip=options.clip
+        )
         async with asyncio.TaskGroup() as tasks:
             hub = Hub(client, prompt, tasks, lookahead=options.lookahead, seed=options.seed)
             try:

@@ -25,6 +25,7 @@ class ViewOptions(ModelOptions):
     server_key: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8080
+    clip: str = "day"
     video: Path | None = None
     start_s: float = 0.0
     seed: int = 0
