@@ -38,7 +38,7 @@ OPTIONS = ("frames", "actions")
 class SimStreamEnv(gymnasium.Env[Frame, Any]):
     """Observations are frames, uint8 [H, W, 3]; an action is (speed, yaw rate), normalised.
 
-    ``prompt``: a video file to start from (None: the shipped clip by day). ``lookahead`` 0 shows the frame
+    ``prompt``: a video file to start from (None: the clip by day). ``lookahead`` 0 shows the frame
     that an action led to at once; 1 shows it one step later, decoded with both neighbours. A model
     that takes no actions has a single one, 0. ``reset(seed=s)`` starts the session of seed s: equal
     seeds and actions give equal frames; without a seed it is drawn from the last one given.

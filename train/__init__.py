@@ -7,6 +7,7 @@ how.
     convnets.py, teacher.py         networks of the perceptual loss and of the distillation
     external.py       network files that the user supplies, hash-checked
     tokenizer.py, world_model.py, video_decoder.py   the three stages
+    carry_over.py                   weights that go on with another tokenizer's ids
     sequences.py, lora.py           what the world model is trained on; its adapters (PEFT)
     loop.py           one loop for every stage; with optim, parallel, checkpoint, report
     estimate.py, plan_run.py        what a run will cost

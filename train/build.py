@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
 from train import checkpoint
+from train.carry_over import carry_over_from
 from train.config import (
     LoopConfig,
     LossConfig,
@@ -130,7 +131,7 @@ def tokenizer(
 
 
 def world_model(
-    preset: Preset, config: WorldModelTraining, loop: LoopConfig, sources: Sources
+    preset: Preset, config: WorldModelTraining, loop: LoopConfig, sources: Sources, ranks: Ranks
 ) -> WorldModelStage:
     vq = load_vq(preset, sources)
     tokenizer_hash = tokenizer_sha256(vq)
@@ -144,10 +145,20 @@ def world_model(
         unknown=config.unknown_actions if preset.actions_per_frame else 0.0,
     )
     about = {"prompt_ids": prompt, "tokenizer": tokenizer_hash}
-    train = Sequences(Split.open(sources.cache, "train"), preset, draw, **about)  # type: ignore[arg-type]
+    split = Split.open(sources.cache, "train")
+    train = Sequences(split, preset, draw, **about)  # type: ignore[arg-type]
     val = held_out(sources)
     runs = Sequences(val, preset, draw, **about).evenly(HELD_OUT_RUNS) if val else None  # type: ignore[arg-type]
     model = start_of(preset, config, sources, vq)
+    # Adapters learn the new codes themselves (the paper); a begun run has weights of its own.
+    if sources.init is not None and config.lora is None and not checkpoint.find(loop.out):
+        old = load_vq(preset, replace(sources, runs=None))
+        if tokenizer_sha256(old) != tokenizer_hash:
+            if ranks.leads:
+                print(
+                    f"{sources.init}: of another tokenizer; its codes are carried over", flush=True
+                )
+            carry_over_from(model, old, split, train.ids)
     return WorldModelStage(model, preset, config, train, runs, tokenizer=tokenizer_hash)
 
 

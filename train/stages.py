@@ -118,7 +118,7 @@ def stage_of(
     if args.verb == "tokenizer":
         return build.tokenizer(preset, recipe.stage, loop, sources, ranks)
     if args.verb == "world-model":
-        return build.world_model(preset, recipe.stage, loop, sources)
+        return build.world_model(preset, recipe.stage, loop, sources, ranks)
     return build.video_decoder(preset, recipe.stage, loop, sources, ranks)
 
 
