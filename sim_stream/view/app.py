@@ -11,8 +11,9 @@ import logging
 import signal
 from contextlib import AbstractContextManager, nullcontext
 
-from sim_stream import prompts
+from sim_stream.clips import CLIPS
 from sim_stream.errors import InvalidInput, SimStreamError, Unavailable
+from sim_stream.prompts import Prompt, read_prompt
 from sim_stream.server_process import ServerProcess
 from sim_stream.view.guard import require_loopback
 from sim_stream.view.hub import Hub
@@ -54,13 +55,11 @@ async def _serve(
         height, width, _ = client.info.frame_shape
         if height != width:
             raise InvalidInput("server", f"frames of {height}x{width}", "square frames")
-        prompt = prompts.read_prompt(
-            options.video, size=height, start_s=options.start_s, clip=options.clip
-        )
+        prompts = read_prompts(options, height)
         async with asyncio.TaskGroup() as tasks:
-            hub = Hub(client, prompt, tasks, lookahead=options.lookahead, seed=options.seed)
+            hub = Hub(client, prompts, tasks, lookahead=options.lookahead, seed=options.seed)
             try:
-                await hub.sessions.open(options.seed)
+                await hub.sessions.open(options.seed, hub.sessions.prompt(""))
                 if options.subscribe is not None:
                     keys = ClientKeys.load(options.key, options.server_key)
                     hub.start(listen(options.subscribe, hub.sessions.take_published, keys))
@@ -73,6 +72,19 @@ async def _serve(
     if process is not None and process.exit_status is not None:
         return Unavailable(f"the server died: {process.last_words()}")
     return None
+
+
+def read_prompts(options: ViewOptions, size: int) -> dict[str, Prompt]:
+    """By name, the one that was asked for first; the shipped clips always. Raises VideoError."""
+    clips = [options.clip, *(clip for clip in CLIPS if clip != options.clip)]
+    found: dict[str, Prompt] = {}
+    if options.video is not None:
+        found["video"] = read_prompt(options.video, size=size, start_s=options.start_s)
+    for clip in clips:
+        asked = clip == options.clip and options.video is None
+        start_s = options.start_s if asked else 0.0
+        found[clip] = read_prompt(None, clip=clip, size=size, start_s=start_s)
+    return found
 
 
 async def _until_stopped(process: ServerProcess | None, url: str) -> None:

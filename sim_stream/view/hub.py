@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from itertools import count
 from typing import Any
 
@@ -64,7 +64,7 @@ class Hub:
     def __init__(
         self,
         client: AsyncStreamClient,
-        prompt: Prompt,
+        prompts: Mapping[str, Prompt],
         tasks: asyncio.TaskGroup,
         *,
         lookahead: int | None = None,
@@ -80,7 +80,7 @@ class Hub:
         self._dirty = asyncio.Event()
         self._tasks = tasks
         self._started: set[asyncio.Task[None]] = set()
-        self.sessions = Sessions(client, prompt, self._dirty.set, self.start, lookahead=lookahead)
+        self.sessions = Sessions(client, prompts, self._dirty.set, self.start, lookahead=lookahead)
         self.start(self._broadcast())
         self.start(self._poll_server())
 
@@ -162,11 +162,14 @@ class Hub:
             raise InvalidInput("command", "one more", "one at a time; the last is still at work")
         match command:
             case Open():
-                work = self._enter(viewer, self.sessions.open(command.seed))
+                prompt = self.sessions.prompt(command.prompt)
+                work = self._enter(viewer, self.sessions.open(command.seed, prompt))
             case Fork():
                 work = self._enter(viewer, self.sessions.fork(self.sessions.drive(command.sid)))
             case Reset():
-                work = self.sessions.reset(self._driven(viewer, command.sid), command.seed)
+                prompt = self.sessions.prompt(command.prompt)
+                drive = self._driven(viewer, command.sid)
+                work = self.sessions.reset(drive, command.seed, prompt)
             case Close():
                 work = self._close(self._driven(viewer, command.sid))
         self._busy.add(viewer.number)
@@ -243,6 +246,7 @@ class Hub:
             ],
             max_sessions=info.limits.max_sessions,
             first_seed=self._first_seed,
+            prompts=list(self.sessions.prompts),
         )
 
     def state(self) -> State:

@@ -18,6 +18,7 @@ from sim_stream.errors import ProtocolError
 COMMAND_BYTES = 1024
 
 SessionId = Annotated[str, Meta(max_length=64)]
+PromptName = Annotated[str, Meta(max_length=64)]
 # Within what a JavaScript number holds exactly.
 Seed = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
@@ -57,10 +58,11 @@ class Run(Command, frozen=True, kw_only=True, tag="run"):
 
 
 class Reset(Command, frozen=True, kw_only=True, tag="reset"):
-    """The session from its prompt on, under this seed."""
+    """The session from a prompt on, under this seed."""
 
     sid: SessionId
     seed: Seed
+    prompt: PromptName = ""
 
 
 class Fork(Command, frozen=True, kw_only=True, tag="fork"):
@@ -70,9 +72,10 @@ class Fork(Command, frozen=True, kw_only=True, tag="fork"):
 
 
 class Open(Command, frozen=True, kw_only=True, tag="open"):
-    """A new session."""
+    """A new session, from a prompt on. ``prompt``: its name, empty for the first."""
 
     seed: Seed
+    prompt: PromptName = ""
 
 
 class Close(Command, frozen=True, kw_only=True, tag="close"):
@@ -112,7 +115,10 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="t"):
 
 
 class Welcome(Event, frozen=True, kw_only=True, tag="welcome"):
-    """Once, first: who you are and what the server runs. ``actions`` empty: it takes none."""
+    """Once, first: who you are and what the server runs. ``actions`` empty: it takes none.
+
+    ``prompts``: the names of what a session may start from.
+    """
 
     viewer: int
     endpoint: str
@@ -123,6 +129,7 @@ class Welcome(Event, frozen=True, kw_only=True, tag="welcome"):
     actions: list[ActionRange]
     max_sessions: int
     first_seed: int
+    prompts: list[str]
 
 
 class SessionState(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ Opens, forks, resets and closes them on the server. Knows no viewers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from itertools import count
 from typing import Any
 
@@ -22,19 +22,22 @@ MAX_FOREIGN = 64
 
 
 class Sessions:
-    """``changed`` is called when the list would look different, ``start`` runs a task."""
+    """``changed`` is called when the list would look different, ``start`` runs a task.
+
+    ``prompts``: what a session may start from, by name.
+    """
 
     def __init__(
         self,
         client: AsyncStreamClient,
-        prompt: Prompt,
+        prompts: Mapping[str, Prompt],
         changed: Callable[[], None],
         start: Callable[[Coroutine[Any, Any, None]], None],
         *,
         lookahead: int | None,
     ) -> None:
         self._client = client
-        self._prompt = prompt
+        self.prompts = prompts
         self._changed = changed
         self._start = start
         self._lookahead = lookahead
@@ -54,15 +57,21 @@ class Sessions:
             raise InvalidInput("session", sid, "a session of this page; this is another client's")
         return channel
 
-    async def open(self, seed: int) -> Drive:
+    def prompt(self, name: str) -> Prompt:
+        """The first one for an empty name. Raises InvalidInput."""
+        if name and name not in self.prompts:
+            raise InvalidInput("prompt", name, ", ".join(self.prompts))
+        return self.prompts[name or next(iter(self.prompts))]
+
+    async def open(self, seed: int, prompt: Prompt) -> Drive:
         """A new session, paused at its prompt. Raises SimStreamError."""
         session = await self._client.open(
-            self._prompt.frames_THWC,
+            prompt.frames_THWC,
             seed=seed,
-            actions=self._prompt.actions if self._client.info.takes_actions else None,
+            actions=prompt.actions if self._client.info.takes_actions else None,
             lookahead=self._lookahead,
         )
-        return self._add(session, seed=seed, controls=self._controls())
+        return self._add(session, seed=seed, controls=self._controls(prompt))
 
     async def fork(self, parent: Drive) -> Drive:
         """Continues as the parent does, with no keys held. Raises SimStreamError."""
@@ -75,16 +84,16 @@ class Sessions:
             running=parent.running,
         )
 
-    async def reset(self, drive: Drive, seed: int) -> None:
-        """From the prompt on, under another seed. Raises SimStreamError."""
+    async def reset(self, drive: Drive, seed: int, prompt: Prompt) -> None:
+        """From this prompt on, under another seed. Raises SimStreamError."""
 
         async def anew(session: AsyncRemoteSession) -> None:
             await session.reset(
-                self._prompt.frames_THWC,
+                prompt.frames_THWC,
                 seed=seed,
-                actions=self._prompt.actions if drive.controls else None,
+                actions=prompt.actions if drive.controls else None,
             )
-            drive.restarted(seed, self._controls())
+            drive.restarted(seed, self._controls(prompt))
 
         await drive.order(anew)
 
@@ -115,9 +124,9 @@ class Sessions:
             del self.channels[channel.sid]
         return silent
 
-    def _controls(self) -> Controls | None:
+    def _controls(self, prompt: Prompt) -> Controls | None:
         spec = self._client.info.action_spec
-        return Controls.within(spec, speed_mps=self._prompt.speed_mps) if spec else None
+        return Controls.within(spec, speed_mps=prompt.speed_mps) if spec else None
 
     def _add(
         self,

@@ -112,15 +112,16 @@ def page() -> Callable[..., Any]:
             actions=[Action(speed_mps=8.0, yaw_rate_radps=0.0)] * 2,
             speed_mps=8.0,
         )
+        night = replace(prompt, frames_THWC=prompt.frames_THWC // 4, speed_mps=2.0)
 
         async def main(endpoint: str) -> None:
             async with (
                 AsyncStreamClient(endpoint, timeout_s=TIMEOUT_S) as client,
                 asyncio.TaskGroup() as tasks,
             ):
-                hub = Hub(client, prompt, tasks, lookahead=lookahead)
+                hub = Hub(client, {"day": prompt, "night": night}, tasks, lookahead=lookahead)
                 try:
-                    await hub.sessions.open(seed=0)
+                    await hub.sessions.open(seed=0, prompt=prompt)
                     async with (
                         serving(hub, "127.0.0.1", 0) as url,
                         aiohttp.ClientSession() as http,

@@ -19,7 +19,7 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60.0  # a frame takes a while when others use the machine, too
@@ -107,6 +107,17 @@ def rows(browser: webdriver.Chrome) -> list[str]:
     return browser.execute_script(script)
 
 
+def brightness(browser: webdriver.Chrome) -> float:
+    """Mean of red, green and blue over the frame on the page."""
+    script = """
+        const {width, height} = arguments[0];
+        const {data} = arguments[0].getContext("2d").getImageData(0, 0, width, height);
+        const sum = data.reduce((sum, value, i) => (i % 4 < 3 ? sum + value : sum), 0);
+        return sum / width / height / 3;
+    """
+    return browser.execute_script(script, browser.find_element(By.ID, "frame"))
+
+
 def watched(browser: webdriver.Chrome) -> int:
     """The line of the list that is shown."""
     script = (
@@ -191,6 +202,17 @@ def test_a_reset_takes_the_seed_that_was_typed(browser):
     seed.send_keys("1234")
     browser.find_element(By.ID, "reset").click()
     until(browser, lambda: "1234" in rows(browser)[-1].split("\t"))
+
+
+def test_a_reset_starts_from_the_clip_that_was_chosen(browser):
+    until(browser, lambda: brightness(browser) > 0.0)  # drawn
+    by_day = brightness(browser)
+    choice = Select(browser.find_element(By.ID, "prompt"))
+    assert [option.text for option in choice.options] == ["day", "overcast", "dusk", "night"]
+    choice.select_by_visible_text("night")
+    assert browser.execute_script("return document.activeElement === document.body")  # for the keys
+    browser.find_element(By.ID, "reset").click()
+    until(browser, lambda: brightness(browser) < 0.6 * by_day)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

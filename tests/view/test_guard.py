@@ -115,6 +115,8 @@ def test_a_command_that_is_too_long_ends_the_connection(page):
         '{"t":"sudo"}',
         '{"t":"watch"}',
         '{"t":"open","seed":-1}',
+        '{"t":"open","seed":1,"prompt":7}',
+        '{"t":"open","seed":1,"prompt":"%s"}' % ("x" * 65),
         '{"t":"open","seed":1e300}',
         '{"t":"open","seed":9007199254740992}',
         '{"t":"run","sid":"x","running":1}',

@@ -189,6 +189,46 @@ def test_reset_starts_anew_under_the_seed(page):
     page(test)
 
 
+def test_sessions_start_from_the_prompt_that_is_named(page):
+    async def speed_of_first_step(viewer):
+        viewer.headers.clear()
+        await viewer.send("run", sid=viewer.watching, running=True)
+        await viewer.until(lambda: any(header["step"] == 1 for header in viewer.headers))
+        await viewer.send("run", sid=viewer.watching, running=False)
+        await viewer.until(lambda: viewer.session()["state"] == "paused")
+        (first,) = (header for header in viewer.headers if header["step"] == 1)
+        return first["action"]["speed_mps"]
+
+    async def test(page):
+        async with page.viewer() as viewer:
+            assert viewer.welcome["prompts"] == ["day", "night"]
+            first = viewer.watching
+            assert await speed_of_first_step(viewer) == 8.0
+            await viewer.send("open", seed=1, prompt="night")
+            await viewer.until(lambda: viewer.watching != first)
+            assert await speed_of_first_step(viewer) == 2.0
+            await viewer.send("reset", sid=viewer.watching, seed=2)  # none named: the first
+            await viewer.until(lambda: viewer.session()["seed"] == 2)
+            assert await speed_of_first_step(viewer) == 8.0
+            await viewer.send("reset", sid=viewer.watching, seed=3, prompt="night")
+            await viewer.until(lambda: viewer.session()["seed"] == 3)
+            assert await speed_of_first_step(viewer) == 2.0
+
+    page(test)
+
+
+def test_an_unknown_prompt_is_refused_and_nothing_else_changes(page):
+    async def test(page):
+        async with page.viewer() as viewer:
+            await viewer.send("open", seed=1, prompt="noon")
+            await viewer.until(lambda: viewer.notices)
+            assert "prompt" in viewer.notices[0] and "day, night" in viewer.notices[0]
+            await viewer.send("open", seed=2, prompt="day")  # not busy with the refused one
+            await viewer.until(lambda: len(viewer.state["sessions"]) == 2)
+
+    page(test)
+
+
 def test_closing_takes_a_session_off_the_list_and_shows_another(page):
     async def test(page):
         async with page.viewer() as viewer:

@@ -55,9 +55,17 @@ function greet(message) {
   find("shape").textContent = `${message.frame_shape[1]}×${message.frame_shape[0]}, ${message.fps} fps`;
   find("endpoint").textContent = message.endpoint;
   if (!find("seed").value || find("seed").value === "0") find("seed").value = message.first_seed;
+  offer(message.prompts);
   const [speed] = message.actions;
   if (speed) find("speed-bar").max = speed.high;
   latency.period(1000 / message.fps);
+}
+
+function offer(prompts) {
+  const choice = find("prompt");
+  const kept = prompts.includes(choice.value) ? choice.value : prompts[0];
+  choice.replaceChildren(...prompts.map((name) => new Option(name)));
+  choice.value = kept;
 }
 
 function update(message) {
@@ -183,13 +191,13 @@ const commands = {
   run: () => connection.send("run", { sid: watching, running: session().state !== "running" }),
   wheel: () => connection.send("wheel", { sid: watching, take: session().driver !== welcome.viewer }),
   fork: () => connection.send("fork", { sid: watching }),
-  reset: () => withSeed((seed) => connection.send("reset", { sid: watching, seed })),
-  open: () => withSeed((seed) => connection.send("open", { seed })),
+  reset: () => withStart((start) => connection.send("reset", { sid: watching, ...start })),
+  open: () => withStart((start) => connection.send("open", start)),
 };
 
-function withSeed(go) {
+function withStart(go) {
   const input = find("seed");
-  if (input.value !== "" && input.checkValidity()) go(Number(input.value));
+  if (input.value !== "" && input.checkValidity()) go({ seed: Number(input.value), prompt: find("prompt").value });
   else notice("The seed is a whole number from 0 to 2^53-1.");
 }
 
@@ -199,6 +207,8 @@ for (const [id, go] of Object.entries(commands)) {
     go();
   });
 }
+
+find("prompt").addEventListener("change", (event) => event.currentTarget.blur()); // else arrows choose
 
 addEventListener("keydown", (event) => {
   const id = { Space: "run", KeyT: "wheel", KeyF: "fork", KeyR: "reset", KeyN: "open" }[event.code];

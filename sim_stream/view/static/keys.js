@@ -63,5 +63,5 @@ export class Keys {
 }
 
 export function isTyping(element) {
-  return element instanceof HTMLInputElement;
+  return element instanceof HTMLInputElement || element instanceof HTMLSelectElement;
 }
