@@ -36,9 +36,13 @@ MOVING_MPS = 2.0
 
 
 @torch.inference_mode()
-def reconstruction(runtime: Runtime, split: Split, every: int = 8) -> dict[str, float]:
-    """Mean PSNR in dB, image decoder on single frames and video decoder on middle frames."""
+def reconstruction(runtime: Runtime, split: Split, every: int = 8) -> dict[str, Any]:
+    """Mean PSNR in dB, image decoder on single frames and video decoder on middle frames.
+
+    Also by drive: a drive has one light and weather.
+    """
     image, video, similar = [], [], []
+    by_drive: dict[str, list[float]] = {}
     starts = split.windows(3)[::every]
     for start in tqdm(starts, desc="reconstruction", unit="clip"):
         x = split.pixels(slice(start, start + 3))
@@ -47,11 +51,15 @@ def reconstruction(runtime: Runtime, split: Split, every: int = 8) -> dict[str, 
         made = runtime.video_decoder(ids[None], 1)
         video.append(rounded_psnr(made, x[1:2]))
         similar.append(ssim(made, x[1:2]).item())
+        by_drive.setdefault(split.drive_at(start).id, []).append(video[-1])
     return {
         "image_decoder_psnr_db": float(np.mean(image)),
         "video_decoder_psnr_db": float(np.mean(video)),
         "video_decoder_ssim": float(np.mean(similar)),
         "frames": len(starts),
+        "video_decoder_psnr_db_by_drive": {
+            drive: float(np.mean(values)) for drive, values in by_drive.items()
+        },
     }
 
 

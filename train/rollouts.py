@@ -28,7 +28,7 @@ def rollout(runtime: Runtime, split: Split, start: int, steps: int, seed: int) -
 
     Where the drive is over, its last action is kept.
     """
-    prompt = slice(start, start + PROMPT)
+    prompt, drive = slice(start, start + PROMPT), split.drive_at(start)
     session = runtime.open_session()
     with session:
         session.reset(
@@ -38,18 +38,12 @@ def rollout(runtime: Runtime, split: Split, start: int, steps: int, seed: int) -
         )
         frames = []
         for step in range(steps):
-            row = min(start + PROMPT + step, start_of_next(split, start) - 1)
+            row = min(start + PROMPT + step, drive.start + drive.length - 1)
             frame = session.step(action_of(split.actions[row]))
             frames.append(frame)
         flushed = session.flush()
     shown = [f.image for f in [*frames, *([flushed] if flushed else [])] if f.frame_id >= 1]
     return np.stack(shown[:steps])
-
-
-def start_of_next(split: Split, start: int) -> int:
-    """The row after the drive that `start` lies in."""
-    drive = next(d for d in split.drives if d.start <= start < d.start + d.length)
-    return drive.start + drive.length
 
 
 def moving_starts(split: Split, length: int, count: int) -> list[int]:

@@ -18,7 +18,7 @@ from tests.small import SMALL, random_runtime, random_video_decoder, random_vq, 
 from tests.train.worlds import prepare
 from train import tables
 from train.data.split import Split
-from train.evaluate import baseline_bits, bits_per_code
+from train.evaluate import baseline_bits, bits_per_code, reconstruction
 from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
 from train.rollouts import change, detail, life, long_rollouts, moving_starts, per_horizon, rollout
 
@@ -174,3 +174,12 @@ def test_rollouts_give_a_curve_and_shares(split: Split, monkeypatch: pytest.Monk
     assert len(found["detail_by_frame"]) == 9
     ends = [found[f"{name}_share"] for name in ("frozen", "flickering", "collapsed", "noise")]
     assert found["alive_share"] == pytest.approx(1.0 - max(ends)) or sum(ends) > 1.0
+
+
+def test_reconstruction_is_told_for_each_drive(split: Split) -> None:
+    runtime = Runtime(SMALL, random_vq(), random_world_model(), random_video_decoder())
+    found = reconstruction(runtime, split, every=1)
+    by_drive = found["video_decoder_psnr_db_by_drive"]
+    assert list(by_drive) == ["a", "b"]  # 5 and 3 windows of three frames
+    mean = (5 * by_drive["a"] + 3 * by_drive["b"]) / 8
+    assert found["frames"] == 8 and found["video_decoder_psnr_db"] == pytest.approx(mean)

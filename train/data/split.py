@@ -86,6 +86,10 @@ class Split:
         path = self.folder / FILES.mirrored_ids
         return open_ids(path, len(self), tokenizer) if path.is_file() else None
 
+    def drive_at(self, row: int) -> Drive:
+        """The drive that this row lies in."""
+        return next(d for d in self.drives if d.start <= row < d.start + d.length)
+
     def windows(self, length: int) -> np.ndarray:
         """Start rows of every run of `length` consecutive frames within one drive."""
         starts = [np.arange(d.start, d.start + d.length - length + 1) for d in self.drives]
