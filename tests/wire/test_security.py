@@ -25,8 +25,10 @@ from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import replay
 from sim_stream.wire.client.async_client import AsyncStreamClient
+from sim_stream.wire.client.async_connection import AsyncConnection
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
+from sim_stream.wire.messages import Hello
 from sim_stream.wire.server import io_loop
 from sim_stream.wire.server.allow_list import AllowList
 from sim_stream.wire.server.guard import Guard
@@ -177,6 +179,36 @@ def test_an_asyncio_client_is_told_the_same(guarded, realm, keys, says, timeout_
 
     with pytest.raises(RemoteError, match=says):
         asyncio.run(connect())
+
+
+def test_an_asyncio_client_hears_of_a_refusal_while_it_waits_to_send(guarded, realm, monkeypatch):
+    watch = AsyncConnection._watch
+
+    async def main():
+        told = asyncio.Event()
+
+        async def late(self, *args):
+            await told.wait()
+            await watch(self, *args)
+
+        monkeypatch.setattr(AsyncConnection, "_watch", late)
+        keys = ClientKeys.load(**realm.keys("mallory"))
+        connection = AsyncConnection(guarded.endpoint, timeout_s=1000 * TIMEOUT_S, keys=keys)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                while connection._socket.get(zmq.EVENTS) & zmq.POLLOUT:  # not yet shut out
+                    await asyncio.sleep(0.01)
+            sending = asyncio.create_task(connection.send(Hello(), anew=True))
+            await asyncio.sleep(0.1)
+            assert not sending.done()
+            told.set()
+            async with asyncio.timeout(TIMEOUT_S):
+                with pytest.raises(RemoteError, match="does not know this client's key"):
+                    await sending
+        finally:
+            await connection.close()
+
+    asyncio.run(main())
 
 
 def test_an_asyncio_client_drives_with_its_key(guarded, realm):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -80,12 +80,26 @@ class AsyncConnection:
         copy = all(memoryview(part).nbytes < ZERO_COPY_BYTES for part in parts)
         self._mail.expect(rid)
         async with self._patience(self.timeout_s) as lost:
-            await self._socket.send_multipart(parts, copy=copy)
+            await self._sent(self._socket.send_multipart(parts, copy=copy))
         if lost:
             self._mail.forget(rid)
             await self._raise_refusal()
             raise self._handshakes.lost(self.endpoint, self.timeout_s)
         return rid
+
+    async def _sent(self, sending: Awaitable[object]) -> None:
+        """Waits for it; a refusal that comes meanwhile ends it. Raises RemoteError."""
+        task = asyncio.ensure_future(sending)
+        try:
+            while not task.done():
+                changed = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait({task, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if not task.done():
+                    await self._raise_refusal()
+        finally:
+            task.cancel()
+        await task
 
     def send_unanswered(self, message: Message) -> bool:
         """Sends a request if that can be done at once, and ignores its reply."""
