@@ -92,7 +92,7 @@ def change(frames_THWC: np.ndarray) -> np.ndarray:
 
 
 def life(made_THWC: np.ndarray, true_detail: float, true_change: float) -> dict[str, bool]:
-    """What became of a rollout's last eight frames, against the true drives' means."""
+    """What became of a rollout's last eight frames, against what true drives of its light show."""
     tail = made_THWC[-8:]
     shown, moved = float(detail(tail).mean()), float(change(tail).mean())
     return {
@@ -106,13 +106,20 @@ def life(made_THWC: np.ndarray, true_detail: float, true_change: float) -> dict[
 def long_rollouts(
     runtime: Runtime, split: Split, prompts: int = 12, steps: int = LONG
 ) -> dict[str, Any]:
-    """Shares that end frozen, flickering, collapsed or as noise; the rest stayed drives."""
+    """Shares that end frozen, flickering, collapsed or as noise; the rest stayed drives.
+
+    A dark drive shows less and changes less: detail is held against the own drive's, change against
+    the mean of all drives' in proportion to their detail.
+    """
     starts = moving_starts(split, PROMPT + HORIZON, prompts)
     true = [split.images(slice(s, s + PROMPT + HORIZON)) for s in starts]
-    true_detail = float(np.mean([detail(x).mean() for x in true]))
-    true_change = float(np.mean([change(x).mean() for x in true]))
+    true_details = [float(detail(x).mean()) for x in true]
+    restless = float(
+        np.mean([change(x).mean() / d for x, d in zip(true, true_details, strict=True)])
+    )
     ends, details, changes = [], [], []
     for seed, start in enumerate(tqdm(starts, desc=f"{steps} frames", unit="rollout")):
+        true_detail, true_change = true_details[seed], restless * true_details[seed]
         made = rollout(runtime, split, start, steps, seed)
         ends.append(life(made, true_detail, true_change))
         details.append(detail(made) / true_detail)

@@ -16,7 +16,7 @@ from sim_stream.models.vq_model import to_pixels
 from sim_stream.runtime.runtime import Runtime
 from tests.small import SMALL, random_runtime, random_video_decoder, random_vq, random_world_model
 from tests.train.worlds import prepare
-from train import tables
+from train import rollouts, tables
 from train.data.split import Split
 from train.evaluate import baseline_bits, bits_per_code, reconstruction
 from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
@@ -183,3 +183,22 @@ def test_reconstruction_is_told_for_each_drive(split: Split) -> None:
     assert list(by_drive) == ["a", "b"]  # 5 and 3 windows of three frames
     mean = (5 * by_drive["a"] + 3 * by_drive["b"]) / 8
     assert found["frames"] == 8 and found["video_decoder_psnr_db"] == pytest.approx(mean)
+
+
+def test_a_drive_in_the_dark_that_stays_a_drive_is_called_one(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is shown of it is less than half of what the drives show on average."""
+    frames = np.array(split.frames)
+    frames[7:] //= 8
+    dark = replace(split, frames=frames)
+    monkeypatch.setattr(rollouts, "PROMPT", 1)
+    monkeypatch.setattr(rollouts, "HORIZON", 4)
+
+    def the_truth(runtime: object, split: Split, start: int, steps: int, seed: int) -> np.ndarray:
+        return split.images(slice(start, start + 5))
+
+    monkeypatch.setattr(rollouts, "rollout", the_truth)
+    found = long_rollouts(random_runtime(), dark, prompts=4, steps=5)
+    assert found["prompts"] == 4 and found["alive_share"] == 1.0
+    assert found["detail_by_frame"] == pytest.approx([1.0] * 5, abs=0.2)
