@@ -111,7 +111,10 @@ def brightness(browser: webdriver.Chrome) -> float:
     """Mean of red, green and blue over the frame on the page."""
     script = """
         const {width, height} = arguments[0];
-        const {data} = arguments[0].getContext("2d").getImageData(0, 0, width, height);
+        const options = {willReadFrequently: true};
+        const copy = new OffscreenCanvas(width, height).getContext("2d", options);
+        copy.drawImage(arguments[0], 0, 0);
+        const {data} = copy.getImageData(0, 0, width, height);
         const sum = data.reduce((sum, value, i) => (i % 4 < 3 ? sum + value : sum), 0);
         return sum / width / height / 3;
     """
