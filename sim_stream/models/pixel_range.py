@@ -22,7 +22,7 @@ from sim_stream.video import read_clip
 
 log = logging.getLogger(__name__)
 
-# The pocket tokenizer on the shipped clip: 31 dB in its range, 11 to 16 in the other; one colour a
+# The pocket tokenizer on the shipped clip: 32 dB in its range, 15 in the other; one colour a
 # frame gives 16, one colour a latent cell 24. A VQGAN of use is above 20.
 PLAUSIBLE_DB = 20.0
 CLEAR_DB = 3.0  # by which one range must beat the other

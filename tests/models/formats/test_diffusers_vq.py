@@ -121,7 +121,7 @@ def test_converted_it_gives_diffusers_own_ids_and_pixels_in_the_range_that_was_f
 def test_a_range_that_reconstructs_nothing_is_refused_even_when_demanded(
     signed: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"signed 31.*unit 15.*plausible in unit"):
+    with pytest.raises(CheckpointError, match=r"signed 3\d\..*unit 1\d\..*plausible in unit"):
         convert([signed], tmp_path / "out", demanded_range="unit")
     with pytest.raises(InvalidInput, match="pixel_range: got 8bit; allowed: signed, unit"):
         convert([signed], tmp_path / "out", demanded_range="8bit")
