@@ -139,7 +139,7 @@ def world_model(
     if sources.init is not None:
         prompt = tuple(checkpoints.read_manifest(sources.init).get("prompt_ids", ()))
     draw = Draw(
-        frames=config.frames,
+        frames=config.drawn_frames,
         batch=loop.batch,
         seed=loop.seed,
         unknown=config.unknown_actions if preset.actions_per_frame else 0.0,
@@ -148,7 +148,8 @@ def world_model(
     split = Split.open(sources.cache, "train")
     train = Sequences(split, preset, draw, **about)  # type: ignore[arg-type]
     val = held_out(sources)
-    runs = Sequences(val, preset, draw, **about).evenly(HELD_OUT_RUNS) if val else None  # type: ignore[arg-type]
+    whole = replace(draw, frames=config.frames)
+    runs = Sequences(val, preset, whole, **about).evenly(HELD_OUT_RUNS) if val else None  # type: ignore[arg-type]
     model = start_of(preset, config, sources, vq)
     # Adapters learn the new codes themselves (the paper); a begun run has weights of its own.
     if sources.init is not None and config.lora is None and not checkpoint.find(loop.out):
@@ -188,8 +189,15 @@ def start_of(
 
 
 def video_decoder(
-    preset: Preset, config: VideoDecoderTraining, loop: LoopConfig, sources: Sources, ranks: Ranks
+    preset: Preset,
+    config: VideoDecoderTraining,
+    loop: LoopConfig,
+    sources: Sources,
+    ranks: Ranks,
+    *,
+    go_on: bool = False,
 ) -> VideoDecoderStage:
+    """Inflated from the tokenizer's image decoder; `go_on`: with the weights of `init` instead."""
     refuse_fsdp(loop)
     features = perceptual(config.losses, sources, ranks.device)
     vq = load_vq(preset, sources)
@@ -198,6 +206,15 @@ def video_decoder(
     val = held_out(sources)
     validation = Clips(val, 1, tokenizer=sha256).evenly(HELD_OUT_CLIPS) if val else None
     model = inflate(vq, preset.video_decoder)
+    if go_on:
+        if sources.init is None:
+            raise InvalidInput("init", "none", "--init WEIGHTS, whose video decoder is trained on")
+        own = tokenizer_sha256(load_vq(preset, replace(sources, runs=None)))
+        if own != sha256:
+            given = f"{sources.init} (tokenizer {own[:12]})"
+            raise InvalidInput("init", given, f"a video decoder of tokenizer {sha256[:12]}")
+        state = part_state(sources.init, "video_decoder")
+        checkpoints.load_strict(model, state, str(sources.init))
     return VideoDecoderStage(
         model,
         config,

@@ -129,14 +129,26 @@ class WorldModelTraining:
     """Stage 2. `frames` is T + N of a training sequence; `lora` None trains every weight.
 
     `all_image_ids`: the loss counts every image id, the first frame's and the ends of frames too
-    (the paper); otherwise only codes of frames that have a frame before them.
+    (the paper); otherwise only codes of frames that have a frame before them. `own_context`: the
+    share of sequences whose context is in part the model's own draws (not in the paper; costs that
+    share of a forward pass).
     """
 
     frames: int
     lora: LoraConfig | None = None
     all_image_ids: bool = True
     unknown_actions: float = 0.1
+    own_context: float = 0.0
     checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.own_context <= 1.0:
+            raise InvalidInput("own_context", self.own_context, "a share from 0 to 1")
+
+    @property
+    def drawn_frames(self) -> int:
+        """Frames that a sequence needs: one more where contexts are drawn."""
+        return self.frames + bool(self.own_context)
 
 
 @dataclass(frozen=True, kw_only=True)

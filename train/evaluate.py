@@ -163,7 +163,7 @@ def bits_per_code(runtime: Runtime, split: Split, count: int = 40) -> dict[str, 
     sequences = Sequences(split, runtime.preset, draw)
     net = WorldModelNet(runtime.world_model, sequences.layout, checkpointing=False)
     with torch.inference_mode():
-        losses = torch.cat([net(part) for part in sequences.evenly(count).split(4)])
+        losses = torch.cat([net.losses(part) for part in sequences.evenly(count).split(4)])
     return {
         "bits_per_code": float(losses[:, 1:].mean() / np.log(2)),
         **baseline_bits(split, runtime.layout.num_codes),

@@ -34,7 +34,7 @@ from train.estimate import (
 from train.lora import add_adapters
 from train.tokenizer import TokenizerNet
 from train.video_decoder import FRAMES, VideoDecoderStage
-from train.world_model import WorldModelStage
+from train.world_model import WorldModelNet, WorldModelStage
 
 TEACHER_WIDTH, TEACHER_PARAMETERS = 384, 22_056_576  # DINOv2 ViT-S/14
 
@@ -82,21 +82,24 @@ def trace_world_model(
             length = stage.net.layout.context_length(config.frames)
             ids = torch.zeros(batch, length, dtype=torch.long)
 
-            def run(net: nn.Module = stage.net, ids: Tensor = ids) -> Tensor:
-                return net(ids, ends=config.all_image_ids).mean()
+            def run(net: WorldModelNet = stage.net, ids: Tensor = ids) -> Tensor:
+                return net.losses(ids, ends=config.all_image_ids).mean()
 
             traces.append(trace(stage.net, run, positions=length - 1))
     block = traces[1].plus(traces[0], -1.0)
     block = replace(block, flops=block.flops + attention_flops(preset, batch, length))
     rest = traces[0].plus(block, -1.0)
+    forward = 1.0 / (2.0 if config.lora else 3.0)
     if not config.checkpointing:
-        return rest.plus(block, layers)
+        whole = rest.plus(block, layers)
+        return replace(whole, flops=whole.flops * (1.0 + config.own_context * forward))
     # Each layer keeps its fp32 input; one layer at a time is computed again.
     inputs = 4.0 * batch * length * preset.world_model.hidden_size
-    again = block.flops / (2.0 if config.lora else 3.0)
+    again = block.flops * forward
+    once = rest.flops + layers * block.flops
     return Trace(
         kept_bytes=rest.kept_bytes + block.kept_bytes + layers * inputs,
-        flops=rest.flops + layers * (block.flops + again),
+        flops=once + layers * again + config.own_context * forward * once,
     )
 
 

@@ -55,9 +55,11 @@ LOSSES = ("l1", "l2", "perceptual", "codebook", "ssl", "gan", "edge")
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The preset's recipe with the options' changes. Raises InvalidInput."""
     recipe = get_recipe(args.preset, args.verb)
-    if isinstance(recipe.stage, WorldModelTraining):
-        return recipe
     stage = recipe.stage
+    if isinstance(stage, WorldModelTraining):
+        if args.own_context is None:
+            return recipe
+        return replace(recipe, stage=replace(stage, own_context=args.own_context))
     if getattr(args, "ablation", None):
         stage = get_ablation(args.ablation)
     known = {f.name for f in fields(stage.losses)}
@@ -119,7 +121,7 @@ def stage_of(
         return build.tokenizer(preset, recipe.stage, loop, sources, ranks)
     if args.verb == "world-model":
         return build.world_model(preset, recipe.stage, loop, sources, ranks)
-    return build.video_decoder(preset, recipe.stage, loop, sources, ranks)
+    return build.video_decoder(preset, recipe.stage, loop, sources, ranks, go_on=args.go_on)
 
 
 def dry_run(args: argparse.Namespace, preset: Preset, recipe: Recipe, loop: LoopConfig) -> None:
@@ -157,13 +159,24 @@ def add_verbs(top: Any) -> None:
         verb.add_argument("--ranks", type=int, help="dry run: so many processes")
         verb.add_argument("--estimate-for", help="dry run: H100, H200, A100, B200")
         verb.add_argument("--json", action="store_true", help="dry run: one JSON line")
-        if name != "world-model":
+        if name == "world-model":
+            verb.add_argument(
+                "--own-context",
+                type=float,
+                metavar="SHARE",
+                help="of sequences that are seen in part as the model itself draws them",
+            )
+        else:
             verb.add_argument(
                 "--loss",
                 action="append",
                 default=[],
                 metavar="NAME=WEIGHT",
                 help=f"{', '.join(LOSSES)}; 0 switches a loss off",
+            )
+        if name == "video-decoder":
+            verb.add_argument(
+                "--go-on", action="store_true", help="from --init's video decoder, not inflated"
             )
         if name == "tokenizer":
             verb.add_argument("--ablation", help=", ".join(ABLATIONS))

@@ -1,13 +1,16 @@
 """Stage 2: next-token prediction of frame ids, teacher forcing, loss on image ids only.
 
 Full training of small models, LoRA on the 7B one (`lora.py`). Actions are dropped to `unknown` for
-whole runs now and then, so that a null action means something.
+whole runs now and then, so that a null action means something. With `own_context` some sequences
+are seen as a rollout sees them: as the model itself draws them.
 
-Legend: B batch, T frames, S positions, N codes of a frame, L positions of a frame, D hidden.
+Legend: B batch, T frames, S positions, N codes of a frame, L positions of a frame, D hidden, V ids
+that are predicted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sim_stream.config import Preset
+from sim_stream.config import Preset, SamplingConfig
+from sim_stream.decoding.sampling import sample
 from sim_stream.layout import FrameLayout
 from sim_stream.models.world_model import WorldModel
 from train.config import WorldModelTraining
@@ -38,7 +42,7 @@ class WorldModelNet(nn.Module):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def forward(self, ids_BS: Tensor, *, ends: bool = False) -> Tensor:
-        """Cross-entropy in nats of every code (B T N), with `ends` of ends of frames too (N + 1).
+        """Logits of every code (B T N V), with `ends` of ends of frames too (N + 1).
 
         Each id is predicted from all ids before it; a sequence that begins with an image id has
         nothing before it, and predicts it from a zero vector.
@@ -52,14 +56,49 @@ class WorldModelNet(nn.Module):
         # At index s stands what predicts position s of the frames' part.
         hidden_BSD = hidden_BSD[:, first - 1 :] if first else F.pad(hidden_BSD, (0, 0, 1, 0))
         hidden_BTLD = hidden_BSD.unflatten(1, (-1, layout.frame_length))
-        lead, count = layout.actions_per_frame, layout.codes_per_frame + int(ends)
-        image_ids = slice(lead, lead + count)
         # The head itself is called, not its weight: adapters and sharding live in the call.
-        logits = self.model.vision_head(hidden_BTLD[:, :, image_ids])
-        logits = logits[..., : layout.num_codes + int(ends)]
-        targets = ids_BS[:, first:].unflatten(1, (-1, layout.frame_length))[:, :, image_ids]
+        logits = self.model.vision_head(hidden_BTLD[:, :, self.image_ids(ends=ends)])
+        return logits[..., : layout.num_codes + int(ends)]
+
+    def image_ids(self, *, ends: bool) -> slice:
+        """Where a frame's positions hold what is predicted."""
+        lead = self.layout.actions_per_frame
+        return slice(lead, lead + self.layout.codes_per_frame + int(ends))
+
+    def losses(
+        self,
+        ids_BS: Tensor,
+        *,
+        ends: bool = False,
+        seen_BS: Tensor | None = None,
+        net: nn.Module | None = None,
+    ) -> Tensor:
+        """Cross-entropy in nats of every code (B T N), with `ends` of ends of frames too (N + 1).
+
+        `seen_BS`: ids that it is predicted from, where they are not the true ones; `net`: this
+        module, wrapped.
+        """
+        logits = (net or self)(ids_BS if seen_BS is None else seen_BS, ends=ends)
+        frames_BTL = ids_BS[:, self.layout.prompt_length :].unflatten(
+            1, (-1, self.layout.frame_length)
+        )
+        targets = frames_BTL[:, :, self.image_ids(ends=ends)]
         losses = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), reduction="none")
         return losses.view(targets.shape)
+
+    @torch.no_grad()
+    def drawn(self, ids_BS: Tensor, sampling: SamplingConfig) -> Tensor:
+        """The same sequences with every code drawn from the true ids before it.
+
+        The first frame has none before it and stays.
+        """
+        logits = self(ids_BS)
+        noise = -torch.empty_like(logits, dtype=torch.float32).exponential_().log()
+        codes = sample(logits, noise, sampling)
+        first, drawn_BS = self.layout.prompt_length, ids_BS.clone()
+        frames_BTL = drawn_BS[:, first:].unflatten(1, (-1, self.layout.frame_length))
+        frames_BTL[:, 1:, self.image_ids(ends=False)] = codes[:, 1:]
+        return drawn_BS
 
 
 @torch.no_grad()
@@ -129,8 +168,34 @@ class WorldModelStage:
         return (self.sequences(step, share).to(self.device),)
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
-        losses = net(batch[0], ends=self.config.all_image_ids)
-        return losses[:, 0 if self.config.all_image_ids else 1 :].mean(), {}
+        ends, (ids, seen) = self.config.all_image_ids, self.with_own_context(batch[0])
+        losses = self.net.losses(ids, ends=ends, seen_BS=seen, net=net)
+        return losses[:, 0 if ends else 1 :].mean(), {}
+
+    def with_own_context(self, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Sequences of one frame less, (true, seen): `own_context` of them, rounded up, are seen
+        with codes of the model's own drawing.
+
+        A rollout fades when its context is a little paler than any that was trained on. So codes
+        of all frames but the last are replaced by draws, in each frame another share of them. The
+        frame more is what the first one is drawn from: a frame that is never drawn would tell the
+        model how the others ought to look. (Scheduled sampling in parallel, Mihaylova and Martins
+        2019, arXiv:1906.07651.)
+        """
+        if not self.config.own_context:
+            return ids_BS, ids_BS
+        layout = self.net.layout
+        prompt, length = layout.prompt_length, layout.frame_length
+        cut = torch.cat([ids_BS[:, :prompt], ids_BS[:, prompt + length :]], 1)
+        # The same number on every rank: sharded ranks call the model together.
+        count = math.ceil(self.config.own_context * len(cut))
+        drawn = self.net.drawn(ids_BS[:count, :-length], self.preset.sampling)
+        shares = torch.rand(count, self.config.frames - 1, 1, device=cut.device)
+        replaced = torch.rand(*shares.shape[:2], length, device=cut.device) < shares
+        seen = cut.clone()
+        context = seen[:count, prompt:-length]
+        context[:] = drawn[:, prompt + length :].where(replaced.flatten(1), context)
+        return cut, seen
 
     def adversary_loss(self, net: nn.Module) -> Tensor | None:
         return None
@@ -143,7 +208,7 @@ class WorldModelStage:
         if self.validation is None:
             return {}
         with torch.autocast(self.device.type, torch.bfloat16):
-            parts = [self.net(x.to(self.device)) for x in self.validation.split(4)]
+            parts = [self.net.losses(x.to(self.device)) for x in self.validation.split(4)]
         per_frame = torch.cat(parts).mean((0, 2))
         return {f"nats_frame{t + 1}": v.item() for t, v in enumerate(per_frame)}
 

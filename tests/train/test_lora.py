@@ -102,7 +102,7 @@ def test_with_and_without_actions_adapters_get_gradients_and_frozen_weights_none
         length = layout.context_length(2)
         ids = torch.randint(0, 8, (1, length))
         with torch.autocast("cpu", torch.bfloat16):
-            net(ids, ends=True).mean().backward()
+            net.losses(ids, ends=True).mean().backward()
         got = {name for name, p in model.named_parameters() if p.grad is not None}
         assert all("lora_" in name or is_norm(name) for name in got)
         assert any("vision_head" in name for name in got)
@@ -116,7 +116,7 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
     found = []
     for checkpointing in (False, True):
         net = WorldModelNet(random_world_model().train(), layout, checkpointing=checkpointing)
-        net(ids).mean().backward()
+        net.losses(ids).mean().backward()
         found.append({k: p.grad for k, p in net.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     for key, grad in found[0].items():

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sim_stream.config import SamplingConfig
+from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import inflate
 from sim_stream.models.vq_model import VQModel
@@ -22,7 +24,7 @@ from train.pack import how_made
 from train.parallel import Share
 from train.sequences import Draw, Sequences
 from train.tokenizer import FrameBatches, kmeans
-from train.world_model import WorldModelNet
+from train.world_model import WorldModelNet, WorldModelStage
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def test_every_share_of_a_batch_is_the_same_part_of_the_whole(split: Split, kind
 def test_code_losses_score_each_code_by_all_ids_before_it(split: Split) -> None:
     sequences, model = Sequences(split, SMALL, Draw(frames=3, batch=1)), random_world_model()
     ids, layout = sequences.evenly(1), sequences.layout
-    losses = WorldModelNet(model, layout, checkpointing=False)(ids, ends=True)
+    losses = WorldModelNet(model, layout, checkpointing=False).losses(ids, ends=True)
     assert losses.shape == (1, 3, layout.codes_per_frame + 1)
     for t, position in ((0, 0), (1, 0), (1, 17), (2, 63), (2, 64)):
         at = layout.code_start(t) + position
@@ -97,12 +99,65 @@ def test_code_losses_score_each_code_by_all_ids_before_it(split: Split) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("prompt_ids", [(), (3, 1, 2)])
+def test_own_contexts_are_what_the_model_draws_from_the_true_ids(
+    split: Split, prompt_ids: tuple[int, ...]
+) -> None:
+    preset = replace(SMALL, sampling=SamplingConfig(top_k=1))
+    if prompt_ids:
+        preset = replace(preset, prompt="a text", actions_per_frame=0)
+    config = WorldModelTraining(frames=3, own_context=0.5)
+    draw = Draw(frames=config.drawn_frames, batch=4)
+    sequences = Sequences(split, preset, draw, prompt_ids=prompt_ids)
+    stage = WorldModelStage(random_world_model(preset), preset, config, sequences)
+    ids = stage.batch(0, Share())[0]
+    torch.manual_seed(0)
+    true, seen = stage.with_own_context(ids)
+    layout, prompt = stage.net.layout, len(prompt_ids)
+    length = layout.frame_length
+    assert torch.equal(true, torch.cat([ids[:, :prompt], ids[:, prompt + length :]], 1))
+    changed = true != seen
+    assert changed[:2].any()
+    assert not changed[2:].any()  # half of the sequences
+    assert not changed[:, :prompt].any()
+    assert not changed[:, -length:].any()  # the last frame is nobody's context
+    assert 0 < changed[:2, prompt : prompt + length].sum() < 2 * layout.codes_per_frame
+    for row, position in changed.nonzero().tolist():
+        before = ids[row : row + 1, : position + length]
+        vision = torch.arange(before.shape[1])[None] >= prompt if prompt else None
+        hidden = stage.net.model(before, vision)[:, -1]
+        logits = stage.net.model.vision_head(hidden)[0, : layout.num_codes]
+        picked = logits[seen[row, position]]
+        torch.testing.assert_close(picked, logits.max(), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_own_contexts_change_what_is_seen_and_not_what_is_asked(split: Split) -> None:
+    sequences, model = Sequences(split, SMALL, Draw(frames=3, batch=1)), random_world_model()
+    ids = sequences.evenly(1)
+    net = WorldModelNet(model, sequences.layout, checkpointing=False)
+    seen = net.drawn(ids, SMALL.sampling)
+    start = sequences.layout.frame_length
+    assert torch.equal(seen[:, :start], ids[:, :start])
+    losses = net.losses(ids, seen_BS=seen)
+    logits = net(seen)[0, 2, 5]
+    expected = F.cross_entropy(logits, ids[0, sequences.layout.code_start(2) + 5])
+    torch.testing.assert_close(losses[0, 2, 5], expected)
+    assert not torch.equal(losses, net.losses(ids))
+
+
+def test_a_share_of_own_contexts_above_one_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"own_context.*1\.5.*0 to 1"):
+        WorldModelTraining(frames=4, own_context=1.5)
+
+
+@torch.no_grad()
 def test_a_text_prompt_stands_before_the_first_code_and_gets_no_loss(split: Split) -> None:
     preset = replace(SMALL, prompt="a text", actions_per_frame=0)
     draw = Draw(frames=2, batch=1)
     sequences = Sequences(split, preset, draw, prompt_ids=(3, 1, 2))
     ids, layout, model = sequences.evenly(1), sequences.layout, random_world_model(preset)
-    losses = WorldModelNet(model, layout, checkpointing=False)(ids, ends=True)
+    losses = WorldModelNet(model, layout, checkpointing=False).losses(ids, ends=True)
     assert losses.shape == (1, 2, layout.codes_per_frame + 1)
     vision = torch.arange(ids.shape[1])[None] >= 3
     for t, position in ((0, 0), (0, 64), (1, 0)):

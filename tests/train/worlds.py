@@ -44,7 +44,7 @@ TINY_GAME = DiscriminatorConfig(
     width=8, downs=2, norm_groups=4, generator_from=0.3, discriminator_from=0.2
 )
 PIXELS = LossConfig(perceptual=0.0, ssl=0.0, gan=0.02, edge=0.5)
-KINDS = ("tokenizer", "world-model", "lora", "video-decoder")
+KINDS = ("tokenizer", "world-model", "own-context", "lora", "video-decoder")
 
 
 def make_split(folder: Path, size: int = 32) -> Split:
@@ -86,12 +86,16 @@ def stage_of(kind: str, split: Split, batch: int = 4, vq: VQModel | None = None)
         model = inflate(vq or random_vq(), SMALL.video_decoder)
         clips = Clips(split, batch)
         return VideoDecoderStage(model, stage3, clips, validation=clips.evenly(2))
-    draw = Draw(frames=4, batch=batch, unknown=0.1)
-    sequences = Sequences(split, SMALL, draw)
     lora = LoraConfig(rank=4, dropout=0.1) if kind == "lora" else None
     stage2 = WorldModelTraining(
-        frames=4, lora=lora, all_image_ids=lora is not None, checkpointing=lora is not None
+        frames=4,
+        lora=lora,
+        all_image_ids=lora is not None,
+        own_context=0.5 if kind == "own-context" else 0.0,
+        checkpointing=lora is not None,
     )
+    draw = Draw(frames=stage2.drawn_frames, batch=batch, unknown=0.1)
+    sequences = Sequences(split, SMALL, draw)
     world = random_world_model().train()
     if lora:
         add_adapters(world, lora)
@@ -99,7 +103,7 @@ def stage_of(kind: str, split: Split, batch: int = 4, vq: VQModel | None = None)
 
 
 def options_of(kind: str) -> dict[str, Any]:
-    return {"muon": "model.layers."} if kind == "world-model" else {}
+    return {"muon": "model.layers."} if kind in ("world-model", "own-context") else {}
 
 
 def train(
