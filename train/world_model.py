@@ -29,6 +29,8 @@ from train.lora import frozen_keys
 from train.parallel import Share
 from train.sequences import Sequences
 
+DRAWN = 2 / 3  # chance of a frame to be drawn, in sequences with contexts of the model's own
+
 
 class WorldModelNet(nn.Module):
     """The world model with its loss, as one module to call and to wrap."""
@@ -92,12 +94,13 @@ class WorldModelNet(nn.Module):
 
         The first frame has none before it and stays.
         """
-        logits = self(ids_BS)
-        noise = -torch.empty_like(logits, dtype=torch.float32).exponential_().log()
-        codes = sample(logits, noise, sampling)
+        logits = self(ids_BS)[:, 1:]
+        kept, kept_ids = logits.float().topk(min(sampling.top_k, logits.shape[-1]), dim=-1)
+        noise = -torch.empty_like(kept).exponential_().log()
+        codes = kept_ids.gather(-1, sample(kept, noise, sampling)[..., None]).squeeze(-1)
         first, drawn_BS = self.layout.prompt_length, ids_BS.clone()
         frames_BTL = drawn_BS[:, first:].unflatten(1, (-1, self.layout.frame_length))
-        frames_BTL[:, 1:, self.image_ids(ends=False)] = codes[:, 1:]
+        frames_BTL[:, 1:, self.image_ids(ends=False)] = codes
         return drawn_BS
 
 
@@ -168,34 +171,39 @@ class WorldModelStage:
         return (self.sequences(step, share).to(self.device),)
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
-        ends, (ids, seen) = self.config.all_image_ids, self.with_own_context(batch[0])
-        losses = self.net.losses(ids, ends=ends, seen_BS=seen, net=net)
-        return losses[:, 0 if ends else 1 :].mean(), {}
+        ends, (ids, seen, counted) = self.config.all_image_ids, self.with_own_context(batch[0])
+        losses = self.net.losses(ids, ends=ends, seen_BS=seen, net=net).mean(-1)
+        first = 0 if ends else 1
+        return losses[:, first:][counted[:, first:]].mean(), {}
 
-    def with_own_context(self, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """Sequences of one frame less, (true, seen): `own_context` of them, rounded up, are seen
-        with codes of the model's own drawing.
+    def with_own_context(self, ids_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sequences of one frame less, (true, seen), and which frames count (B T): `own_context` of
+        the sequences, rounded up, are seen with codes of the model's own drawing.
 
-        A rollout fades when its context is a little paler than any that was trained on. So codes
-        of all frames but the last are replaced by draws, in each frame another share of them. The
-        frame more is what the first one is drawn from: a frame that is never drawn would tell the
-        model how the others ought to look. (Scheduled sampling in parallel, Mihaylova and Martins
-        2019, arXiv:1906.07651.)
+        A rollout fades when its context is a little paler than any that was trained on. So each
+        frame but the last has codes replaced by draws with a chance of `DRAWN`, another share of
+        them each time. Such a frame is context and no target: a code is to be trusted by those that
+        follow it in its frame, or a frame's rows fall apart. The frame more is what the first one
+        is drawn from: a frame that is never drawn would tell the model how the others ought to
+        look. (Scheduled sampling in parallel, Mihaylova and Martins 2019, arXiv:1906.07651, of
+        frames.)
         """
-        if not self.config.own_context:
-            return ids_BS, ids_BS
-        layout = self.net.layout
+        layout, frames = self.net.layout, self.config.frames
         prompt, length = layout.prompt_length, layout.frame_length
+        counted = torch.ones(len(ids_BS), frames, dtype=torch.bool, device=ids_BS.device)
+        if not self.config.own_context:
+            return ids_BS, ids_BS, counted
         cut = torch.cat([ids_BS[:, :prompt], ids_BS[:, prompt + length :]], 1)
         # The same number on every rank: sharded ranks call the model together.
         count = math.ceil(self.config.own_context * len(cut))
         drawn = self.net.drawn(ids_BS[:count, :-length], self.preset.sampling)
-        shares = torch.rand(count, self.config.frames - 1, 1, device=cut.device)
-        replaced = torch.rand(*shares.shape[:2], length, device=cut.device) < shares
+        counted[:count, :-1] = torch.rand(count, frames - 1, device=cut.device) >= DRAWN
+        shares = torch.rand(count, frames - 1, device=cut.device) * ~counted[:count, :-1]
+        replaced = torch.rand(*shares.shape, length, device=cut.device) < shares[..., None]
         seen = cut.clone()
         context = seen[:count, prompt:-length]
         context[:] = drawn[:, prompt + length :].where(replaced.flatten(1), context)
-        return cut, seen
+        return cut, seen, counted
 
     def adversary_loss(self, net: nn.Module) -> Tensor | None:
         return None

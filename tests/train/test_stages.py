@@ -112,7 +112,7 @@ def test_own_contexts_are_what_the_model_draws_from_the_true_ids(
     stage = WorldModelStage(random_world_model(preset), preset, config, sequences)
     ids = stage.batch(0, Share())[0]
     torch.manual_seed(0)
-    true, seen = stage.with_own_context(ids)
+    true, seen, counted = stage.with_own_context(ids)
     layout, prompt = stage.net.layout, len(prompt_ids)
     length = layout.frame_length
     assert torch.equal(true, torch.cat([ids[:, :prompt], ids[:, prompt + length :]], 1))
@@ -122,6 +122,10 @@ def test_own_contexts_are_what_the_model_draws_from_the_true_ids(
     assert not changed[:, :prompt].any()
     assert not changed[:, -length:].any()  # the last frame is nobody's context
     assert 0 < changed[:2, prompt : prompt + length].sum() < 2 * layout.codes_per_frame
+    frames = changed[:, prompt:].unflatten(1, (-1, length)).any(-1)
+    assert not (frames & counted).any()  # what is seen otherwise is no target
+    assert counted[2:].all()
+    assert counted[:, -1].all()
     for row, position in changed.nonzero().tolist():
         before = ids[row : row + 1, : position + length]
         vision = torch.arange(before.shape[1])[None] >= prompt if prompt else None
