@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from sim_stream.config import OPENVIGA, POCKET, Preset, SessionConfig, VideoDecoderConfig, VQConfig
+from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
@@ -74,6 +76,17 @@ def random_runtime(preset: Preset = SMALL, seed: int = 0, **options: object) -> 
         random_video_decoder(preset, seed),
         **{"max_sessions": 64, **options},  # type: ignore[arg-type]
     )
+
+
+def save_weights(folder: Path, seed: int = 0, **models: nn.Module) -> Path:
+    """A folder of weights of the small preset, random ones but for the models given."""
+    parts = {
+        "vq_model": random_vq(seed=seed),
+        "world_model": random_world_model(),
+        "video_decoder": random_video_decoder(seed=seed),
+    }
+    checkpoints.save(folder, SMALL, {**parts, **models}, {"model_id": folder.name})
+    return folder
 
 
 # The paper's networks at full width, cut to one step of downsampling and small frames: what its

@@ -16,7 +16,13 @@ from sim_stream.models import assembly, checkpoints, lora
 from sim_stream.models.assembly import INFLATE, Parts
 from sim_stream.models.checkpoints import Loaded
 from sim_stream.models.formats import peft_adapter
-from tests.small import SMALL, random_video_decoder, random_vq, random_world_model
+from tests.small import (
+    SMALL,
+    random_video_decoder,
+    random_vq,
+    random_world_model,
+    save_weights,
+)
 
 DTYPES = dict.fromkeys(checkpoints.PARTS, torch.float32)
 
@@ -27,14 +33,7 @@ def load(weights: Path | None, **parts: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("assembly") / "whole"
-    models = {
-        "vq_model": random_vq(),
-        "world_model": random_world_model(),
-        "video_decoder": random_video_decoder(),
-    }
-    checkpoints.save(folder, SMALL, models, {"model_id": "small-1"})
-    return folder
+    return save_weights(tmp_path_factory.mktemp("assembly") / "small-1")
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +133,7 @@ def test_an_adapter_of_another_base_is_refused(whole: Path, adapter: Path, tmp_p
 
 
 def test_a_video_decoder_of_another_codebook_is_refused(whole: Path, tmp_path: Path) -> None:
-    models = {
-        "vq_model": random_vq(seed=5),
-        "world_model": random_world_model(),
-        "video_decoder": random_video_decoder(seed=5),
-    }
-    checkpoints.save(tmp_path / "other", SMALL, models, {"model_id": "other"})
+    save_weights(tmp_path / "other", seed=5)
     with pytest.raises(CheckpointError, match=r"codebook is not the VQGAN's: \d+% of the codes"):
         load(whole, video_decoder=tmp_path / "other")
 
@@ -147,12 +141,7 @@ def test_a_video_decoder_of_another_codebook_is_refused(whole: Path, tmp_path: P
 def test_the_pixel_range_is_kept_and_must_be_the_same(whole: Path, tmp_path: Path) -> None:
     vq_model, video_decoder = random_vq(), random_video_decoder()
     vq_model.pixel_range = video_decoder.pixel_range = "unit"
-    models = {
-        "vq_model": vq_model,
-        "world_model": random_world_model(),
-        "video_decoder": video_decoder,
-    }
-    checkpoints.save(tmp_path / "unit", SMALL, models, {"model_id": "unit"})
+    save_weights(tmp_path / "unit", vq_model=vq_model, video_decoder=video_decoder)
     loaded = load(tmp_path / "unit")
     assert loaded.vq_model.pixel_range == loaded.video_decoder.pixel_range == "unit"
     assert load(tmp_path / "unit", video_decoder=INFLATE).video_decoder.pixel_range == "unit"

@@ -8,18 +8,18 @@ import torch
 
 from sim_stream.errors import CheckpointError
 from sim_stream.models import checkpoints
-from tests.small import SMALL, random_video_decoder, random_vq, random_world_model
+from tests.small import (
+    SMALL,
+    random_video_decoder,
+    random_vq,
+    random_world_model,
+    save_weights,
+)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    models = {
-        "vq_model": random_vq(),
-        "world_model": random_world_model(),
-        "video_decoder": random_video_decoder(),
-    }
-    checkpoints.save(tmp_path / "weights", SMALL, models, {"model_id": "small-1"})
-    return tmp_path / "weights"
+    return save_weights(tmp_path / "small-1")
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:

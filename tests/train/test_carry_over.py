@@ -12,9 +12,8 @@ import torch
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.vq_model import VQModel
-from tests.small import SMALL, random_video_decoder, random_vq, random_world_model
-from tests.train.worlds import loop, make_split
-from train import checkpoint
+from tests.small import SMALL, random_vq, random_world_model, save_weights
+from tests.train.worlds import loop, make_split, tokenizer_run
 from train.build import Sources, world_model
 from train.carry_over import carry_over, carry_over_from, counts_of
 from train.config import LoraConfig, WorldModelTraining
@@ -43,17 +42,10 @@ def order() -> torch.Tensor:
 @pytest.fixture
 def sources(tmp_path: Path, order: torch.Tensor) -> Sources:
     """Older weights, and a run whose tokenizer is theirs with its codes renumbered."""
-    models = {
-        "vq_model": random_vq(),
-        "world_model": random_world_model(),
-        "video_decoder": random_video_decoder(),
-    }
-    checkpoints.save(tmp_path / "old", SMALL, models, {"model_id": "old"})
-    found = Sources(cache=tmp_path / "cache", init=tmp_path / "old", runs=tmp_path / "runs")
-    old = checkpoints.load(tmp_path / "old", SMALL).vq_model
-    new = renumbered(old, order)
-    state = {f"vq.{k}": v for k, v in new.state_dict().items()}
-    checkpoint.write(tmp_path / "runs" / "tokenizer", 1, {"model": state, "ema": None}, keep=1)
+    init = save_weights(tmp_path / "old")
+    new = renumbered(checkpoints.load(init, SMALL).vq_model, order)
+    runs = tokenizer_run(tmp_path / "runs", new)
+    found = Sources(cache=tmp_path / "cache", init=init, runs=runs)
     split = make_split(tmp_path / "cache" / "train")
     tokenize(split, new)
     return found

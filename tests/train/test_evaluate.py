@@ -14,7 +14,14 @@ from sim_stream.config import SessionConfig
 from sim_stream.models import checkpoints
 from sim_stream.models.vq_model import to_pixels
 from sim_stream.runtime.runtime import Runtime
-from tests.small import SMALL, random_runtime, random_video_decoder, random_vq, random_world_model
+from tests.small import (
+    SMALL,
+    random_runtime,
+    random_video_decoder,
+    random_vq,
+    random_world_model,
+    save_weights,
+)
 from tests.train.worlds import prepare
 from train import rollouts, tables
 from train.data.split import Split
@@ -34,14 +41,7 @@ def split(tmp_path: Path) -> Split:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    folder = tmp_path / "weights"
-    models = {
-        "vq_model": random_vq(),
-        "world_model": random_world_model(),
-        "video_decoder": random_video_decoder(),
-    }
-    checkpoints.save(folder, SMALL, models, {"model_id": "random"})
-    return folder
+    return save_weights(tmp_path / "weights")
 
 
 @pytest.fixture

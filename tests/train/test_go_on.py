@@ -11,9 +11,8 @@ import torch
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import inflate
-from tests.small import SMALL, random_video_decoder, random_vq, random_world_model
-from tests.train.worlds import loop, make_split
-from train import checkpoint
+from tests.small import SMALL, random_vq, save_weights
+from tests.train.worlds import loop, make_split, tokenizer_run
 from train.build import Sources, video_decoder
 from train.config import LossConfig, VideoDecoderTraining
 from train.data.tokenize import tokenize
@@ -22,22 +21,10 @@ from train.parallel import Ranks
 PIXELS = VideoDecoderTraining(losses=LossConfig(perceptual=0.0, ssl=0.0, gan=0.0, codebook=0.0))
 
 
-def save(folder: Path, seed: int) -> Path:
-    models = {
-        "vq_model": random_vq(seed=seed),
-        "world_model": random_world_model(),
-        "video_decoder": random_video_decoder(seed=7),
-    }
-    checkpoints.save(folder, SMALL, models, {"model_id": folder.name})
-    return folder
-
-
 @pytest.fixture
 def sources(tmp_path: Path) -> Sources:
-    found = Sources(cache=tmp_path / "cache", init=save(tmp_path / "weights", seed=0))
-    vq = checkpoints.load(tmp_path / "weights", SMALL).vq_model
-    tokenize(make_split(tmp_path / "cache" / "train"), vq)
-    return found
+    tokenize(make_split(tmp_path / "cache" / "train"), random_vq())
+    return Sources(cache=tmp_path / "cache", init=save_weights(tmp_path / "weights"))
 
 
 def built(sources: Sources, tmp_path: Path, *, go_on: bool) -> dict[str, torch.Tensor]:
@@ -56,18 +43,9 @@ def test_a_video_decoder_starts_inflated_or_goes_on(sources: Sources, tmp_path: 
 
 
 def test_a_video_decoder_of_another_tokenizer_is_refused(sources: Sources, tmp_path: Path) -> None:
-    other = save(tmp_path / "other", seed=5)
-    sources = replace(sources, runs=runs_of(sources, tmp_path))
+    other = save_weights(tmp_path / "other", seed=5)
+    sources = replace(sources, runs=tokenizer_run(tmp_path / "runs", random_vq()))
     with pytest.raises(InvalidInput, match=r"init: got none; .*--init WEIGHTS"):
         built(replace(sources, init=None), tmp_path, go_on=True)
     with pytest.raises(InvalidInput, match=r"init: got .*other \(tokenizer .*a video decoder of"):
         built(replace(sources, init=other), tmp_path, go_on=True)
-
-
-def runs_of(sources: Sources, tmp_path: Path) -> Path:
-    """A folder of runs that holds the tokenizer of `sources.init`."""
-    assert sources.init is not None
-    vq = checkpoints.load(sources.init, SMALL).vq_model
-    state = {f"vq.{k}": v for k, v in vq.state_dict().items()}
-    checkpoint.write(tmp_path / "runs" / "tokenizer", 1, {"model": state, "ema": None}, keep=1)
-    return tmp_path / "runs"

@@ -8,19 +8,14 @@ import torch
 
 from sim_stream.models import assembly, checkpoints
 from sim_stream.models.assembly import Parts
-from tests.small import SMALL, random_video_decoder, random_vq, random_world_model
+from tests.small import SMALL, random_world_model, save_weights
 from train.config import LoraConfig
 from train.lora import add_adapters, merged_state, save_adapters
 
 
 def test_trained_adapters_load_as_a_part_and_give_the_trained_weights(tmp_path: Path) -> None:
     base, config = random_world_model(), LoraConfig(rank=4)
-    models = {
-        "vq_model": random_vq(),
-        "world_model": base.bfloat16(),  # as training freezes it
-        "video_decoder": random_video_decoder(),
-    }
-    checkpoints.save(tmp_path / "base", SMALL, models, {"model_id": "base"})
+    save_weights(tmp_path / "base", world_model=base.bfloat16())  # as training freezes it
     trained = add_adapters(random_world_model(), config)
     torch.manual_seed(1)
     with torch.no_grad():

@@ -21,6 +21,7 @@ import torch
 from sim_stream.models.video_decoder import inflate
 from sim_stream.models.vq_model import VQModel
 from tests.small import SMALL, random_vq, random_world_model
+from train import checkpoint
 from train.config import (
     DiscriminatorConfig,
     LoopConfig,
@@ -122,6 +123,13 @@ def prepare(folder: Path) -> Split:
     split = make_split(folder / "cache" / "train")
     tokenize(split, random_vq())
     return split
+
+
+def tokenizer_run(runs: Path, vq: VQModel) -> Path:
+    """A folder of runs that holds a trained tokenizer."""
+    state = {f"vq.{k}": v for k, v in vq.state_dict().items()}
+    checkpoint.write(runs / "tokenizer", 1, {"model": state, "ema": None}, keep=1)
+    return runs
 
 
 def main() -> None:
