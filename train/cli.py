@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     except SimStreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was finished stays, the same command goes on", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        stays = str(error) or "what was finished stays"
+        print(f"interrupted: {stays}; the same command goes on", file=sys.stderr)
         return 130
     return 0

@@ -33,6 +33,7 @@ from train.parallel import (
     wrap,
 )
 from train.report import Report
+from train.stop import StopRequest
 
 Figures = dict[str, float]
 
@@ -108,6 +109,7 @@ class Trainer:
             self.parts["adversary"] = Part(stage.adversary, optimizer, scheduled=own is None)
         self.ema = self.trained_tensors() if config.ema_decay is not None else None
         self.step, self.spent_s = 0, 0.0
+        self.request, self.stopping = StopRequest(), False
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -207,20 +209,27 @@ class Trainer:
     # -- steps ---------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Trains to the end of the budget. Raises Diverged, Unavailable."""
+        """Trains to the end of the budget. Raises Diverged, Unavailable; KeyboardInterrupt, with
+        the step saved, where a signal asked it to stop.
+        """
         c = self.config
         failed: OSError | None = None
-        with Report(c, self.ranks.leads, self.step, self.progress()) as report:
-            while self.progress() < 1.0:
+        begun = Report(c, self.ranks.leads, self.step, self.progress())
+        with begun as report, self.request:
+            while self.progress() < 1.0 and not self.stopping:
                 rate, figures = self.set_rates(), self.one_step()
                 report.advance(self.step, self.progress())
                 if self.step % c.log_every == 0:
                     report.log(self.step, self.spent_s, {"lr": rate, **self.averaged(figures)})
-                if self.step % c.save_every == 0 or self.progress() >= 1.0:
+                done = self.progress() >= 1.0
+                if self.step % c.save_every == 0 or done or self.stopping:
                     failed = self.save(report)
-                    self.validate(report)
+                    if done or not self.stopping:
+                        self.validate(report)
         if failed is not None:
             raise Unavailable(f"the last checkpoint could not be written to {c.out}: {failed}")
+        if self.progress() < 1.0:
+            raise KeyboardInterrupt(f"step {self.step} is saved")
 
     def one_step(self) -> dict[str, Any]:
         start = time.perf_counter()
@@ -241,7 +250,10 @@ class Trainer:
         self.update_ema()
         self.stage.after_step(self.step)
         spent = self.spent_s + time.perf_counter() - start
-        (self.spent_s,) = mean_over_ranks([spent], self.ranks.device)
+        # Whoever is asked to stop stops all, at the same step.
+        asked = float(self.request.asked)
+        self.spent_s, share = mean_over_ranks([spent, asked], self.ranks.device)
+        self.stopping = share > 0.0
         return figures
 
     def accumulate(self, micro: int) -> tuple[dict[str, Any], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from sim_stream.config import OPENVIGA
 from sim_stream.errors import CheckpointError, InvalidInput, Unavailable
 from tests.train.worlds import KINDS, loop, prepare, stage_of, train
-from train import checkpoint
+from train import checkpoint, stop
 from train.config import LoopConfig, get_recipe
 from train.data.split import Split
 from train.estimate import named_peak
@@ -106,6 +107,23 @@ def test_two_processes_killed_and_resumed_end_with_the_same_weights(
     resumed = process(kind, str(tmp_path), "7", *flags, processes=2)
     assert resumed.returncode == 0, resumed.stderr
     same(checkpoint.latest(tmp_path / "run"), checkpoint.latest(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_that_is_asked_to_stop_stops_both_with_the_step_saved(
+    tmp_path: Path,
+) -> None:
+    prepare(tmp_path)
+    stopped = process("world-model", str(tmp_path), "7", "stop-at", "5", processes=2)
+    assert stopped.returncode != 0
+    assert stopped.stderr.count("KeyboardInterrupt: step 5 is saved") == 2
+    assert checkpoint.latest(tmp_path / "run")["step"] == 5
+    resumed = process("world-model", str(tmp_path), "7", processes=2)
+    assert resumed.returncode == 0, resumed.stderr
+    (tmp_path / "run").rename(tmp_path / "resumed")
+    whole = process("world-model", str(tmp_path), "7", processes=2)
+    assert whole.returncode == 0, whole.stderr
+    same(checkpoint.latest(tmp_path / "resumed"), checkpoint.latest(tmp_path / "run"))
 
 
 @pytest.mark.slow
@@ -246,6 +264,41 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch_saved(split: Split, tmp_
         trainer.run()
     saved = torch.load(tmp_path / "run" / "stopped-step0-rank0.pt", weights_only=True)
     assert torch.equal(saved["batch"][0], stage.batch(0, Share())[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_its_step_which_is_saved(
+    split: Split, tmp_path: Path, number: signal.Signals
+) -> None:
+    handler = signal.getsignal(number)
+    trainer = Trainer(stage_of("world-model", split), loop(tmp_path / "run", 6))
+
+    def after_step(step: int) -> None:
+        if step == 2:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # as a terminal's comes under torchrun
+
+    trainer.stage.after_step = after_step  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt, match="step 2 is saved"):
+        trainer.run()
+    assert signal.getsignal(number) is handler
+    found = checkpoint.latest(tmp_path / "run")
+    assert found["step"] == 2
+    same(found["model"], trainer.state()["model"])
+    resumed = Trainer(stage_of("world-model", split), loop(tmp_path / "run", 6))
+    assert resumed.resume()
+    resumed.run()
+    assert resumed.step == 6
+
+
+def test_a_second_signal_ends_a_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((10.0, 10.5, 11.5))
+    monkeypatch.setattr(stop, "monotonic", lambda: next(times))
+    with pytest.raises(KeyboardInterrupt, match="at once"), stop.StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.asked
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_the_papers_schedule() -> None:

@@ -1,8 +1,9 @@
 """A tiny split and the three stages at a size that trains in seconds; also run as a process.
 
-    python -m tests.train.worlds KIND FOLDER STEPS [die-at STEP] [--fsdp] [--fp32]
+    python -m tests.train.worlds KIND FOLDER STEPS [die-at|stop-at STEP] [--fsdp] [--fp32]
 
-trains in FOLDER/run on the split in FOLDER/cache (made if missing), as a run that can be killed.
+trains in FOLDER/run on the split in FOLDER/cache (made if missing), as a run that can be killed
+(its first rank) or asked to stop (its last rank).
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def tokenizer_run(runs: Path, vq: VQModel) -> Path:
 
 def main() -> None:
     kind, folder, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    die_at = int(sys.argv[5]) if "die-at" in sys.argv else None
+    ends_at = {name: int(sys.argv[5]) for name in ("die-at", "stop-at") if name in sys.argv}
     ranks = join("cpu")
     split = Split.open(folder / "cache", "train")
     parallel = "fsdp" if "--fsdp" in sys.argv else "ddp"
@@ -146,8 +147,10 @@ def main() -> None:
 
     def after_step(step: int) -> None:
         after(step)
-        if step == die_at and ranks.leads:
+        if step == ends_at.get("die-at") and ranks.leads:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == ends_at.get("stop-at") and ranks.rank == ranks.world - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     stage.after_step = after_step  # type: ignore[method-assign]
     trainer = Trainer(stage, config, ranks)
