@@ -7,9 +7,12 @@ import stat
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tools import check_wheel, install_torch
+from bridge.driving.page import GAP_PX, LABEL_PX, Page
+from sim_stream.video_writer import Mp4Writer
+from tools import check_wheel, closed_life, install_torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,3 +66,22 @@ def test_wheel_with_foreign_or_missing_files_is_refused() -> None:
         "train/data.py does not belong into the wheel"
     ]
     assert check_wheel.complaints(whole[1:]) == [f"{whole[0]} is missing"]
+
+
+def test_closed_loop_drives_are_told_from_those_that_end(tmp_path: Path) -> None:
+    """Two worlds beside each other, as `bridge drive` puts them; one predicted one turns grey."""
+    rng, side = np.random.default_rng(0), 64
+    drive = rng.integers(0, 256, (24, 8, 8, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    grey = drive.copy()
+    grey[12:] = 128
+    page = Page(simulator="one", neural="other", side_px=side, frames=24)
+    canvas = np.zeros((page.height, page.width, 3), np.uint8)
+    for name, made in (("goes-on", drive), ("ends", grey)):
+        with Mp4Writer(tmp_path / f"{name}.mp4", size=(page.height, page.width)) as writer:
+            for simulated, predicted in zip(drive, made, strict=True):
+                for image, left in ((simulated, GAP_PX), (predicted, 2 * GAP_PX + side)):
+                    canvas[LABEL_PX : LABEL_PX + side, left : left + side] = image
+                writer.write(canvas)
+    videos = sorted(tmp_path.glob("*.mp4"))
+    assert closed_life.lives(videos, 12) == {"ends.mp4": [], "goes-on.mp4": []}
+    assert closed_life.lives(videos, 24) == {"ends.mp4": ["frozen", "collapsed"], "goes-on.mp4": []}

@@ -28,7 +28,7 @@ from train.data.split import Split
 from train.losses import psnr_db
 from train.measures import DOWNSAMPLE, coarse, psnr8
 from train.metrics.pixels import ssim
-from train.rollouts import long_rollouts, per_horizon
+from train.rollouts import LONG, PROMPT, long_rollouts, moving_starts, per_horizon
 from train.sequences import Draw, Sequences
 from train.world_model import WorldModelNet
 
@@ -195,7 +195,8 @@ def baseline_bits(split: Split, num_codes: int) -> dict[str, float]:
 
 
 def evaluate(runtime: Runtime, split: Split) -> dict[str, Any]:
-    """All held-out figures."""
+    """All held-out figures. Raises InvalidInput: drives too short for the longest rollout."""
+    moving_starts(split, PROMPT + LONG, 1)
     return {
         "reconstruction": reconstruction(runtime, split),
         "world_model": bits_per_code(runtime, split),

@@ -24,11 +24,8 @@ MOVING_MPS = 2.0
 
 
 def rollout(runtime: Runtime, split: Split, start: int, steps: int, seed: int) -> np.ndarray:
-    """Predicted frames (steps H W 3) under the drive's own actions, from its first two frames.
-
-    Where the drive is over, its last action is kept.
-    """
-    prompt, drive = slice(start, start + PROMPT), split.drive_at(start)
+    """Predicted frames (steps H W 3) under the drive's own actions, from its first two frames."""
+    prompt = slice(start, start + PROMPT)
     session = runtime.open_session()
     with session:
         session.reset(
@@ -38,8 +35,7 @@ def rollout(runtime: Runtime, split: Split, start: int, steps: int, seed: int) -
         )
         frames = []
         for step in range(steps):
-            row = min(start + PROMPT + step, drive.start + drive.length - 1)
-            frame = session.step(action_of(split.actions[row]))
+            frame = session.step(action_of(split.actions[start + PROMPT + step]))
             frames.append(frame)
         flushed = session.flush()
     shown = [f.image for f in [*frames, *([flushed] if flushed else [])] if f.frame_id >= 1]
@@ -47,9 +43,11 @@ def rollout(runtime: Runtime, split: Split, start: int, steps: int, seed: int) -
 
 
 def moving_starts(split: Split, length: int, count: int) -> list[int]:
-    """Rows from which on a car drives through `length` frames, evenly spread."""
-    starts = split.windows(length)
-    moving = [s for s in starts if split.actions[s : s + length, 0].min() >= MOVING_MPS]
+    """Rows that have `length` frames of one drive, evenly spread; the car moves in the first of
+    them, as many as `per_horizon` looks at. Raises InvalidInput where no drive is so long.
+    """
+    starts, first = split.windows(length), min(length, PROMPT + HORIZON)
+    moving = [s for s in starts if split.actions[s : s + first, 0].min() >= MOVING_MPS]
     usable = moving or starts.tolist()
     picked = np.linspace(0, len(usable) - 1, min(count, len(usable))).astype(int)
     return [int(usable[i]) for i in picked]
@@ -104,14 +102,15 @@ def life(made_THWC: np.ndarray, true_detail: float, true_change: float) -> dict[
 
 
 def long_rollouts(
-    runtime: Runtime, split: Split, prompts: int = 12, steps: int = LONG
+    runtime: Runtime, split: Split, prompts: int = 24, steps: int = LONG
 ) -> dict[str, Any]:
     """Shares that end frozen, flickering, collapsed or as noise; the rest stayed drives.
 
     A dark drive shows less and changes less: detail is held against the own drive's, change against
-    the mean of all drives' in proportion to their detail.
+    the mean of all drives' in proportion to their detail. All actions are the drive's own: a last
+    one that is kept turns a car round on the spot.
     """
-    starts = moving_starts(split, PROMPT + HORIZON, prompts)
+    starts = moving_starts(split, PROMPT + steps, prompts)
     true = [split.images(slice(s, s + PROMPT + HORIZON)) for s in starts]
     true_details = [float(detail(x).mean()) for x in true]
     restless = float(

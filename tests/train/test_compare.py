@@ -43,7 +43,7 @@ def measure(runtime: Runtime, split: Split) -> dict[str, Any]:
     return {
         "world_model": baseline_bits(split, runtime.layout.num_codes),
         "rollouts": per_horizon(runtime, split, 1),
-        "long_rollouts": long_rollouts(runtime, split, 1, 20),
+        "long_rollouts": long_rollouts(runtime, split, 1, 5),
     }
 
 

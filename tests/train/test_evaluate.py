@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sim_stream.config import SessionConfig
+from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.vq_model import to_pixels
 from sim_stream.runtime.runtime import Runtime
@@ -26,6 +27,7 @@ from tests.train.worlds import prepare
 from train import rollouts, tables
 from train.data.split import Split
 from train.evaluate import baseline_bits, bits_per_code, reconstruction
+from train.evaluate import evaluate as held_out
 from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
 from train.rollouts import change, detail, life, long_rollouts, moving_starts, per_horizon, rollout
 
@@ -169,11 +171,21 @@ def test_rollouts_give_a_curve_and_shares(split: Split, monkeypatch: pytest.Monk
     assert moving_starts(split, 5, 2) == [0, 7]
     curve = per_horizon(runtime, split, prompts=2)
     assert len(curve["predicted_psnr_db"]) == len(curve["last_frame_coarse_psnr_db"]) == 3
-    # Longer than the drive: the last action is kept.
-    found = long_rollouts(runtime, split, prompts=2, steps=9)
-    assert len(found["detail_by_frame"]) == 9
+    found = long_rollouts(runtime, split, prompts=2, steps=5)
+    assert len(found["detail_by_frame"]) == 5
     ends = [found[f"{name}_share"] for name in ("frozen", "flickering", "collapsed", "noise")]
     assert found["alive_share"] == pytest.approx(1.0 - max(ends)) or sum(ends) > 1.0
+
+
+def test_a_rollout_longer_than_every_drive_is_refused_before_anything_is_measured(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = r"cache: got .* with no run of 42 frames; allowed: longer drives"
+    with pytest.raises(InvalidInput, match=allowed):
+        long_rollouts(random_runtime(), split)
+    monkeypatch.setattr("train.evaluate.reconstruction", lambda *_: pytest.fail("measured"))
+    with pytest.raises(InvalidInput, match=allowed):
+        held_out(random_runtime(), split)
 
 
 def test_reconstruction_is_told_for_each_drive(split: Split) -> None:
@@ -199,6 +211,6 @@ def test_a_drive_in_the_dark_that_stays_a_drive_is_called_one(
         return split.images(slice(start, start + 5))
 
     monkeypatch.setattr(rollouts, "rollout", the_truth)
-    found = long_rollouts(random_runtime(), dark, prompts=4, steps=5)
+    found = long_rollouts(random_runtime(), dark, prompts=4, steps=4)
     assert found["prompts"] == 4 and found["alive_share"] == 1.0
     assert found["detail_by_frame"] == pytest.approx([1.0] * 5, abs=0.2)
