@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bridge.driving.page import GAP_PX, LABEL_PX, Page
+from sim_stream.errors import InvalidInput
 from sim_stream.video_writer import Mp4Writer
 from tools import check_wheel, closed_life, install_torch
 
@@ -83,5 +84,7 @@ def test_closed_loop_drives_are_told_from_those_that_end(tmp_path: Path) -> None
                     canvas[LABEL_PX : LABEL_PX + side, left : left + side] = image
                 writer.write(canvas)
     videos = sorted(tmp_path.glob("*.mp4"))
+    with pytest.raises(InvalidInput, match=r"frames: got 25; allowed: 1..24, the length of"):
+        closed_life.lives(videos, 25)
     assert closed_life.lives(videos, 12) == {"ends.mp4": [], "goes-on.mp4": []}
     assert closed_life.lives(videos, 24) == {"ends.mp4": ["frozen", "collapsed"], "goes-on.mp4": []}

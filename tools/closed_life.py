@@ -3,7 +3,8 @@
 
     python -m tools.closed_life drive-*.mp4 [--frames 40]
 
-prints what became of each predicted drive after so many frames, and one JSON line.
+prints what became of each predicted drive after so many frames, and one JSON line. The first 16
+frames of the simulator are what it is held against: a drive that ended before is dimmed there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import av
 import numpy as np
 
 from bridge.driving.page import GAP_PX, LABEL_PX
+from sim_stream.errors import InvalidInput
 from train.rollouts import HORIZON, LONG, PROMPT, change, detail, life
 
 TRUE = PROMPT + HORIZON  # frames of the simulator that a drive is held against
@@ -35,6 +37,9 @@ def worlds(video: Path) -> tuple[np.ndarray, np.ndarray]:
 def lives(videos: list[Path], frames: int) -> dict[str, list[str]]:
     """What is wrong with the last eight of each predicted drive's first `frames`, if anything."""
     both = [worlds(video) for video in videos]
+    for video, (_, made) in zip(videos, both, strict=True):
+        if len(made) < frames:
+            raise InvalidInput("frames", frames, f"1..{len(made)}, the length of {video}")
     details = [float(detail(true[:TRUE]).mean()) for true, _ in both]
     changes = [float(change(true[:TRUE]).mean()) for true, _ in both]
     restless = float(np.mean(np.divide(changes, details)))
