@@ -41,6 +41,8 @@ def add_record(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     record.add_argument("--frames", type=int, default=80, help="most frames of a drive, at 4 fps")
     record.add_argument("--seed", type=int, default=0, help="index of the first drive in its split")
     record.add_argument("--split", choices=sorted(SEEDS), required=True, help="train or val")
+    stray_help = "leave the road now and then and come back, instead of ending where it is left"
+    record.add_argument("--stray", action="store_true", help=stray_help)
     record.add_argument("--workers", type=int, default=2, help="simulator processes")
     record.add_argument("--size", type=int, default=512, help="side of the square frame, pixels")
     record.add_argument("--crf", type=int, default=12, help="x264's quality, lower is better")
@@ -88,9 +90,14 @@ def run_record(options: argparse.Namespace) -> dict[str, object]:
     drives = []
     for index in range(options.seed, options.seed + options.drives):
         seed = drive_seed(options.split, index)
-        drive_id = f"{options.world}-{seed:06d}"
         drives.append(
-            Drive(drive_id=drive_id, split=options.split, seed=seed, max_frames=options.frames)
+            Drive(
+                drive_id=f"{options.world}{'-stray' * options.stray}-{seed:06d}",
+                split=options.split,
+                seed=seed,
+                max_frames=options.frames,
+                stray=options.stray,
+            )
         )
     recording = Recording(
         root=options.out,

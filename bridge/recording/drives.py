@@ -14,6 +14,7 @@ import numpy as np
 
 from bridge.policy import ExploringDriver
 from bridge.recording.bdd100k import DriveWriter
+from bridge.straying import StrayingDriver
 from bridge.worlds import EgoState, RoadWorld
 
 MIN_FRAMES = 24
@@ -21,12 +22,16 @@ MIN_FRAMES = 24
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drive:
-    """What to record: the id names the files, the seed decides everything in them."""
+    """What to record: the id names the files, the seed decides everything in them.
+
+    A drive that strays leaves the road and comes back; any other ends where it leaves it.
+    """
 
     drive_id: str
     split: str
     seed: int
     max_frames: int
+    stray: bool = False
 
 
 class Stopped(Exception):
@@ -37,7 +42,7 @@ def record_drive(
     world: RoadWorld, drive: Drive, root: Path, *, crf: int, stop: threading.Event
 ) -> dict[str, Any]:
     """Record one drive; returns its line for drives.jsonl. Too short a drive leaves no files."""
-    driver = ExploringDriver(drive.seed)
+    driver = StrayingDriver(drive.seed) if drive.stray else ExploringDriver(drive.seed)
     egos: list[EgoState] = []
     steers: list[float] = []
     with DriveWriter(
@@ -47,7 +52,8 @@ def record_drive(
         while True:
             writer.add(seen)
             egos.append(seen.ego)
-            if seen.done or len(egos) == drive.max_frames:
+            over = seen.done and not (drive.stray and seen.end == "off_road")
+            if over or len(egos) == drive.max_frames:
                 break
             if stop.is_set():
                 raise Stopped(drive.drive_id)
@@ -62,7 +68,8 @@ def record_drive(
         "split": drive.split,
         "kept": kept,
         "frames": len(egos),
-        "end": seen.end or "length",
+        "end": seen.end if over else "length",
+        "stray": drive.stray,
         **summary(egos, steers),
         "style": dataclasses.asdict(driver.style),
         **world.describe(drive.seed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -31,6 +32,10 @@ def drives(count: int, frames: int = 30) -> list[Drive]:
     ]
 
 
+def straying(count: int) -> list[Drive]:
+    return [dataclasses.replace(drive, stray=True) for drive in drives(count)]
+
+
 def recording(root: Path, world: type[PaintedWorld] = PaintedWorld, workers: int = 2) -> Recording:
     return Recording(root=root, open_world=lambda: world(size_px=16), workers=workers)
 
@@ -46,6 +51,13 @@ class CrashesEarly(PaintedWorld):
         seen = super().step(control)
         short = seen.sim_time_us == (MIN_FRAMES - 2) * 250_000
         return Observation(**{**vars(seen), "done": short, "end": "crash" if short else ""})
+
+
+class LeavesAtOnce(PaintedWorld):
+    """Off the road from the second frame on."""
+
+    def step(self, control: Control) -> Observation:
+        return Observation(**{**vars(super().step(control)), "done": True, "end": "off_road"})
 
 
 class FailsOnSeed2(PaintedWorld):
@@ -116,6 +128,23 @@ def test_a_short_drive_is_logged_and_leaves_no_files(tmp_path: Path) -> None:
     assert not finished(tmp_path)["p0"]["kept"]
 
 
+def test_a_drive_that_strays_goes_on_beside_the_road(tmp_path: Path) -> None:
+    totals = recording(tmp_path, LeavesAtOnce).run(straying(2))
+    assert (totals["drives"], totals["ends"]) == (2, {"length": 2})
+    assert all(line["stray"] and line["frames"] == 30 for line in finished(tmp_path).values())
+
+
+def test_any_other_drive_ends_where_it_leaves_the_road(tmp_path: Path) -> None:
+    totals = recording(tmp_path, LeavesAtOnce).run(drives(2))
+    assert (totals["drives"], totals["dropped"], totals["ends"]) == (0, 2, {"off_road": 2})
+    assert not any(line["stray"] for line in finished(tmp_path).values())
+
+
+def test_a_drive_that_strays_ends_with_a_crash_like_any_other(tmp_path: Path) -> None:
+    totals = recording(tmp_path, CrashesEarly).run(straying(2))
+    assert totals["ends"] == {"crash": 2}
+
+
 def test_a_scene_that_fails_is_logged_and_the_others_are_recorded(tmp_path: Path) -> None:
     totals = recording(tmp_path, FailsOnSeed2).run(drives(5))
     assert (totals["drives"], totals["dropped"]) == (4, 1)
@@ -156,6 +185,12 @@ def test_the_command_ends_in_one_json_line(
     totals = last_line(capsys.readouterr().out)
     assert (totals["split"], totals["drives"], totals["frames"]) == ("val", 2, 48)
     assert names(tmp_path, "*.mov") == {"painted-090000", "painted-090001"}
+
+
+def test_the_command_names_straying_drives_by_themselves(tmp_path: Path) -> None:
+    assert main(command(tmp_path, "--drives", "1", "--frames", "24")) == 0
+    assert main(command(tmp_path, "--drives", "1", "--frames", "24", "--stray")) == 0
+    assert names(tmp_path, "*.mov") == {"painted-090000", "painted-stray-090000"}
 
 
 def test_the_command_names_a_bad_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
