@@ -120,7 +120,7 @@ def tokenizer(
     if sources.init is not None:
         checkpoints.load_strict(model, part_state(sources.init, "vq_model"), str(sources.init))
     elif not config.plain_share:
-        raise InvalidInput("init", "none", f"a weights folder: the {preset.name} recipe tunes one")
+        raise InvalidInput("init", "none", "a weights folder, which this recipe trains on")
     val = held_out(sources)
     rows = spread(len(val), HELD_OUT_FRAMES) if val else None
     frames = val.pixels(rows) if val and rows is not None else None

@@ -115,13 +115,27 @@ class LoopConfig:
 @dataclass(frozen=True, kw_only=True)
 class TokenizerTraining:
     """Stage 1. `plain_share`: part of the budget without quantisation, after which k-means places
-    the codebook (0: the codebook comes with the weights); `reseed_every` 0 leaves dead codes."""
+    the codebook (0: the codebook comes with the weights); `reseed_every` 0 leaves dead codes.
+    `decoder_only`: encoder and codebook, and so all ids, stay as they came."""
 
     losses: LossConfig = LossConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     plain_share: float = 0.0
     reseed_every: int = 0
     mirror: bool = True
+    decoder_only: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("codebook", "ssl") if self.decoder_only else ():
+            if getattr(self.losses, name):
+                raise InvalidInput(
+                    f"losses.{name}", getattr(self.losses, name), "0: codes stay as they are"
+                )
+
+    def of_decoder(self) -> TokenizerTraining:
+        """The same without all that moves codes."""
+        losses = replace(self.losses, codebook=0.0, ssl=0.0)
+        return replace(self, plain_share=0.0, reseed_every=0, losses=losses, decoder_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -200,7 +200,7 @@ def _frames_plan(
             video = VideoDecoder(preset.vq, preset.video_decoder)
             return VideoDecoderStage(video, config, None).decoder, d
         width = TEACHER_WIDTH if config.losses.ssl else None
-        return TokenizerNet(VQModel(preset.vq), width), d
+        return TokenizerNet(VQModel(preset.vq), width, decoder_only=config.decoder_only), d
 
     with torch.device("meta"):
         model, d = build()

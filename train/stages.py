@@ -62,6 +62,8 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         return replace(recipe, stage=replace(stage, own_context=args.own_context))
     if getattr(args, "ablation", None):
         stage = get_ablation(args.ablation)
+    if getattr(args, "decoder_only", False):
+        stage = stage.of_decoder()
     known = {f.name for f in fields(stage.losses)}
     changes = dict(parse_loss(text, known) for text in args.loss)
     return replace(recipe, stage=replace(stage, losses=replace(stage.losses, **changes)))
@@ -180,3 +182,8 @@ def add_verbs(top: Any) -> None:
             )
         if name == "tokenizer":
             verb.add_argument("--ablation", help=", ".join(ABLATIONS))
+            verb.add_argument(
+                "--decoder-only",
+                action="store_true",
+                help="--init's image decoder alone: ids, and world models of them, stay valid",
+            )

@@ -3,7 +3,8 @@
 The `pocket` recipe, which starts from nothing, has three phases: a short plain auto-encoder (no
 quantisation) finds good latents, k-means on them places the codebook, then eq. 4 trains all of it;
 codes that no frame uses are re-seeded from the batch. Without phase one most codes of a small model
-stay dead. The paper's recipe starts from trained weights and has the last phase only.
+stay dead. The paper's recipe starts from trained weights and has the last phase only. The image
+decoder can be trained alone, on frames of a new kind whose ids are to stay as they are.
 
 Legend: B batch, C channels, H height, W width, D latent channels, G latent grid, N codes.
 """
@@ -85,8 +86,13 @@ class Output(NamedTuple):
 class TokenizerNet(nn.Module):
     """The VQModel and the adapter FC(384), as one module to call and to wrap."""
 
-    def __init__(self, vq: VQModel, teacher_width: int | None) -> None:
+    def __init__(
+        self, vq: VQModel, teacher_width: int | None, *, decoder_only: bool = False
+    ) -> None:
         super().__init__()
+        if decoder_only:
+            for part in (vq.encoder, vq.quant_conv, vq.quantize):
+                part.requires_grad_(False)
         self.vq = vq
         d = vq.config.latent_channels
         self.adapter = nn.Linear(d, teacher_width) if teacher_width else None
@@ -123,7 +129,8 @@ class TokenizerStage:
     ) -> None:
         """`validation`: held-out frames (n 3 H W); `batches` None serves a dry run."""
         self.config, self.losses, self.batches = config, config.losses, batches
-        net = TokenizerNet(vq, teacher.width if teacher else None)
+        width = teacher.width if teacher else None
+        net = TokenizerNet(vq, width, decoder_only=config.decoder_only)
         channels_last(net)
         self.net = net
         self.model: nn.Module = self.net
@@ -148,7 +155,8 @@ class TokenizerStage:
     def identity(self) -> dict[str, Any]:
         vq: VQConfig = self.vq.config
         adapter = self.net.adapter.out_features if self.net.adapter else None
-        return {"stage": "tokenizer", "vq": _plain(to_dict(vq)), "adapter": adapter}
+        identity = {"stage": "tokenizer", "vq": _plain(to_dict(vq)), "adapter": adapter}
+        return {**identity, "decoder_only": True} if self.config.decoder_only else identity
 
     @property
     def device(self) -> torch.device:

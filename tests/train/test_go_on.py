@@ -1,4 +1,6 @@
-"""`video-decoder --go-on`: from trained weights of the same tokenizer, not from inflated ones."""
+"""`video-decoder --go-on`: from trained weights of the same tokenizer, not from inflated ones.
+`tokenizer --decoder-only`: the image decoder learns, and ids stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,16 @@ from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import inflate
 from tests.small import SMALL, random_vq, save_weights
 from tests.train.worlds import loop, make_split, tokenizer_run
-from train.build import Sources, video_decoder
-from train.config import LossConfig, VideoDecoderTraining
+from train.build import Sources, load_vq, tokenizer, video_decoder
+from train.config import LossConfig, TokenizerTraining, VideoDecoderTraining, get_recipe
+from train.data.ids import tokenizer_sha256
 from train.data.tokenize import tokenize
+from train.loop import Trainer
 from train.parallel import Ranks
 
 PIXELS = VideoDecoderTraining(losses=LossConfig(perceptual=0.0, ssl=0.0, gan=0.0, codebook=0.0))
+
+PLAIN_DECODER = TokenizerTraining(losses=PIXELS.losses).of_decoder()
 
 
 @pytest.fixture
@@ -49,3 +55,38 @@ def test_a_video_decoder_of_another_tokenizer_is_refused(sources: Sources, tmp_p
         built(replace(sources, init=None), tmp_path, go_on=True)
     with pytest.raises(InvalidInput, match=r"init: got .*other \(tokenizer .*a video decoder of"):
         built(replace(sources, init=other), tmp_path, go_on=True)
+
+
+def test_an_image_decoder_learns_alone_and_ids_stay(sources: Sources, tmp_path: Path) -> None:
+    options = loop(tmp_path / "runs" / "tokenizer", 30)
+    stage = tokenizer(SMALL, PLAIN_DECODER, options, sources, Ranks())
+    before = {key: value.clone() for key, value in stage.vq.state_dict().items()}
+    x = stage.batches(0) if stage.batches else None
+    assert x is not None
+
+    def error() -> float:
+        with torch.no_grad():
+            return float((stage.vq.decode(stage.vq.encode(x)) - x).square().mean())
+
+    at_first = error()
+    Trainer(stage, options).run()
+    assert error() < 0.8 * at_first
+    moved = {key for key, old in before.items() if not torch.equal(old, stage.vq.state_dict()[key])}
+    assert moved and all(key.startswith(("decoder.", "post_quant_conv.")) for key in moved)
+    trained = load_vq(SMALL, replace(sources, runs=tmp_path / "runs"))
+    assert tokenizer_sha256(trained) == tokenizer_sha256(load_vq(SMALL, sources))
+
+
+def test_nothing_that_moves_codes_is_trained_with_the_decoder_alone(
+    sources: Sources, tmp_path: Path
+) -> None:
+    recipe = get_recipe("openviga", "tokenizer").stage
+    assert isinstance(recipe, TokenizerTraining)
+    alone = recipe.of_decoder()
+    assert (alone.losses.codebook, alone.losses.ssl, alone.plain_share) == (0.0, 0.0, 0.0)
+    assert alone.losses.perceptual == recipe.losses.perceptual
+    with pytest.raises(InvalidInput, match=r"losses\.codebook: got 1\.0; allowed: 0"):
+        replace(alone, losses=recipe.losses)
+    bare = replace(sources, init=None)
+    with pytest.raises(InvalidInput, match="init: got none"):
+        tokenizer(SMALL, PLAIN_DECODER, loop(tmp_path / "run", 1), bare, Ranks())
