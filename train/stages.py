@@ -62,8 +62,10 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         return replace(recipe, stage=replace(stage, own_context=args.own_context))
     if getattr(args, "ablation", None):
         stage = get_ablation(args.ablation)
-    if getattr(args, "decoder_only", False):
+    if args.verb == "tokenizer" and args.decoder_only:
         stage = stage.of_decoder()
+    elif args.verb == "tokenizer" and args.go_on:
+        stage = replace(stage, plain_share=0.0)
     known = {f.name for f in fields(stage.losses)}
     changes = dict(parse_loss(text, known) for text in args.loss)
     return replace(recipe, stage=replace(stage, losses=replace(stage.losses, **changes)))
@@ -182,7 +184,13 @@ def add_verbs(top: Any) -> None:
             )
         if name == "tokenizer":
             verb.add_argument("--ablation", help=", ".join(ABLATIONS))
-            verb.add_argument(
+            how = verb.add_mutually_exclusive_group()
+            how.add_argument(
+                "--go-on",
+                action="store_true",
+                help="with --init's codebook; otherwise pocket's recipe places a new one",
+            )
+            how.add_argument(
                 "--decoder-only",
                 action="store_true",
                 help="--init's image decoder alone: ids, and world models of them, stay valid",

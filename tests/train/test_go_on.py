@@ -1,5 +1,5 @@
 """`video-decoder --go-on`: from trained weights of the same tokenizer, not from inflated ones.
-`tokenizer --decoder-only`: the image decoder learns, and ids stay as they are.
+`tokenizer --go-on`: with its codebook. `tokenizer --decoder-only`: without touching any id.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from sim_stream.models.video_decoder import inflate
 from tests.small import SMALL, random_vq, save_weights
 from tests.train.worlds import loop, make_split, tokenizer_run
 from train.build import Sources, load_vq, tokenizer, video_decoder
+from train.cli import parser
 from train.config import LossConfig, TokenizerTraining, VideoDecoderTraining, get_recipe
 from train.data.ids import tokenizer_sha256
 from train.data.tokenize import tokenize
 from train.loop import Trainer
 from train.parallel import Ranks
+from train.stages import recipe_of
 
 PIXELS = VideoDecoderTraining(losses=LossConfig(perceptual=0.0, ssl=0.0, gan=0.0, codebook=0.0))
 
@@ -90,3 +92,22 @@ def test_nothing_that_moves_codes_is_trained_with_the_decoder_alone(
     bare = replace(sources, init=None)
     with pytest.raises(InvalidInput, match="init: got none"):
         tokenizer(SMALL, PLAIN_DECODER, loop(tmp_path / "run", 1), bare, Ranks())
+
+
+def recipe(*options: str) -> TokenizerTraining:
+    stage = recipe_of(parser().parse_args(["tokenizer", *options])).stage
+    assert isinstance(stage, TokenizerTraining)
+    return stage
+
+
+def test_a_tokenizer_that_goes_on_keeps_its_codebook() -> None:
+    assert recipe().plain_share > 0
+    assert recipe("--go-on") == replace(recipe(), plain_share=0.0)
+    assert recipe("--decoder-only") == recipe().of_decoder()
+
+
+def test_a_tokenizer_goes_on_whole_or_its_decoder_alone() -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["tokenizer", "--go-on", "--decoder-only"])
+    with pytest.raises(InvalidInput, match=r"losses\.codebook: got 1\.0; allowed: 0"):
+        recipe("--decoder-only", "--loss", "codebook=1")
