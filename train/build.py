@@ -16,7 +16,7 @@ from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
 from train import checkpoint
-from train.carry_over import KEPT, carry_over_from
+from train.carry_over import carry_over_from
 from train.config import (
     LoopConfig,
     LossConfig,
@@ -155,11 +155,11 @@ def world_model(
     if sources.init is not None and config.lora is None and not checkpoint.find(loop.out):
         old = load_vq(preset, replace(sources, runs=None))
         if tokenizer_sha256(old) != tokenizer_hash:
-            equal = carry_over_from(model, old, split, train.ids)
-            done = "stay as they are" if equal >= KEPT else "are carried over"
             if ranks.leads:
-                whose = f"{sources.init}: of another tokenizer"
-                print(f"{whose} ({equal:.0%} of ids are equal); its codes {done}", flush=True)
+                print(
+                    f"{sources.init}: of another tokenizer; its codes are carried over", flush=True
+                )
+            carry_over_from(model, old, split, train.ids)
     return WorldModelStage(model, preset, config, train, runs, tokenizer=tokenizer_hash)
 
 

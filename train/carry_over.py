@@ -3,8 +3,7 @@
 Trained anew, a tokenizer numbers its codes anew, and a world model that starts from older weights
 would have to learn its vocabulary again. Both tokenizers see the same frames, and a code's
 embedding and head row become the mean of the old codes' rows, by how often each old code stands
-where the new one does. A tokenizer that went on with its codebook has kept its numbers, and the
-rows stay: means would only blur them.
+where the new one does.
 
 Legend: n frames, N codes of a frame, K codes of the codebook.
 """
@@ -22,7 +21,6 @@ from train.data.split import Split
 from train.data.tokenize import encode
 
 FRAMES = 512
-KEPT = 0.5  # share of equal ids from which on numbers are the same; by chance it is 1 in K
 
 
 def counts_of(new_nN: np.ndarray, old_nN: np.ndarray, codes: int) -> Tensor:
@@ -41,10 +39,9 @@ def carry_over(model: WorldModel, counts_KK: Tensor) -> None:
         weight[:codes] = share_KK @ weight[:codes]
 
 
-def carry_over_from(model: WorldModel, old: VQModel, split: Split, ids: np.ndarray) -> float:
-    """The share of ids that are equal; rows stay from `KEPT` on.
+def carry_over_from(model: WorldModel, old: VQModel, split: Split, ids: np.ndarray) -> None:
+    """`old`: the tokenizer that `model` was trained on; `ids` (n N): the split's, by the new one.
 
-    `old`: the tokenizer that `model` was trained on; `ids` (n N): the split's, by the new one.
     Raises InvalidInput where the split has ids only.
     """
     if split.frames is None:
@@ -55,7 +52,4 @@ def carry_over_from(model: WorldModel, old: VQModel, split: Split, ids: np.ndarr
         )
     rows = np.linspace(0, len(split) - 1, min(FRAMES, len(split))).astype(int)
     again = encode(old, split.images(rows), mirrored=False, batch=1)
-    equal = float(np.mean(ids[rows] == again))
-    if equal < KEPT:
-        carry_over(model, counts_of(ids[rows], again, old.config.num_vq_embeddings))
-    return equal
+    carry_over(model, counts_of(ids[rows], again, old.config.num_vq_embeddings))

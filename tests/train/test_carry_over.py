@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,9 +81,7 @@ def test_weights_of_another_tokenizer_keep_their_vocabulary(
     sources: Sources, order: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = stage_of(sources, tmp_path / "run", PLAIN)
-    assert re.search(
-        r"another tokenizer \(\d+% .*; its codes are carried over", capsys.readouterr().out
-    )
+    assert "of another tokenizer; its codes are carried over" in capsys.readouterr().out
     seen = torch.from_numpy(np.unique(Split.open(sources.cache, "train").ids()).astype(np.int64))
     assert len(seen) > 4
     old = checkpoints.load(tmp_path / "old", SMALL).world_model
@@ -94,23 +91,6 @@ def test_weights_of_another_tokenizer_keep_their_vocabulary(
     torch.testing.assert_close(
         stage.net.model.layers[0].self_attn.q_proj.weight, old.layers[0].self_attn.q_proj.weight
     )
-
-
-def test_rows_stay_where_a_tokenizer_kept_its_numbers(
-    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    split = Split.open(sources.cache, "train")
-    old = checkpoints.load(tmp_path / "old", SMALL)
-    with torch.no_grad():
-        moved = VQModel(SMALL.vq).eval()
-        moved.load_state_dict(old.vq_model.state_dict())
-        moved.quantize.embedding.weight[:] *= 1.001
-    tokenize(split, moved)
-    runs = tokenizer_run(tmp_path / "moved", moved)
-    stage = stage_of(replace(sources, runs=runs), tmp_path / "run", PLAIN)
-    assert re.search(r"(100|[5-9]\d)% of ids are equal.*stay as they are", capsys.readouterr().out)
-    assert torch.equal(stage.net.model.vte.weight, old.world_model.vte.weight)
-    assert torch.equal(stage.net.model.vision_head.weight, old.world_model.vision_head.weight)
 
 
 def test_weights_of_the_same_tokenizer_stay_as_they_are(
