@@ -32,7 +32,9 @@ class LossConfig:
     beta: float = 0.25
     ssl: float = 0.1
     gan: float = 1.0
-    edge: float = 0.0  # ours, in the place of the perceptual loss where its network is missing
+    # Ours, in the place of the perceptual loss where its network is missing.
+    edge: float = 0.0
+    texture: float = 0.0
     teacher: str = "dinov2"
 
     def __post_init__(self) -> None:
@@ -186,7 +188,7 @@ class Recipe:
     loop: Mapping[str, Any] = field(default_factory=dict)
 
 
-POCKET_LOSSES = LossConfig(perceptual=0.0, ssl=0.0, gan=0.0, edge=0.5)
+POCKET_LOSSES = LossConfig(perceptual=0.0, ssl=0.0, gan=0.0, edge=0.5, texture=0.25)
 
 # Sec. IV-A "Training Details"; "other configurations follow LLaMA-2" for the world model.
 RECIPES: Mapping[tuple[str, str], Recipe] = MappingProxyType(

@@ -29,6 +29,19 @@ def edge_loss(y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     return torch.stack([(a - b).abs().mean() for a, b in pairs]).mean()
 
 
+def texture_loss(y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
+    """Mean absolute difference of how rough a place is, whatever its pattern (ours).
+
+    Roughness: mean absolute first differences of frames averaged by 4, in blocks of 16 pixels, a
+    code's size at 16x16 codes of 256 pixels. Of grain that a code cannot say, losses on pixels want
+    none at all.
+    """
+    pairs = zip(edges(F.avg_pool2d(y_BCHW, 4)), edges(F.avg_pool2d(x_BCHW, 4)), strict=True)
+    # ceil_mode: the last block is one difference short.
+    rough = [[F.avg_pool2d(d.abs(), 4, ceil_mode=True) for d in pair] for pair in pairs]
+    return torch.stack([(a - b).abs().mean() for a, b in rough]).mean()
+
+
 def perceptual_loss(features: Features, y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """Eq. 3: squared differences of a loss network's activations, summed over its layers.
 
@@ -51,6 +64,8 @@ def reconstruction_terms(
         terms["l2"] = config.l2 * F.mse_loss(y_BCHW, x_BCHW)
     if config.edge:
         terms["edge"] = config.edge * edge_loss(y_BCHW, x_BCHW)
+    if config.texture:
+        terms["texture"] = config.texture * texture_loss(y_BCHW, x_BCHW)
     if config.perceptual:
         assert features is not None, "a perceptual loss needs its network"
         terms["perceptual"] = config.perceptual * perceptual_loss(features, y_BCHW, x_BCHW)

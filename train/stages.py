@@ -49,7 +49,7 @@ LOOP = {
     "keep": "checkpoints that are kept",
     "seed": "of everything that is drawn",
 }
-LOSSES = ("l1", "l2", "perceptual", "codebook", "ssl", "gan", "edge")
+LOSSES = ("l1", "l2", "perceptual", "codebook", "ssl", "gan", "edge", "texture")
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:

@@ -35,6 +35,7 @@ from train.losses import (
     edge_loss,
     perceptual_loss,
     reconstruction_terms,
+    texture_loss,
 )
 from train.teacher import load_teacher
 from train.tokenizer import TokenizerNet, TokenizerStage
@@ -84,6 +85,31 @@ def test_the_edge_term_is_the_mean_error_of_differences() -> None:
     y[..., 0, 0] = 0.5
     # One of four pixels is off by 0.5; it stands in one of two differences each way.
     assert edge_loss(y, x).item() == pytest.approx(0.25)
+
+
+def test_the_texture_term_compares_roughness_and_not_patterns() -> None:
+    x = pictures(2, 3, 32, 32)
+    small = x.numpy().reshape(2, 3, 8, 4, 8, 4).mean((3, 5))
+    across, down = np.abs(np.diff(small, axis=-1)), np.abs(np.diff(small, axis=-2))
+    # Against a flat picture it is the mean roughness; the last of two blocks has three differences.
+    wanted = 0.5 * sum(
+        np.mean([part.mean() for part in np.split(d, [4], axis=axis)])
+        for d, axis in ((across, -1), (down, -2))
+    )
+    assert texture_loss(torch.full_like(x, 0.3), x).item() == pytest.approx(wanted)
+    assert texture_loss(x.flip(-1), x).item() > 0.0
+    assert texture_loss(1.0 - x, x).item() == pytest.approx(0.0, abs=1e-12)  # another pattern
+
+
+def test_grain_is_wanted_by_the_texture_term_alone() -> None:
+    x, other = pictures(1, 3, 32, 32), pictures(1, 3, 32, 32, seed=1)
+    flat = torch.full_like(x, x.mean().item())
+    assert texture_loss(other, x) < 0.5 * texture_loss(flat, x)
+    assert edge_loss(other, x) > edge_loss(flat, x)
+    y = (0.5 + 0.1 * (other - 0.5)).requires_grad_()
+    texture_loss(y, x).backward()
+    wanted = finite_differences(lambda v: texture_loss(v, x), y.detach())
+    torch.testing.assert_close(y.grad, wanted, rtol=1e-4, atol=1e-8)
 
 
 def test_eq_4_puts_beta_on_the_commitment_term() -> None:
