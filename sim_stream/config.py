@@ -286,7 +286,7 @@ POCKET = Preset(
     ),
     video_decoder=VideoDecoderConfig(temporal_levels=1),
     action_bins=ActionBins(),
-    sampling=SamplingConfig(top_k=10, temperature=0.6),
+    sampling=SamplingConfig(top_k=300, temperature=0.8),
     session=SessionConfig(context_frames=4, anchor_frames=2),
 )
 
