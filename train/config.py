@@ -250,7 +250,7 @@ RECIPES: Mapping[tuple[str, str], Recipe] = MappingProxyType(
         ),
         ("pocket", "video-decoder"): Recipe(
             stage=VideoDecoderTraining(
-                losses=replace(POCKET_LOSSES, gan=1.0, codebook=0.0),
+                losses=replace(POCKET_LOSSES, gan=1.0, codebook=0.0, texture=0.75),
                 discriminator=DiscriminatorConfig(
                     width=32,
                     downs=3,
