@@ -184,16 +184,25 @@ class DecodingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionConfig:
-    """Frames a session keeps: its context, what survives re-anchoring, and the lookahead."""
+    """Frames a session keeps: its context, what survives re-anchoring, and the lookahead.
+
+    `first_frames` of the `anchor_frames` are the drive's first ones, which stay for good: a model
+    that was trained so does not forget the light. The others are the newest.
+    """
 
     context_frames: int = 16
     anchor_frames: int = 8
+    first_frames: int = 0
     lookahead: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.anchor_frames < self.context_frames:
             raise InvalidInput(
                 "anchor_frames", self.anchor_frames, f"1..{self.context_frames - 1} frames"
+            )
+        if not 0 <= self.first_frames < self.anchor_frames:
+            raise InvalidInput(
+                "first_frames", self.first_frames, f"0..{self.anchor_frames - 1} frames"
             )
         if self.lookahead not in (0, 1):
             raise InvalidInput("lookahead", self.lookahead, "0 or 1 frame")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from bridge.driving.page import GAP_PX, LABEL_PX, Page
 from sim_stream.errors import InvalidInput
 from sim_stream.video_writer import Mp4Writer
+from tests.small import save_weights
 from tools import check_wheel, closed_life, install_torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,14 +72,18 @@ def test_wheel_with_foreign_or_missing_files_is_refused() -> None:
 
 
 def test_closed_loop_drives_are_told_from_those_that_end(tmp_path: Path) -> None:
-    """Two worlds beside each other, as `bridge drive` puts them; one predicted one turns grey."""
+    """Two worlds beside each other, as `bridge drive` puts them; one predicted one turns grey, the
+    sky of another one green."""
     rng, side = np.random.default_rng(0), 64
     drive = rng.integers(0, 256, (24, 8, 8, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
-    grey = drive.copy()
-    grey[12:] = 128
+    drive[:, :16] = 100
+    grey, green = drive.copy(), drive.copy()
+    grey[12:, 16:] = 128
+    green[16:, :16] = (100, 150, 100)
+    covariance = np.diag([25.0, 25.0, 25.0])
     page = Page(simulator="one", neural="other", side_px=side, frames=24)
     canvas = np.zeros((page.height, page.width, 3), np.uint8)
-    for name, made in (("goes-on", drive), ("ends", grey)):
+    for name, made in (("goes-on", drive), ("ends", grey), ("turns", green)):
         with Mp4Writer(tmp_path / f"{name}.mp4", size=(page.height, page.width)) as writer:
             for simulated, predicted in zip(drive, made, strict=True):
                 for image, left in ((simulated, GAP_PX), (predicted, 2 * GAP_PX + side)):
@@ -85,6 +91,19 @@ def test_closed_loop_drives_are_told_from_those_that_end(tmp_path: Path) -> None
                 writer.write(canvas)
     videos = sorted(tmp_path.glob("*.mp4"))
     with pytest.raises(InvalidInput, match=r"frames: got 25; allowed: 1..24, the length of"):
-        closed_life.lives(videos, 25)
-    assert closed_life.lives(videos, 12) == {"ends.mp4": [], "goes-on.mp4": []}
-    assert closed_life.lives(videos, 24) == {"ends.mp4": ["frozen", "collapsed"], "goes-on.mp4": []}
+        closed_life.lives(videos, 25, covariance)
+    at_12 = {"ends.mp4": [], "goes-on.mp4": [], "turns.mp4": []}
+    assert closed_life.lives(videos, 12, covariance) == at_12
+    at_24 = at_12 | {"ends.mp4": ["frozen", "collapsed"], "turns.mp4": ["turned"]}
+    assert closed_life.lives(videos, 24, covariance) == at_24
+
+
+def test_how_a_sky_varies_is_what_the_weights_were_measured_with(tmp_path: Path) -> None:
+    measured = save_weights(tmp_path / "weights")
+    path = measured / "manifest.json"
+    manifest = json.loads(path.read_text())
+    with pytest.raises(InvalidInput, match=r"weights: got .* without long_rollouts\.sky_covar"):
+        closed_life.measured_covariance(measured)
+    manifest["held_out"] = {"long_rollouts": {"sky_covariance": [[2.0, 0.0], [0.0, 3.0]]}}
+    path.write_text(json.dumps(manifest))
+    assert np.array_equal(closed_life.measured_covariance(measured), np.diag([2.0, 3.0]))

@@ -1,10 +1,11 @@
 """How many closed-loop drives stay drives: `python -m bridge drive`'s videos, by the measure of
 `python -m train evaluate` (train/rollouts.py).
 
-    python -m tools.closed_life drive-*.mp4 [--frames 40]
+    python -m tools.closed_life drive-*.mp4 [--frames 40] [--weights DIR]
 
 prints what became of each predicted drive after so many frames, and one JSON line. The first 16
-frames of the simulator are what it is held against: a drive that ended before is dimmed there.
+frames of the simulator are what it is held against: a drive that ended before is dimmed there. How
+much a sky differs in a true drive is what `evaluate --write` found, from the weights' manifest.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import numpy as np
 
 from bridge.driving.page import GAP_PX, LABEL_PX
 from sim_stream.errors import InvalidInput
-from train.rollouts import HORIZON, LONG, PROMPT, change, detail, life
-
-TRUE = PROMPT + HORIZON  # frames of the simulator that a drive is held against
+from sim_stream.models import checkpoints
+from train.rollouts import LONG, life, truths
 
 
 def worlds(video: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -34,27 +34,36 @@ def worlds(video: Path) -> tuple[np.ndarray, np.ndarray]:
     return left, right
 
 
-def lives(videos: list[Path], frames: int) -> dict[str, list[str]]:
+def lives(videos: list[Path], frames: int, covariance: np.ndarray) -> dict[str, list[str]]:
     """What is wrong with the last eight of each predicted drive's first `frames`, if anything."""
     both = [worlds(video) for video in videos]
     for video, (_, made) in zip(videos, both, strict=True):
         if len(made) < frames:
             raise InvalidInput("frames", frames, f"1..{len(made)}, the length of {video}")
-    details = [float(detail(true[:TRUE]).mean()) for true, _ in both]
-    changes = [float(change(true[:TRUE]).mean()) for true, _ in both]
-    restless = float(np.mean(np.divide(changes, details)))
+    about = truths([true for true, _ in both])
     return {
-        video.name: [k for k, v in life(made[:frames], d, restless * d).items() if v]
-        for video, (_, made), d in zip(videos, both, details, strict=True)
+        video.name: [k for k, v in life(made[:frames], truth, covariance).items() if v]
+        for video, (_, made), truth in zip(videos, both, about, strict=True)
     }
+
+
+def measured_covariance(weights: Path | None) -> np.ndarray:
+    """Of skies (3 3), from the manifest of weights (None: the shipped ones)."""
+    folder = checkpoints.weights_dir("pocket", weights)
+    found = checkpoints.read_manifest(folder).get("held_out", {}).get("long_rollouts", {})
+    if "sky_covariance" not in found:
+        given = f"{folder} without long_rollouts.sky_covariance"
+        raise InvalidInput("weights", given, "weights that `train evaluate --write` measured")
+    return np.array(found["sky_covariance"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.closed_life", description=__doc__)
     parser.add_argument("videos", type=Path, nargs="+")
     parser.add_argument("--frames", type=int, default=LONG)
+    parser.add_argument("--weights", type=Path, help="the drives' weights (default: the shipped)")
     args = parser.parse_args()
-    found = lives(sorted(args.videos), args.frames)
+    found = lives(sorted(args.videos), args.frames, measured_covariance(args.weights))
     for name, ends in found.items():
         print(f"{name}: {', '.join(ends) or 'a drive'}")
     alive = sum(not ends for ends in found.values())

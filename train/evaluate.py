@@ -159,13 +159,15 @@ def steering(
 
 def bits_per_code(runtime: Runtime, split: Split, count: int = 40) -> dict[str, float]:
     """Cross-entropy of the world model on held-out codes, against the unigram's."""
-    draw = Draw(frames=runtime.preset.session.context_frames, batch=1)
+    session = runtime.preset.session
+    kept = session.first_frames
+    draw = Draw(frames=session.context_frames, batch=1, first_frames=kept)
     sequences = Sequences(split, runtime.preset, draw)
     net = WorldModelNet(runtime.world_model, sequences.layout, checkpointing=False)
     with torch.inference_mode():
         losses = torch.cat([net.losses(part) for part in sequences.evenly(count).split(4)])
     return {
-        "bits_per_code": float(losses[:, 1:].mean() / np.log(2)),
+        "bits_per_code": float(losses[:, 1 + kept :].mean() / np.log(2)),
         **baseline_bits(split, runtime.layout.num_codes),
     }
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sim_stream.config import Preset, SamplingConfig
+from sim_stream.config import Preset, SamplingConfig, SessionConfig
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import VideoDecoder
@@ -87,7 +87,7 @@ class Models:
         cls, preset: Preset, weights: Path, device: torch.device, protocol: Protocol
     ) -> Models:
         frames = protocol.prompt + protocol.predicted
-        session = replace(preset.session, context_frames=frames, anchor_frames=1, lookahead=0)
+        session = SessionConfig(context_frames=frames, anchor_frames=1, lookahead=0)
         preset = replace(preset, session=session)
         loaded = checkpoints.load(weights, preset)
         tap = IdsTap(preset.vq.image_size)

@@ -6,6 +6,8 @@ Legend: T frames, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,11 @@ from train.measures import coarse, psnr8
 
 PROMPT, HORIZON, LONG = 2, 14, 40
 # A rollout is frozen below this share of the true frames' change and flickers above this multiple
-# of it; it collapsed below this share of their detail and is noise above this multiple of it.
-FROZEN, FLICKERS, COLLAPSED, NOISE = 0.2, 2.0, 0.5, 2.0
+# of it; it collapsed below this share of their detail and is noise above this multiple of it. Its
+# light turned where its sky is farther from the drive's than so many times what a drive's own sky
+# differs (true frames: up to 6; another light: from 11 up).
+FROZEN, FLICKERS, COLLAPSED, NOISE, TURNED = 0.2, 2.0, 0.5, 2.0, 9.0
+SKY = 0.25  # of a frame's height
 MOVING_MPS = 2.0
 
 
@@ -89,40 +94,76 @@ def change(frames_THWC: np.ndarray) -> np.ndarray:
     return np.abs(np.diff(small, axis=0)).mean((1, 2, 3))
 
 
-def life(made_THWC: np.ndarray, true_detail: float, true_change: float) -> dict[str, bool]:
-    """What became of a rollout's last eight frames, against what true drives of its light show."""
+def sky(frames_THWC: np.ndarray) -> np.ndarray:
+    """Mean colour of the upper quarter of each frame, (T 3)."""
+    upper = frames_THWC[:, : round(SKY * frames_THWC.shape[1])]
+    return np.asarray(upper.mean((1, 2), dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a true drive's first frames show: what a rollout of it is held against."""
+
+    detail: float
+    change: float  # of the mean drive, in proportion to this one's detail
+    sky: np.ndarray  # (3,)
+
+
+def truths(drives: Sequence[np.ndarray]) -> list[Truth]:
+    """Of each true drive (T H W 3), from its first frames.
+
+    A dark drive shows less and changes less: change is the mean of all drives' in proportion to
+    their detail.
+    """
+    first = [drive[: PROMPT + HORIZON] for drive in drives]
+    details = [float(detail(x).mean()) for x in first]
+    restless = float(np.mean([change(x).mean() / d for x, d in zip(first, details, strict=True)]))
+    return [Truth(d, restless * d, sky(x).mean(0)) for x, d in zip(first, details, strict=True)]
+
+
+def sky_covariance(drives: Sequence[np.ndarray]) -> np.ndarray:
+    """How a true drive's sky differs from that of its first frames as the car turns, (3 3).
+
+    By it a day's blue sky is far from dusk and near to its own clouds; the colours alone do not
+    tell. One grey level is added: a sky that never changes may be encoded a little otherwise.
+    """
+    apart = [sky(drive) - sky(drive[: PROMPT + HORIZON]).mean(0) for drive in drives]
+    differences = np.concatenate(apart)
+    return np.asarray(differences.T @ differences / len(differences) + np.eye(3))
+
+
+def life(made_THWC: np.ndarray, truth: Truth, covariance: np.ndarray) -> dict[str, bool]:
+    """What became of a rollout's last eight frames; `covariance`: of skies (3 3)."""
     tail = made_THWC[-8:]
     shown, moved = float(detail(tail).mean()), float(change(tail).mean())
+    apart = sky(tail).mean(0) - truth.sky
     return {
-        "frozen": moved < FROZEN * true_change,
-        "flickering": moved > FLICKERS * true_change,
-        "collapsed": shown < COLLAPSED * true_detail,
-        "noise": shown > NOISE * true_detail,
+        "frozen": moved < FROZEN * truth.change,
+        "flickering": moved > FLICKERS * truth.change,
+        "collapsed": shown < COLLAPSED * truth.detail,
+        "noise": shown > NOISE * truth.detail,
+        "turned": float(apart @ np.linalg.solve(covariance, apart)) > TURNED**2,
     }
 
 
 def long_rollouts(
     runtime: Runtime, split: Split, prompts: int = 24, steps: int = LONG
 ) -> dict[str, Any]:
-    """Shares that end frozen, flickering, collapsed or as noise; the rest stayed drives.
+    """Shares that end frozen, flickering, collapsed, as noise or in another light; the rest stayed
+    drives.
 
-    A dark drive shows less and changes less: detail is held against the own drive's, change against
-    the mean of all drives' in proportion to their detail. All actions are the drive's own: a last
-    one that is kept turns a car round on the spot.
+    All actions are the drive's own: a last one that is kept turns a car round on the spot.
     """
     starts = moving_starts(split, PROMPT + steps, prompts)
-    true = [split.images(slice(s, s + PROMPT + HORIZON)) for s in starts]
-    true_details = [float(detail(x).mean()) for x in true]
-    restless = float(
-        np.mean([change(x).mean() / d for x, d in zip(true, true_details, strict=True)])
-    )
-    ends, details, changes = [], [], []
-    for seed, start in enumerate(tqdm(starts, desc=f"{steps} frames", unit="rollout")):
-        true_detail, true_change = true_details[seed], restless * true_details[seed]
+    true = [split.images(slice(start, start + PROMPT + steps)) for start in starts]
+    covariance, ends, details, changes = sky_covariance(true), [], [], []
+    about = zip(starts, truths(true), strict=True)
+    bar = tqdm(about, desc=f"{steps} frames", unit="rollout", total=len(starts))
+    for seed, (start, truth) in enumerate(bar):
         made = rollout(runtime, split, start, steps, seed)
-        ends.append(life(made, true_detail, true_change))
-        details.append(detail(made) / true_detail)
-        changes.append(change(made) / true_change)
+        ends.append(life(made, truth, covariance))
+        details.append(detail(made) / truth.detail)
+        changes.append(change(made) / truth.change)
     shares = {f"{name}_share": float(np.mean([e[name] for e in ends])) for name in ends[0]}
     return {
         "prompts": len(starts),
@@ -131,4 +172,5 @@ def long_rollouts(
         "alive_share": float(np.mean([not any(e.values()) for e in ends])),
         "detail_by_frame": np.mean(details, 0).round(3).tolist(),
         "change_by_frame": np.mean(changes, 0).round(3).tolist(),
+        "sky_covariance": covariance.round(3).tolist(),
     }

@@ -21,12 +21,17 @@ from train.parallel import WHOLE, Share
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """How sequences are drawn: `frames` each, `batch` a step; `unknown`: share without actions."""
+    """How sequences are drawn: `frames` each, `batch` a step; `unknown`: share without actions.
+
+    `first_frames` of the frames are from any time of the drive before the others, as a session
+    keeps them (`SessionConfig.first_frames`).
+    """
 
     frames: int
     batch: int
     seed: int = 0
     unknown: float = 0.0
+    first_frames: int = 0
 
 
 class Sequences:
@@ -56,11 +61,16 @@ class Sequences:
         self.leads = action_ids(self.layout, split.actions)
         self.unknown = np.array(self.layout.action_ids(None), np.int64)
         self.starts = split.windows(draw.frames)
+        self.drive_starts = np.zeros(len(split), np.int64)
+        for drive in split.drives:
+            self.drive_starts[drive.start : drive.start + drive.length] = drive.start
         if self.mirrored is not None:
             mirror = np.array([1.0, -1.0], np.float32)
             leads = action_ids(self.layout, split.actions * mirror)
             self.leads = np.concatenate([self.leads, leads])
             self.starts = np.concatenate([self.starts, self.starts + len(self.ids)])
+            mirrored = self.drive_starts + len(self.ids)
+            self.drive_starts = np.concatenate([self.drive_starts, mirrored])
 
     def codes(self, rows: np.ndarray) -> np.ndarray:
         """int64 codes (.. N); rows from the split's length on are mirrored ones."""
@@ -70,9 +80,23 @@ class Sequences:
             found[rows >= n] = self.mirrored[rows[rows >= n] - n]
         return found
 
-    def at(self, starts: np.ndarray, *, known: np.ndarray | None = None) -> Tensor:
-        """(B S) int64 of the runs that begin there; `known` (B) bool: with their actions."""
+    def at(
+        self,
+        starts: np.ndarray,
+        *,
+        known: np.ndarray | None = None,
+        ages: np.ndarray | None = None,
+    ) -> Tensor:
+        """(B S) int64 of the runs that begin there; `known` (B) bool: with their actions.
+
+        `ages` (B) in 0..1: how far back in its drive a run's first frames are, 1: at its start.
+        """
         rows = starts[:, None] + np.arange(self.draw.frames)
+        if self.draw.first_frames:
+            age = np.ones(len(starts)) if ages is None else ages
+            most = starts - self.drive_starts[starts]
+            back = np.minimum(age * (most + 1), most).astype(np.int64)
+            rows[:, : self.draw.first_frames] -= back[:, None]
         leads = self.leads[rows]
         if known is not None:
             leads = np.where(known[:, None, None], leads, self.unknown)
@@ -86,8 +110,9 @@ class Sequences:
         rng = np.random.default_rng((draw.seed, step))
         starts = rng.choice(self.starts, draw.batch)
         known = rng.random(draw.batch) >= draw.unknown
+        ages = rng.random(draw.batch)
         mine = share.rows(draw.batch)
-        return self.at(starts[mine], known=known[mine])
+        return self.at(starts[mine], known=known[mine], ages=ages[mine])
 
     def evenly(self, count: int) -> Tensor:
         """(count S) runs spread over the whole split."""

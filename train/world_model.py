@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sim_stream.config import Preset, SamplingConfig
 from sim_stream.decoding.sampling import sample
+from sim_stream.errors import InvalidInput
 from sim_stream.layout import FrameLayout
 from sim_stream.models.world_model import WorldModel
 from train.config import WorldModelTraining
@@ -140,8 +141,12 @@ class WorldModelStage:
     ) -> None:
         """`model`: fresh, loaded, or with adapters. `validation`: held-out sequences (n S).
 
-        `sequences` None serves a dry run.
+        `sequences` None serves a dry run. Raises InvalidInput where the preset's sessions keep
+        first frames and the loss would count what follows them after a gap.
         """
+        if preset.session.first_frames and config.all_image_ids:
+            allowed = "false for a preset whose sessions keep their first frames"
+            raise InvalidInput("all_image_ids", True, allowed)
         layout = sequences.layout if sequences else FrameLayout.of(preset, prompt_length)
         self.net = WorldModelNet(model, layout, checkpointing=config.checkpointing)
         self.model: nn.Module = self.net
@@ -173,7 +178,7 @@ class WorldModelStage:
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
         ends, (ids, seen, counted) = self.config.all_image_ids, self.with_own_context(batch[0])
         losses = self.net.losses(ids, ends=ends, seen_BS=seen, net=net).mean(-1)
-        first = 0 if ends else 1
+        first = 0 if ends else 1 + self.preset.session.first_frames
         return losses[:, first:][counted[:, first:]].mean(), {}
 
     def with_own_context(self, ids_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,25 +189,29 @@ class WorldModelStage:
         frame but the last has codes replaced by draws with a chance of `DRAWN`, another share of
         them each time. Such a frame is context and no target: a code is to be trusted by those that
         follow it in its frame, or a frame's rows fall apart. The frame more is what the first one
-        is drawn from: a frame that is never drawn would tell the model how the others ought to
-        look. (Scheduled sampling in parallel, Mihaylova and Martins 2019, arXiv:1906.07651, of
-        frames.)
+        is drawn from: a frame that is never drawn tells the model how the others ought to look. So
+        do the first frames that a session keeps, and they are true in a session too. (Scheduled
+        sampling in parallel, Mihaylova and Martins 2019, arXiv:1906.07651, of frames.)
         """
         layout, frames = self.net.layout, self.config.frames
         prompt, length = layout.prompt_length, layout.frame_length
         counted = torch.ones(len(ids_BS), frames, dtype=torch.bool, device=ids_BS.device)
         if not self.config.own_context:
             return ids_BS, ids_BS, counted
-        cut = torch.cat([ids_BS[:, :prompt], ids_BS[:, prompt + length :]], 1)
+        kept = self.preset.session.first_frames
+        more = layout.frame_start(kept)  # the frame more begins there
+        cut = torch.cat([ids_BS[:, :more], ids_BS[:, more + length :]], 1)
         # The same number on every rank: sharded ranks call the model together.
         count = math.ceil(self.config.own_context * len(cut))
         drawn = self.net.drawn(ids_BS[:count, :-length], self.preset.sampling)
         counted[:count, :-1] = torch.rand(count, frames - 1, device=cut.device) >= DRAWN
+        counted[:, :kept] = True
         shares = torch.rand(count, frames - 1, device=cut.device) * ~counted[:count, :-1]
         replaced = torch.rand(*shares.shape, length, device=cut.device) < shares[..., None]
         seen = cut.clone()
         context = seen[:count, prompt:-length]
-        context[:] = drawn[:, prompt + length :].where(replaced.flatten(1), context)
+        drawn = torch.cat([drawn[:, prompt:more], drawn[:, more + length :]], 1)
+        context[:] = drawn.where(replaced.flatten(1), context)
         return cut, seen, counted
 
     def adversary_loss(self, net: nn.Module) -> Tensor | None:

@@ -92,13 +92,14 @@ class Stages:
         return self.pass_bound(PassSize(ids=ids, rows=0, end=self.layout.prompt_length + ids))
 
     def _settle(self) -> Bound:
-        """The frames that are kept are prefilled ahead, one after the other, between two switches.
+        """The newest frames that are kept are prefilled ahead, one by one, between two switches.
 
         The noise of the next draws, which is made in the same stage, is left out.
         """
         session, ids = self.preset.session, self.layout.frame_length
-        frames = session.anchor_frames / (session.context_frames - session.anchor_frames)
-        middle = self.layout.frame_start(0) + ids * session.anchor_frames // 2
+        kept, first = session.anchor_frames, session.first_frames
+        frames = (kept - first) / (session.context_frames - kept)
+        middle = self.layout.frame_start(0) + ids * (kept + first) // 2
         one = self.pass_bound(PassSize(ids=ids, rows=0, end=middle + ids))
         return Bound(ms=frames * one.ms, by=one.by)
 

@@ -1,8 +1,9 @@
 """Context: the sequence that the world model sees, the cache over it, and how it never ends.
 
 When the context is full it *re-anchors*: its last frames become the first ones of a new context, at
-fresh positions. Their keys and values are not computed then: as each of these frames is made,
-`settle` prefills it into a second cache, and re-anchoring copies that one over the first.
+fresh positions, after the drive's first frames where those are kept. Their keys and values are not
+computed then: as each of these frames is made, `settle` prefills it into a second cache, and
+re-anchoring copies that one over the first.
 
 Knows nothing about pixels, noise or sampling. One owner at a time.
 
@@ -78,23 +79,27 @@ class Context:
 
     def settle(self) -> None:
         """Prefills what will outlive the next re-anchoring into the second cache."""
-        layout, keep = self._layout, self._config.anchor_frames
-        first = self._config.context_frames - keep
-        if self.frames <= first:
+        layout, config = self._layout, self._config
+        gone = config.context_frames - config.anchor_frames  # frames after the kept ones
+        if self.frames <= config.first_frames + gone:
             return
-        moved = layout.frame_start(first) - layout.frame_start(0)
-        end = layout.frame_start(self.frames - first) - 2
+        kept = layout.frame_start(config.first_frames)
+        self._feed(self._second, slice(self._second.length, kept))
+        moved = layout.frame_start(gone) - layout.frame_start(0)
+        end = layout.frame_start(self.frames - gone) - 2
         self._feed(self._second, slice(self._second.length + moved, end + moved))
 
     def re_anchor(self) -> None:
-        """Keeps the last `anchor_frames` frames, at fresh positions."""
+        """Keeps `first_frames` where they are and the newest frames, at fresh positions."""
         self.settle()
         layout, keep = self._layout, self._config.anchor_frames
-        source = slice(layout.frame_start(self.frames - keep), layout.frame_start(self.frames))
-        kept_1S = self._ids_1S[:, source].clone()
-        self._ids_1S[:, layout.frame_start(0) : layout.frame_start(keep)] = kept_1S
+        kept = layout.frame_start(self._config.first_frames)
+        newest = keep - self._config.first_frames
+        source = slice(layout.frame_start(self.frames - newest), layout.frame_start(self.frames))
+        newest_1S = self._ids_1S[:, source].clone()
+        self._ids_1S[:, kept : layout.frame_start(keep)] = newest_1S
         self.cache.copy_from(self._second)
-        self._second.roll_back(layout.prompt_length)
+        self._second.roll_back(kept)
         self.frames = keep
 
     def fork(self, cache: KVCache) -> Context:

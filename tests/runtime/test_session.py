@@ -119,17 +119,24 @@ def test_a_fork_with_equal_actions_stays_equal_and_leaves_the_other_alone(runtim
     assert ids_of(session, ACTIONS[3:]) == expected
 
 
-@pytest.mark.parametrize("anchors", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("anchors", "first"), [(1, 0), (2, 0), (3, 0), (2, 1), (3, 1), (3, 2)], ids=str
+)
 @torch.inference_mode()
-def test_the_second_cache_equals_a_fresh_prefill_of_the_kept_frames(anchors: int) -> None:
-    preset = replace(SMALL, session=SessionConfig(context_frames=4, anchor_frames=anchors))
+def test_the_second_cache_equals_a_fresh_prefill_of_the_kept_frames(
+    anchors: int, first: int
+) -> None:
+    config = SessionConfig(context_frames=4, anchor_frames=anchors, first_frames=first)
+    preset = replace(SMALL, session=config)
     runtime = random_runtime(preset)
     session = started(runtime)
     context, layout = session._context, runtime.layout
+    # The first frames of the drive, as they were before anything was re-anchored.
+    opening_1S = context._ids_1S[:, : layout.frame_start(first)].clone()
     for action in ACTIONS:
         if context.full:
-            kept = layout.frame_start(4 - anchors), layout.frame_start(4) - 2
-            ids_1S = context._ids_1S[:, slice(*kept)].clone()
+            newest = layout.frame_start(4 - anchors + first), layout.frame_start(4) - 2
+            ids_1S = torch.cat([opening_1S, context._ids_1S[:, slice(*newest)]], 1)
             fresh = KVCache(preset.world_model, layout.context_length(anchors))
             runtime.world_model(ids_1S, None, fresh)
             context.re_anchor()
@@ -412,3 +419,9 @@ def test_static_sessions_share_passes_and_give_the_frames_they_give_alone() -> N
             prediction.result()
             rows.append(session.latest_ids.tolist())
     assert together == alone
+
+
+@pytest.mark.parametrize("first", [-1, 2])
+def test_as_many_first_frames_as_a_context_keeps_are_refused(first: int) -> None:
+    with pytest.raises(InvalidInput, match=rf"first_frames: got {first}; allowed: 0..1 frames"):
+        SessionConfig(context_frames=4, anchor_frames=2, first_frames=first)

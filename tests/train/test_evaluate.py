@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sim_stream.config import SessionConfig
 from sim_stream.errors import InvalidInput
@@ -25,15 +26,27 @@ from tests.small import (
 )
 from tests.train.worlds import prepare
 from train import rollouts, tables
+from train.data.ego import action_of
 from train.data.split import Split
 from train.evaluate import baseline_bits, bits_per_code, reconstruction
 from train.evaluate import evaluate as held_out
 from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
-from train.rollouts import change, detail, life, long_rollouts, moving_starts, per_horizon, rollout
+from train.rollouts import (
+    change,
+    detail,
+    life,
+    long_rollouts,
+    moving_starts,
+    per_horizon,
+    rollout,
+    sky_covariance,
+    truths,
+)
 
 CPU = torch.device("cpu")
 PROTOCOL = Protocol(videos=2, predicted=3, top_k=(1, 8), metrics=("PSNR", "SSIM", "FID"))
 LENGTH = PROTOCOL.prompt + PROTOCOL.predicted
+KINDS_OF_END = ("frozen", "flickering", "collapsed", "noise", "turned")
 
 
 @pytest.fixture
@@ -149,20 +162,68 @@ def test_bits_of_a_model_without_knowledge_are_uniform(split: Split) -> None:
     assert found["bits_per_code"] == pytest.approx(5.0, abs=1e-4)
 
 
-def test_a_frozen_a_collapsed_and_a_noisy_end_are_told_from_a_drive() -> None:
+@torch.inference_mode()
+def test_bits_are_of_frames_that_a_session_keeps_the_first_frame_beside(split: Split) -> None:
+    config = SessionConfig(context_frames=4, anchor_frames=2, first_frames=1)
+    runtime = random_runtime(replace(SMALL, session=config))
+    found = bits_per_code(runtime, split, count=6)
+    ids, layout, bits = torch.from_numpy(split.ids().astype("int64")), runtime.layout, []
+    for first, start in ((0, 0), (0, 1), (0, 2), (0, 3), (7, 7), (7, 8)):
+        rows = [first, start + 1, start + 2, start + 3]
+        leads = [layout.action_ids(action_of(split.actions[row])) for row in rows]
+        frames = [
+            torch.tensor([*lead, *ids[row].tolist(), layout.end_of_frame])
+            for lead, row in zip(leads, rows, strict=True)
+        ]
+        sequence = torch.cat(frames)[None]
+        logits = runtime.world_model.vision_head(runtime.world_model(sequence))
+        for t in (2, 3):
+            at = layout.code_start(t)
+            of_codes = logits[0, at - 1 : at - 1 + layout.codes_per_frame, : layout.num_codes]
+            bits.append(F.cross_entropy(of_codes, ids[rows[t]]) / np.log(2))
+    assert found["bits_per_code"] == pytest.approx(float(torch.stack(bits).mean()), abs=1e-4)
+
+
+def test_a_drive_is_told_from_ends_of_every_kind() -> None:
     rng = np.random.default_rng(0)
     scene = rng.integers(0, 256, (8, 24, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    scene[:16] = (90, 120, 150)
     drive = np.stack([scene[:, 4 * t : 4 * t + 64] for t in range(16)])
-    true_detail, true_change = float(detail(drive).mean()), float(change(drive).mean())
-    assert not any(life(drive, true_detail, true_change).values())
-    frozen = np.concatenate([drive[:8], drive[8:9].repeat(8, 0)])
-    assert life(frozen, true_detail, true_change)["frozen"]
-    grey = np.concatenate([drive[:8], np.full_like(drive[:8], 128)])
-    assert life(grey, true_detail, true_change)["collapsed"]
+    truth, skies = truths([drive])[0], sky_covariance([drive])
+    assert truth.detail == pytest.approx(float(detail(drive).mean()))
+    assert truth.change == pytest.approx(float(change(drive).mean()))
+    assert truth.sky.tolist() == [90, 120, 150]
+
+    def ends_of(frames: np.ndarray) -> list[str]:
+        return [name for name, found in life(frames, truth, skies).items() if found]
+
+    assert ends_of(drive) == []
+    assert "frozen" in ends_of(np.concatenate([drive[:8], drive[8:9].repeat(8, 0)]))
+    assert "collapsed" in ends_of(np.concatenate([drive[:8], np.full_like(drive[:8], 128)]))
     chaos = rng.integers(0, 2, (16, 16, 16, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8) * 255
-    assert life(chaos, true_detail, true_change)["noise"]
-    restless = drive[[0, 15] * 8]
-    assert life(restless, true_detail, true_change)["flickering"]
+    assert "noise" in ends_of(chaos)
+    assert ends_of(drive[[0, 15] * 8]) == ["flickering"]
+    dusk = drive.copy()
+    dusk[-8:, :16] = (90, 120, 140)  # ten grey levels of one colour, where no sky ever changed
+    assert ends_of(dusk) == ["turned"]
+
+
+def test_a_sky_may_turn_as_those_of_true_drives_do_and_not_otherwise() -> None:
+    """Here they grow whiter, all colours together; so does one that is held against them."""
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 256, (8, 24, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    drive = np.stack([scene[:, 4 * (t % 16) : 4 * (t % 16) + 64] for t in range(42)])
+    drive[:, :16] = 90
+    whiter, redder = drive.copy(), drive.copy()
+    whiter[16:, :16] += 30
+    redder[16:, :16] += np.array([30, 0, 0], np.uint8)
+    skies = sky_covariance([drive, whiter])
+    # Of 84 frames 26 are 30 levels off in all colours together.
+    expected = 26 / 84 * 900 * np.ones((3, 3)) + np.eye(3)
+    assert skies == pytest.approx(expected)
+    truth = truths([drive])[0]
+    assert not life(whiter, truth, skies)["turned"]
+    assert life(redder, truth, skies)["turned"]
 
 
 def test_rollouts_give_a_curve_and_shares(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +234,8 @@ def test_rollouts_give_a_curve_and_shares(split: Split, monkeypatch: pytest.Monk
     assert len(curve["predicted_psnr_db"]) == len(curve["last_frame_coarse_psnr_db"]) == 3
     found = long_rollouts(runtime, split, prompts=2, steps=5)
     assert len(found["detail_by_frame"]) == 5
-    ends = [found[f"{name}_share"] for name in ("frozen", "flickering", "collapsed", "noise")]
+    ends = [found[f"{name}_share"] for name in KINDS_OF_END]
+    assert found["sky_covariance"] == np.array(found["sky_covariance"]).T.tolist()
     assert found["alive_share"] == pytest.approx(1.0 - max(ends)) or sum(ends) > 1.0
 
 

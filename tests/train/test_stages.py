@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sim_stream.config import SamplingConfig
+from sim_stream.config import SamplingConfig, SessionConfig
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import inflate
@@ -99,15 +100,15 @@ def test_code_losses_score_each_code_by_all_ids_before_it(split: Split) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("prompt_ids", [(), (3, 1, 2)])
+@pytest.mark.parametrize(("prompt_ids", "kept"), [((), 0), ((3, 1, 2), 0), ((), 1)], ids=str)
 def test_own_contexts_are_what_the_model_draws_from_the_true_ids(
-    split: Split, prompt_ids: tuple[int, ...]
+    split: Split, prompt_ids: tuple[int, ...], kept: int
 ) -> None:
-    preset = replace(SMALL, sampling=SamplingConfig(top_k=1))
+    preset = replace(SMALL, sampling=SamplingConfig(top_k=1), session=keeping(kept))
     if prompt_ids:
         preset = replace(preset, prompt="a text", actions_per_frame=0)
-    config = WorldModelTraining(frames=3, own_context=0.5)
-    draw = Draw(frames=config.drawn_frames, batch=4)
+    config = WorldModelTraining(frames=3 + kept, own_context=0.5, all_image_ids=False)
+    draw = Draw(frames=config.drawn_frames, batch=4, first_frames=kept)
     sequences = Sequences(split, preset, draw, prompt_ids=prompt_ids)
     stage = WorldModelStage(random_world_model(preset), preset, config, sequences)
     ids = stage.batch(0, Share())[0]
@@ -115,17 +116,19 @@ def test_own_contexts_are_what_the_model_draws_from_the_true_ids(
     true, seen, counted = stage.with_own_context(ids)
     layout, prompt = stage.net.layout, len(prompt_ids)
     length = layout.frame_length
-    assert torch.equal(true, torch.cat([ids[:, :prompt], ids[:, prompt + length :]], 1))
+    more = prompt + kept * length
+    assert torch.equal(true, torch.cat([ids[:, :more], ids[:, more + length :]], 1))
     changed = true != seen
     assert changed[:2].any()
     assert not changed[2:].any()  # half of the sequences
-    assert not changed[:, :prompt].any()
+    assert not changed[:, :more].any()  # nor are the drive's first frames, which a session keeps
     assert not changed[:, -length:].any()  # the last frame is nobody's context
-    assert 0 < changed[:2, prompt : prompt + length].sum() < 2 * layout.codes_per_frame
+    assert 0 < changed[:2, more : more + length].sum() < 2 * layout.codes_per_frame
     frames = changed[:, prompt:].unflatten(1, (-1, length)).any(-1)
     assert not (frames & counted).any()  # what is seen otherwise is no target
     assert counted[2:].all()
     assert counted[:, -1].all()
+    assert counted[:, :kept].all()
     for row, position in changed.nonzero().tolist():
         before = ids[row : row + 1, : position + length]
         vision = torch.arange(before.shape[1])[None] >= prompt if prompt else None
@@ -170,6 +173,43 @@ def test_a_text_prompt_stands_before_the_first_code_and_gets_no_loss(split: Spli
         logits = model.vision_head(hidden)[..., : layout.num_codes + 1]
         expected = F.cross_entropy(logits, ids[:, at])
         torch.testing.assert_close(losses[0, t, position], expected, atol=1e-5, rtol=1e-5)
+
+
+def keeping(first_frames: int) -> SessionConfig:
+    return SessionConfig(context_frames=4, anchor_frames=2, first_frames=first_frames)
+
+
+def test_first_frames_are_from_any_time_of_the_drive_before(split: Split) -> None:
+    tokenize(split, random_vq(), mirrored=True)
+    sequences = Sequences(split, SMALL, Draw(frames=3, batch=1000, first_frames=1))
+    every = np.arange(24)[:, None].repeat(64, 1)  # codes that tell the row, mirrored ones from 12
+    sequences.ids, sequences.mirrored = every[:12], every[12:]
+    rows = sequences(0).unflatten(1, (3, -1))[:, :, 2].numpy()
+    first, then, last = rows.T
+    assert (last == then + 1).all()
+    start = np.select([rows < 7, rows < 12, rows < 19], [0, 7, 12], 19)
+    assert (start == start[:, :1]).all()
+    assert set(then[start[:, 0] == 0]) == {1, 2, 3, 4, 5}
+    assert {(f, t) for f, t in zip(first, then, strict=True) if t < 6} == {
+        (f, t) for t in range(1, 6) for f in range(t)
+    }
+    halves = [sequences(0, Share(micro=m, accumulate=2)).numpy() for m in range(2)]
+    assert np.array_equal(np.concatenate(halves), sequences(0).numpy())
+    held_out = sequences.evenly(16).unflatten(1, (3, -1))[:, 0, 2]
+    assert held_out.tolist() == [0] * 5 + [7] * 3 + [12] * 5 + [19] * 3
+
+
+def test_what_follows_kept_frames_after_a_gap_is_context_and_no_target(split: Split) -> None:
+    preset = replace(SMALL, session=keeping(1))
+    config = WorldModelTraining(frames=4, all_image_ids=False)
+    sequences = Sequences(split, preset, Draw(frames=4, batch=2, first_frames=1))
+    stage = WorldModelStage(random_world_model(), preset, config, sequences)
+    batch = stage.batch(0, Share())
+    loss, _ = stage.loss(stage.net, batch)
+    torch.testing.assert_close(loss, stage.net.losses(batch[0])[:, 2:].mean())
+    allowed = r"all_image_ids: got True; allowed: false .* first frames"
+    with pytest.raises(InvalidInput, match=allowed):
+        WorldModelStage(random_world_model(), preset, WorldModelTraining(frames=4), sequences)
 
 
 def test_runs_never_cross_from_one_drive_into_the_next(split: Split) -> None:
