@@ -22,7 +22,8 @@ PROMPT, HORIZON, LONG = 2, 14, 40
 # A rollout is frozen below this share of the true frames' change and flickers above this multiple
 # of it; it collapsed below this share of their detail and is noise above this multiple of it. Its
 # light turned where its sky is farther from the drive's than so many times what a drive's own sky
-# differs (true frames: up to 6; another light: from 11 up).
+# differs (true frames: up to 6; dusk and night, the nearest of all
+# lights but day and overcast: from 9.3 up).
 FROZEN, FLICKERS, COLLAPSED, NOISE, TURNED = 0.2, 2.0, 0.5, 2.0, 9.0
 SKY = 0.25  # of a frame's height
 MOVING_MPS = 2.0
