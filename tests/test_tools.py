@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,17 @@ import pytest
 
 from bridge.driving.page import GAP_PX, LABEL_PX, Page
 from sim_stream.errors import InvalidInput
+from sim_stream.runtime.runtime import Runtime
 from sim_stream.video_writer import Mp4Writer
-from tests.small import save_weights
-from tools import check_wheel, closed_life, install_torch
+from tests.small import (
+    SMALL,
+    random_video_decoder,
+    random_vq,
+    random_world_model,
+    save_weights,
+)
+from tools import check_wheel, closed_life, install_torch, true_life
+from train.data.split import Drive, Split
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,8 +84,9 @@ def test_closed_loop_drives_are_told_from_those_that_end(tmp_path: Path) -> None
     """Two worlds beside each other, as `bridge drive` puts them; one predicted one turns grey, the
     sky of another one green."""
     rng, side = np.random.default_rng(0), 64
-    drive = rng.integers(0, 256, (24, 8, 8, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
-    drive[:, :16] = 100
+    scene = rng.integers(0, 256, (8, 24, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    scene[:16] = 100
+    drive = np.stack([scene[:, 4 * t : 4 * t + side] for t in range(24)])
     grey, green = drive.copy(), drive.copy()
     grey[12:, 16:] = 128
     green[16:, :16] = (100, 150, 100)
@@ -107,3 +117,32 @@ def test_how_a_sky_varies_is_what_the_weights_were_measured_with(tmp_path: Path)
     manifest["held_out"] = {"long_rollouts": {"sky_covariance": [[2.0, 0.0], [0.0, 3.0]]}}
     path.write_text(json.dumps(manifest))
     assert np.array_equal(closed_life.measured_covariance(measured), np.diag([2.0, 3.0]))
+
+
+def test_true_drives_are_held_to_the_limits_of_the_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As recorded they pass, but for one that goes grey; as an untrained decoder shows them not."""
+    monkeypatch.setattr(true_life, "LENGTH", 18)
+    split = moving_drives(tmp_path)
+    starts = [0, 2, 4, 6, 24, 26]
+    held = true_life.hold(split, starts, np.eye(3), None)
+    assert held["windows"] == len(starts) == 6 and held["alive"] == 6
+    assert held["most"]["jumps"] < 0.7 and held["least"]["detail"] > 0.4
+    frames = np.array(split.frames)
+    frames[14:24, 8:] = 128
+    grey = true_life.hold(replace(split, frames=frames), starts, np.eye(3), None)
+    assert grey["alive"] < 6 and grey["ends"]["collapsed"] > 0
+    runtime = Runtime(SMALL, random_vq(), random_world_model(), random_video_decoder())
+    decoded = true_life.hold(split, starts, np.eye(3), runtime)
+    assert decoded["alive"] < 6
+
+
+def moving_drives(folder: Path) -> Split:
+    """Two drives of 24 frames whose scene moves past, under a plain sky."""
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 256, (4, 24, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    scene[:8] = 100
+    frames = np.stack([scene[:, 4 * t : 4 * t + 32] for t in range(24)] * 2)
+    actions = np.tile(np.float32([8.0, 0.0]), (48, 1))
+    return Split(folder, frames, actions, [Drive("a", 0, 24), Drive("b", 24, 24)])

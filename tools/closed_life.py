@@ -1,5 +1,5 @@
 """How many closed-loop drives stay drives: `python -m bridge drive`'s videos, by the measure of
-`python -m train evaluate` (train/rollouts.py).
+`python -m train evaluate` (train/life.py).
 
     python -m tools.closed_life drive-*.mp4 [--frames 40] [--weights DIR]
 
@@ -20,7 +20,8 @@ import numpy as np
 from bridge.driving.page import GAP_PX, LABEL_PX
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
-from train.rollouts import LONG, life, truths
+from train.life import ends, signs, truths
+from train.rollouts import LONG
 
 
 def worlds(video: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +43,7 @@ def lives(videos: list[Path], frames: int, covariance: np.ndarray) -> dict[str, 
             raise InvalidInput("frames", frames, f"1..{len(made)}, the length of {video}")
     about = truths([true for true, _ in both])
     return {
-        video.name: [k for k, v in life(made[:frames], truth, covariance).items() if v]
+        video.name: [k for k, v in ends(signs(made[:frames], truth, covariance)).items() if v]
         for video, (_, made), truth in zip(videos, both, about, strict=True)
     }
 
@@ -64,9 +65,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="the drives' weights (default: the shipped)")
     args = parser.parse_args()
     found = lives(sorted(args.videos), args.frames, measured_covariance(args.weights))
-    for name, ends in found.items():
-        print(f"{name}: {', '.join(ends) or 'a drive'}")
-    alive = sum(not ends for ends in found.values())
+    for name, ended in found.items():
+        print(f"{name}: {', '.join(ended) or 'a drive'}")
+    alive = sum(not ended for ended in found.values())
     print(json.dumps({"drives": len(found), "frames": args.frames, "alive": alive}))
 
 

@@ -6,8 +6,6 @@ Legend: T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,16 +14,10 @@ from tqdm import tqdm
 from sim_stream.runtime.runtime import Runtime
 from train.data.ego import action_of
 from train.data.split import Split
+from train.life import LAST, change, detail, ends, signs, sky_covariance, truths
 from train.measures import coarse, psnr8
 
 PROMPT, HORIZON, LONG = 2, 14, 40
-# A rollout is frozen below this share of the true frames' change and flickers above this multiple
-# of it; it collapsed below this share of their detail and is noise above this multiple of it. Its
-# light turned where its sky is farther from the drive's than so many times what a drive's own sky
-# differs (true frames: up to 6; dusk and night, the nearest of all
-# lights but day and overcast: from 9.3 up).
-FROZEN, FLICKERS, COLLAPSED, NOISE, TURNED = 0.2, 2.0, 0.5, 2.0, 9.0
-SKY = 0.25  # of a frame's height
 MOVING_MPS = 2.0
 
 
@@ -81,72 +73,6 @@ def per_horizon(runtime: Runtime, split: Split, prompts: int = 24) -> dict[str, 
     return {"prompts": len(starts), **means}
 
 
-def detail(frames_THWC: np.ndarray) -> np.ndarray:
-    """Mean absolute gradient of each coarse frame, (T,): what a frame shows."""
-    small = np.stack([coarse(f) for f in frames_THWC])
-    return np.abs(np.diff(small, axis=1)).mean((1, 2, 3)) + np.abs(np.diff(small, axis=2)).mean(
-        (1, 2, 3)
-    )
-
-
-def change(frames_THWC: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of neighbouring coarse frames, (T - 1,)."""
-    small = np.stack([coarse(f) for f in frames_THWC])
-    return np.abs(np.diff(small, axis=0)).mean((1, 2, 3))
-
-
-def sky(frames_THWC: np.ndarray) -> np.ndarray:
-    """Mean colour of the upper quarter of each frame, (T 3)."""
-    upper = frames_THWC[:, : round(SKY * frames_THWC.shape[1])]
-    return np.asarray(upper.mean((1, 2), dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What a true drive's first frames show: what a rollout of it is held against."""
-
-    detail: float
-    change: float  # of the mean drive, in proportion to this one's detail
-    sky: np.ndarray  # (3,)
-
-
-def truths(drives: Sequence[np.ndarray]) -> list[Truth]:
-    """Of each true drive (T H W 3), from its first frames.
-
-    A dark drive shows less and changes less: change is the mean of all drives' in proportion to
-    their detail.
-    """
-    first = [drive[: PROMPT + HORIZON] for drive in drives]
-    details = [float(detail(x).mean()) for x in first]
-    restless = float(np.mean([change(x).mean() / d for x, d in zip(first, details, strict=True)]))
-    return [Truth(d, restless * d, sky(x).mean(0)) for x, d in zip(first, details, strict=True)]
-
-
-def sky_covariance(drives: Sequence[np.ndarray]) -> np.ndarray:
-    """How a true drive's sky differs from that of its first frames as the car turns, (3 3).
-
-    By it a day's blue sky is far from dusk and near to its own clouds; the colours alone do not
-    tell. One grey level is added: a sky that never changes may be encoded a little otherwise.
-    """
-    apart = [sky(drive) - sky(drive[: PROMPT + HORIZON]).mean(0) for drive in drives]
-    differences = np.concatenate(apart)
-    return np.asarray(differences.T @ differences / len(differences) + np.eye(3))
-
-
-def life(made_THWC: np.ndarray, truth: Truth, covariance: np.ndarray) -> dict[str, bool]:
-    """What became of a rollout's last eight frames; `covariance`: of skies (3 3)."""
-    tail = made_THWC[-8:]
-    shown, moved = float(detail(tail).mean()), float(change(tail).mean())
-    apart = sky(tail).mean(0) - truth.sky
-    return {
-        "frozen": moved < FROZEN * truth.change,
-        "flickering": moved > FLICKERS * truth.change,
-        "collapsed": shown < COLLAPSED * truth.detail,
-        "noise": shown > NOISE * truth.detail,
-        "turned": float(apart @ np.linalg.solve(covariance, apart)) > TURNED**2,
-    }
-
-
 def long_rollouts(
     runtime: Runtime, split: Split, prompts: int = 24, steps: int = LONG
 ) -> dict[str, Any]:
@@ -157,21 +83,34 @@ def long_rollouts(
     """
     starts = moving_starts(split, PROMPT + steps, prompts)
     true = [split.images(slice(start, start + PROMPT + steps)) for start in starts]
-    covariance, ends, details, changes = sky_covariance(true), [], [], []
-    about = zip(starts, truths(true), strict=True)
+    speeds = [split.actions[start : start + PROMPT + steps, 0] for start in starts]
+    stand = [bool(speed[-LAST:].mean() < MOVING_MPS) for speed in speeds]
+    covariance, held_against = sky_covariance(true), truths(true)
+    found, details, changes = [], [], []
+    about = zip(starts, held_against, strict=True)
     bar = tqdm(about, desc=f"{steps} frames", unit="rollout", total=len(starts))
     for seed, (start, truth) in enumerate(bar):
         made = rollout(runtime, split, start, steps, seed)
-        ends.append(life(made, truth, covariance))
+        found.append(signs(made, truth, covariance))
         details.append(detail(made) / truth.detail)
         changes.append(change(made) / truth.change)
-    shares = {f"{name}_share": float(np.mean([e[name] for e in ends])) for name in ends[0]}
+    ended = [ends(s, stands) for s, stands in zip(found, stand, strict=True)]
+    true_ended = [
+        ends(signs(drive, truth, covariance), stands)
+        for drive, truth, stands in zip(true, held_against, stand, strict=True)
+    ]
     return {
         "prompts": len(starts),
         "frames": steps,
-        **shares,
-        "alive_share": float(np.mean([not any(e.values()) for e in ends])),
+        **{f"{name}_share": float(np.mean([e[name] for e in ended])) for name in ended[0]},
+        "alive_share": alive_share(ended),
+        "true_drives_alive_share": alive_share(true_ended),
+        "signs": [{k: round(v, 3) for k, v in s._asdict().items()} for s in found],
         "detail_by_frame": np.mean(details, 0).round(3).tolist(),
         "change_by_frame": np.mean(changes, 0).round(3).tolist(),
         "sky_covariance": covariance.round(3).tolist(),
     }
+
+
+def alive_share(ended: list[dict[str, bool]]) -> float:
+    return float(np.mean([not any(each.values()) for each in ended]))

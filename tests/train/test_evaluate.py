@@ -25,23 +25,13 @@ from tests.small import (
     save_weights,
 )
 from tests.train.worlds import prepare
-from train import rollouts, tables
+from train import life, rollouts, tables
 from train.data.ego import action_of
 from train.data.split import Split
 from train.evaluate import baseline_bits, bits_per_code, reconstruction
 from train.evaluate import evaluate as held_out
 from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
-from train.rollouts import (
-    change,
-    detail,
-    life,
-    long_rollouts,
-    moving_starts,
-    per_horizon,
-    rollout,
-    sky_covariance,
-    truths,
-)
+from train.rollouts import long_rollouts, moving_starts, per_horizon, rollout
 
 CPU = torch.device("cpu")
 PROTOCOL = Protocol(videos=2, predicted=3, top_k=(1, 8), metrics=("PSNR", "SSIM", "FID"))
@@ -184,48 +174,6 @@ def test_bits_are_of_frames_that_a_session_keeps_the_first_frame_beside(split: S
     assert found["bits_per_code"] == pytest.approx(float(torch.stack(bits).mean()), abs=1e-4)
 
 
-def test_a_drive_is_told_from_ends_of_every_kind() -> None:
-    rng = np.random.default_rng(0)
-    scene = rng.integers(0, 256, (8, 24, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
-    scene[:16] = (90, 120, 150)
-    drive = np.stack([scene[:, 4 * t : 4 * t + 64] for t in range(16)])
-    truth, skies = truths([drive])[0], sky_covariance([drive])
-    assert truth.detail == pytest.approx(float(detail(drive).mean()))
-    assert truth.change == pytest.approx(float(change(drive).mean()))
-    assert truth.sky.tolist() == [90, 120, 150]
-
-    def ends_of(frames: np.ndarray) -> list[str]:
-        return [name for name, found in life(frames, truth, skies).items() if found]
-
-    assert ends_of(drive) == []
-    assert "frozen" in ends_of(np.concatenate([drive[:8], drive[8:9].repeat(8, 0)]))
-    assert "collapsed" in ends_of(np.concatenate([drive[:8], np.full_like(drive[:8], 128)]))
-    chaos = rng.integers(0, 2, (16, 16, 16, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8) * 255
-    assert "noise" in ends_of(chaos)
-    assert ends_of(drive[[0, 15] * 8]) == ["flickering"]
-    dusk = drive.copy()
-    dusk[-8:, :16] = (90, 120, 140)  # ten grey levels of one colour, where no sky ever changed
-    assert ends_of(dusk) == ["turned"]
-
-
-def test_a_sky_may_turn_as_those_of_true_drives_do_and_not_otherwise() -> None:
-    """Here they grow whiter, all colours together; so does one that is held against them."""
-    rng = np.random.default_rng(0)
-    scene = rng.integers(0, 256, (8, 24, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
-    drive = np.stack([scene[:, 4 * (t % 16) : 4 * (t % 16) + 64] for t in range(42)])
-    drive[:, :16] = 90
-    whiter, redder = drive.copy(), drive.copy()
-    whiter[16:, :16] += 30
-    redder[16:, :16] += np.array([30, 0, 0], np.uint8)
-    skies = sky_covariance([drive, whiter])
-    # Of 84 frames 26 are 30 levels off in all colours together.
-    expected = 26 / 84 * 900 * np.ones((3, 3)) + np.eye(3)
-    assert skies == pytest.approx(expected)
-    truth = truths([drive])[0]
-    assert not life(whiter, truth, skies)["turned"]
-    assert life(redder, truth, skies)["turned"]
-
-
 def test_rollouts_give_a_curve_and_shares(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.rollouts.HORIZON", 3)
     runtime = random_runtime()
@@ -267,7 +215,7 @@ def test_a_drive_in_the_dark_that_stays_a_drive_is_called_one(
     frames[7:] //= 8
     dark = replace(split, frames=frames)
     monkeypatch.setattr(rollouts, "PROMPT", 1)
-    monkeypatch.setattr(rollouts, "HORIZON", 4)
+    monkeypatch.setattr(life, "FIRST", 5)
 
     def the_truth(runtime: object, split: Split, start: int, steps: int, seed: int) -> np.ndarray:
         return split.images(slice(start, start + 5))
