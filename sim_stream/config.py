@@ -295,8 +295,8 @@ POCKET = Preset(
     ),
     video_decoder=VideoDecoderConfig(temporal_levels=1),
     action_bins=ActionBins(),
-    sampling=SamplingConfig(top_k=10, temperature=0.6),
-    session=SessionConfig(context_frames=4, anchor_frames=2),
+    sampling=SamplingConfig(top_k=300, temperature=0.8),
+    session=SessionConfig(context_frames=5, anchor_frames=3, first_frames=1),
 )
 
 # What can run the world model's passes. `torch`: the model as it is, the slow twin of the others.
