@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sim_stream.errors import InvalidInput
 from sim_stream.models.vq_model import to_pixels
 from sim_stream.runtime.runtime import Runtime
 from tools.closed_life import measured_covariance
@@ -81,6 +82,9 @@ def main() -> None:
     runtime = Runtime.load("pocket", weights=args.weights, device="cpu")
     every = split.windows(LENGTH)[:: args.every]
     starts = [int(s) for s in every if args.drives in split.drive_at(int(s)).id]
+    if not starts:
+        named = sorted({drive.id for drive in split.drives})
+        raise InvalidInput("drives", args.drives, f"part of a name, as of {named[0]}")
     if args.windows and args.windows < len(starts):
         starts = [starts[i] for i in np.linspace(0, len(starts) - 1, args.windows).astype(int)]
     covariance = measured_covariance(args.weights)
