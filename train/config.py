@@ -147,8 +147,8 @@ class WorldModelTraining:
     `all_image_ids`: the loss counts every image id, the first frame's and the ends of frames too
     (the paper); otherwise only codes of frames that have a frame before them. `own_context`: the
     share of sequences whose context is in part the model's own draws (not in the paper; costs that
-    share of a forward pass). `mixed_context`: the share of those that, but for the first frames
-    that a session keeps, see another drive's codes in some places (nor in the paper).
+    share of a forward pass). `mixed_context`: the share of those whose context, but for the first
+    frames that a session keeps, is in part another drive's (nor in the paper).
     """
 
     frames: int

@@ -18,8 +18,6 @@ from train.data.ego import action_ids
 from train.data.split import Split
 from train.parallel import WHOLE, Share
 
-CANDIDATES = 2  # to be another drive: with four lights, seven in eight are of another
-
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
@@ -109,7 +107,7 @@ class Sequences:
 
     def __call__(self, step: int, share: Share = WHOLE) -> Tensor:
         draw = self.draw
-        rng = self._rng(step)
+        rng = np.random.default_rng((draw.seed, step))
         starts = rng.choice(self.starts, draw.batch)
         known = rng.random(draw.batch) >= draw.unknown
         ages = rng.random(draw.batch)
@@ -117,24 +115,10 @@ class Sequences:
         return self.at(starts[mine], known=known[mine], ages=ages[mine])
 
     def others(self, step: int, share: Share = WHOLE) -> Tensor:
-        """(B S) runs of other drives, as many: what contexts are mixed with.
-
-        Each is the least alike of `CANDIDATES`: that with the fewest codes in common.
-        """
-        draw = self.draw
-        own = self._rng(step).choice(self.starts, draw.batch)[share.rows(draw.batch)]
-        found = np.random.default_rng((draw.seed, step, 1)).choice(
-            self.starts, (draw.batch, CANDIDATES)
-        )
-        starts = []
-        for start, candidates in zip(own, found[share.rows(draw.batch)], strict=True):
-            alike = np.isin(self.codes(candidates), self.codes(start[None])).mean(-1)
-            starts.append(candidates[alike.argmin()])
-        return self.at(np.array(starts))
-
-    def _rng(self, step: int) -> np.random.Generator:
-        """Of one step's batch; its starts are drawn first."""
-        return np.random.default_rng((self.draw.seed, step))
+        """(B S) other runs, from anywhere, as many: what contexts are mixed with."""
+        rng = np.random.default_rng((self.draw.seed, step, 1))
+        starts = rng.choice(self.starts, self.draw.batch)
+        return self.at(starts[share.rows(self.draw.batch)])
 
     def evenly(self, count: int) -> Tensor:
         """(count S) runs spread over the whole split."""

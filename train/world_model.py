@@ -32,9 +32,6 @@ from train.parallel import Share
 from train.sequences import Sequences
 
 DRAWN = 2 / 3  # chance of a frame to be drawn, in sequences with contexts of the model's own
-# Of mixed contexts: how long a run of another drive's codes is in a frame that is asked for, and
-# how much of such a frame these are at most.
-RUN, MOST_RUNS = 4, 0.25
 
 
 class WorldModelNet(nn.Module):
@@ -230,43 +227,41 @@ class WorldModelStage:
     def with_mixed_context(
         self, seen_BS: Tensor, counted_BT: Tensor, others_BS: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same (seen, counted), where `mixed_context` of the sequences see another drive's
-        codes in some places.
+        """The same (seen, counted), where `mixed_context` of the sequences have a context that is
+        in part another drive's, from some frame on up to the last one, which is asked for.
 
-        In training all codes of a context agree, so the nearest tell a model all it wants to know:
-        once the draws at a frame's corner happen to look like another light, the frame goes on in
-        it, and then the drive, whatever the older frames show. So runs of `RUN` codes are another
-        drive's in frames that are asked for, and from some frame on, up to the last but one, so is
-        much of whole frames, from the top down, where the sky is; these are context and no target.
-        The first frames that a session keeps are always the drive's own.
+        A drive whose newest frames have slid into another light goes on in it, although its first
+        frame is still in the context: in training all frames of a context agree, so the newest one
+        tells all. Here only the first frames, which a session keeps, are sure to be the drive's
+        own. Of each mixed frame some codes from the top down, where the sky is, are the other's.
         """
         layout, kept = self.net.layout, self.preset.session.first_frames
         seen, counted = seen_BS.clone(), counted_BT.clone()
 
-        def newer_codes(ids_BS: Tensor) -> Tensor:
+        def context(ids_BS: Tensor) -> Tensor:
             frames_BTL = ids_BS[:, layout.prompt_length :].unflatten(1, (-1, layout.frame_length))
-            newer = slice(kept, self.config.frames)
+            newer = slice(kept, self.config.frames - 1)
             return frames_BTL[:, newer, self.net.image_ids(ends=False)]
+
+        codes_BTN = context(seen)
+        batch, frames, positions = codes_BTN.shape
 
         def chance(*shape: int) -> Tensor:
             return torch.rand(*shape, device=seen.device)
 
-        codes_BTN = newer_codes(seen)
-        batch, frames, positions = codes_BTN.shape
         chosen_B = chance(batch) < self.config.mixed_context
-        since_B = (chance(batch) * frames).long()  # the last frame: none
-        lost_BT = torch.arange(frames, device=seen.device) >= since_B[:, None]
-        lost_BT[:, -1] = False
+        since_B = (chance(batch) * frames).long()
+        mixed_BT = chosen_B[:, None] & (
+            torch.arange(frames, device=seen.device) >= since_B[:, None]
+        )
         # Mostly much of a frame: half of the time all codes of the part, else a share of them.
-        depth_BT1 = torch.maximum(chance(batch, frames, 1), chance(batch, frames, 1))
+        depth_BT = torch.maximum(chance(batch, frames), chance(batch, frames))
+        share_BT = 2.0 * chance(batch, frames)
         place_N = torch.arange(positions, device=seen.device) / positions
-        most = chance(batch, frames, positions) < 2.0 * chance(batch, frames, 1)
-        runs = chance(batch, frames, -(-positions // RUN)) < MOST_RUNS * chance(batch, frames, 1)
-        some = runs.repeat_interleave(RUN, -1)[..., :positions]
-        replaced = torch.where(lost_BT[..., None], (place_N < depth_BT1) & most, some)
-        replaced &= chosen_B[:, None, None]
-        codes_BTN[:] = newer_codes(others_BS).where(replaced, codes_BTN)
-        counted[:, kept:] &= ~(lost_BT & chosen_B[:, None])
+        replaced = (place_N < depth_BT[..., None]) & mixed_BT[..., None]
+        replaced &= chance(batch, frames, positions) < share_BT[..., None]
+        codes_BTN[:] = context(others_BS).where(replaced, codes_BTN)
+        counted[:, kept:-1] &= ~mixed_BT
         return seen, counted
 
     def adversary_loss(self, net: nn.Module) -> Tensor | None:

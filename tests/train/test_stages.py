@@ -25,7 +25,7 @@ from train.pack import how_made
 from train.parallel import Share
 from train.sequences import Draw, Sequences
 from train.tokenizer import FrameBatches, kmeans
-from train.world_model import MOST_RUNS, RUN, WorldModelNet, WorldModelStage
+from train.world_model import WorldModelNet, WorldModelStage
 
 
 @pytest.fixture
@@ -162,46 +162,35 @@ def test_a_share_of_contexts_above_one_is_refused(field: str) -> None:
 def test_mixed_contexts_are_another_drives_in_all_but_the_first_frame(split: Split) -> None:
     preset = replace(SMALL, session=keeping(1))
     config = WorldModelTraining(frames=5, mixed_context=0.5, all_image_ids=False)
-    sequences = Sequences(split, preset, Draw(frames=5, batch=256, first_frames=1))
+    draw = Draw(frames=5, batch=64, first_frames=1)
+    sequences = Sequences(split, preset, draw)
+    layout = sequences.layout
     stage = WorldModelStage(random_world_model(), preset, config, sequences)
-    ids = torch.zeros(256, sequences.layout.context_length(5), dtype=torch.long)
-    others, every = torch.ones_like(ids), torch.ones(256, 5, dtype=torch.bool)
+    ids = torch.zeros(64, layout.context_length(5), dtype=torch.long)
+    others, every = torch.ones_like(ids), torch.ones(64, 5, dtype=torch.bool)
     torch.manual_seed(0)
     seen, counted = stage.with_mixed_context(ids, every, others)
     assert not ids.any(), "what is asked stays"
     assert every.all()
-    mixed, codes = seen.unflatten(1, (5, -1)), stage.net.image_ids(ends=False)
-    assert not mixed[:, 0].any(), "the first frame is always the drive's own"
-    assert not mixed[..., : codes.start].any(), "and so are actions"
+    mixed = seen.unflatten(1, (5, -1))
+    codes = stage.net.image_ids(ends=False)
+    assert not mixed[:, [0, -1]].any(), "neither the first frame nor the one that is asked for"
+    assert not mixed[..., : codes.start].any(), "actions stay the drive's own"
     assert not mixed[..., codes.stop :].any()
-    newer, lost = mixed[:, 1:, codes].bool(), ~counted[:, 1:]
+    newer = mixed[:, 1:-1, codes].bool()
+    assert not (newer.any(-1) & counted[:, 1:-1]).any(), "what is mixed is no target"
     assert counted[:, [0, -1]].all()
-    assert {tuple(row) for row in lost.tolist()} == {
-        (False,) * 4, (False, False, True, False), (False, True, True, False),
-        (True, True, True, False),
-    }, "from some frame on, up to the last but one"  # fmt: skip
-    chosen = newer.flatten(1).any(1)
-    assert 0.4 < chosen.float().mean() < 0.6
-    assert 0.5 < lost[chosen].any(-1).float().mean() < 0.9
-    top, bottom = newer[lost].float().unflatten(-1, (2, -1)).mean((0, 2))
+    strange = ~counted[:, 1:-1]
+    assert (strange[:, 1:] >= strange[:, :-1]).all(), "from some frame on all are mixed"
+    assert {tuple(row) for row in strange.tolist()} == {
+        (False, False, False), (False, False, True), (False, True, True), (True, True, True)
+    }  # fmt: skip
+    assert 0.35 < strange.any(-1).float().mean() < 0.65
+    top, bottom = newer[strange].float().unflatten(-1, (2, -1)).mean((0, 2))
     assert top > bottom > 0
-    deepest = newer[lost].float().flip(-1).argmax(-1)
-    whole = newer[lost].sum(-1) == codes.stop - codes.start - deepest
+    deepest = newer[strange].float().flip(-1).argmax(-1)
+    whole = newer[strange].sum(-1) == codes.stop - codes.start - deepest
     assert 0.3 < whole.float().mean() < 0.7, "all codes down to there, or some of them"
-    runs = newer[~lost].unflatten(-1, (-1, RUN))
-    assert torch.equal(runs.any(-1), runs.all(-1)), "frames that are asked for: runs of codes"
-    of_chosen = newer[chosen][~lost[chosen]].float().mean()
-    assert MOST_RUNS / 4 < of_chosen < MOST_RUNS
-
-
-def test_another_drive_is_the_less_alike_of_two(split: Split) -> None:
-    draw = Draw(frames=3, batch=500)
-    sequences = Sequences(split, SMALL, draw)
-    sequences.ids = np.arange(12)[:, None] // 7 + np.zeros((1, 64), np.int64)  # the drive's number
-    own, others = (x.unflatten(1, (3, -1))[:, 0, 2] for x in (sequences(0), sequences.others(0)))
-    both = (own == others).float().mean()
-    share = torch.tensor([5.0, 3.0]) / 8  # of windows of three in each drive
-    assert abs(both - (share**3).sum()) < 0.06, "only where both candidates were of its own drive"
 
 
 def test_mixed_contexts_change_what_is_seen_and_not_what_is_asked(split: Split) -> None:
@@ -216,7 +205,6 @@ def test_mixed_contexts_change_what_is_seen_and_not_what_is_asked(split: Split) 
     torch.manual_seed(0)
     seen, _ = stage.with_mixed_context(ids, torch.ones(4, 3, dtype=torch.bool), others)
     torch.testing.assert_close(loss, stage.net.losses(ids, seen_BS=seen)[:, 2].mean())
-    assert not torch.equal(seen, ids)
     assert not torch.equal(loss, stage.net.losses(ids)[:, 2].mean())
 
 
