@@ -147,8 +147,7 @@ class WorldModelTraining:
     `all_image_ids`: the loss counts every image id, the first frame's and the ends of frames too
     (the paper); otherwise only codes of frames that have a frame before them. `own_context`: the
     share of sequences whose context is in part the model's own draws (not in the paper; costs that
-    share of a forward pass). `mixed_context`: the share of those whose context, but for the first
-    frames that a session keeps, is in part another drive's (nor in the paper).
+    share of a forward pass).
     """
 
     frames: int
@@ -156,14 +155,11 @@ class WorldModelTraining:
     all_image_ids: bool = True
     unknown_actions: float = 0.1
     own_context: float = 0.0
-    mixed_context: float = 0.0
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("own_context", "mixed_context"):
-            share = getattr(self, name)
-            if not 0.0 <= share <= 1.0:
-                raise InvalidInput(name, share, "a share from 0 to 1")
+        if not 0.0 <= self.own_context <= 1.0:
+            raise InvalidInput("own_context", self.own_context, "a share from 0 to 1")
 
     @property
     def drawn_frames(self) -> int:

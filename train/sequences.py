@@ -114,12 +114,6 @@ class Sequences:
         mine = share.rows(draw.batch)
         return self.at(starts[mine], known=known[mine], ages=ages[mine])
 
-    def others(self, step: int, share: Share = WHOLE) -> Tensor:
-        """(B S) other runs, from anywhere, as many: what contexts are mixed with."""
-        rng = np.random.default_rng((self.draw.seed, step, 1))
-        starts = rng.choice(self.starts, self.draw.batch)
-        return self.at(starts[share.rows(self.draw.batch)])
-
     def evenly(self, count: int) -> Tensor:
         """(count S) runs spread over the whole split."""
         picked = np.linspace(0, len(self.starts) - 1, count).astype(int)

@@ -57,9 +57,9 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     recipe = get_recipe(args.preset, args.verb)
     stage = recipe.stage
     if isinstance(stage, WorldModelTraining):
-        shares = {name: getattr(args, name) for name in ("own_context", "mixed_context")}
-        given = {name: share for name, share in shares.items() if share is not None}
-        return replace(recipe, stage=replace(stage, **given))
+        if args.own_context is None:
+            return recipe
+        return replace(recipe, stage=replace(stage, own_context=args.own_context))
     if getattr(args, "ablation", None):
         stage = get_ablation(args.ablation)
     if args.verb == "tokenizer" and args.decoder_only:
@@ -169,12 +169,6 @@ def add_verbs(top: Any) -> None:
                 type=float,
                 metavar="SHARE",
                 help="of sequences that are seen in part as the model itself draws them",
-            )
-            verb.add_argument(
-                "--mixed-context",
-                type=float,
-                metavar="SHARE",
-                help="of sequences that see another drive in part of all but their first frames",
             )
         else:
             verb.add_argument(

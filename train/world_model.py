@@ -2,8 +2,7 @@
 
 Full training of small models, LoRA on the 7B one (`lora.py`). Actions are dropped to `unknown` for
 whole runs now and then, so that a null action means something. With `own_context` some sequences
-are seen as a rollout sees them: as the model itself draws them; with `mixed_context` as one sees
-them that has lost its way.
+are seen as a rollout sees them: as the model itself draws them.
 
 Legend: B batch, T frames, S positions, N codes of a frame, L positions of a frame, D hidden, V ids
 that are predicted.
@@ -143,15 +142,11 @@ class WorldModelStage:
         """`model`: fresh, loaded, or with adapters. `validation`: held-out sequences (n S).
 
         `sequences` None serves a dry run. Raises InvalidInput where the preset's sessions keep
-        first frames and the loss would count what follows them after a gap, or keep none and the
-        context is to be mixed.
+        first frames and the loss would count what follows them after a gap.
         """
         if preset.session.first_frames and config.all_image_ids:
             allowed = "false for a preset whose sessions keep their first frames"
             raise InvalidInput("all_image_ids", True, allowed)
-        if config.mixed_context and not preset.session.first_frames:
-            allowed = "0 for a preset whose sessions do not keep their first frames"
-            raise InvalidInput("mixed_context", config.mixed_context, allowed)
         layout = sequences.layout if sequences else FrameLayout.of(preset, prompt_length)
         self.net = WorldModelNet(model, layout, checkpointing=config.checkpointing)
         self.model: nn.Module = self.net
@@ -178,15 +173,10 @@ class WorldModelStage:
 
     def batch(self, step: int, share: Share) -> tuple[Tensor, ...]:
         assert self.sequences is not None
-        ids = self.sequences(step, share).to(self.device)
-        if not self.config.mixed_context:
-            return (ids,)
-        return ids, self.sequences.others(step, share).to(self.device)
+        return (self.sequences(step, share).to(self.device),)
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
         ends, (ids, seen, counted) = self.config.all_image_ids, self.with_own_context(batch[0])
-        if self.config.mixed_context:
-            seen, counted = self.with_mixed_context(seen, counted, batch[1])
         losses = self.net.losses(ids, ends=ends, seen_BS=seen, net=net).mean(-1)
         first = 0 if ends else 1 + self.preset.session.first_frames
         return losses[:, first:][counted[:, first:]].mean(), {}
@@ -223,46 +213,6 @@ class WorldModelStage:
         drawn = torch.cat([drawn[:, prompt:more], drawn[:, more + length :]], 1)
         context[:] = drawn.where(replaced.flatten(1), context)
         return cut, seen, counted
-
-    def with_mixed_context(
-        self, seen_BS: Tensor, counted_BT: Tensor, others_BS: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The same (seen, counted), where `mixed_context` of the sequences have a context that is
-        in part another drive's, from some frame on up to the last one, which is asked for.
-
-        A drive whose newest frames have slid into another light goes on in it, although its first
-        frame is still in the context: in training all frames of a context agree, so the newest one
-        tells all. Here only the first frames, which a session keeps, are sure to be the drive's
-        own. Of each mixed frame some codes from the top down, where the sky is, are the other's.
-        """
-        layout, kept = self.net.layout, self.preset.session.first_frames
-        seen, counted = seen_BS.clone(), counted_BT.clone()
-
-        def context(ids_BS: Tensor) -> Tensor:
-            frames_BTL = ids_BS[:, layout.prompt_length :].unflatten(1, (-1, layout.frame_length))
-            newer = slice(kept, self.config.frames - 1)
-            return frames_BTL[:, newer, self.net.image_ids(ends=False)]
-
-        codes_BTN = context(seen)
-        batch, frames, positions = codes_BTN.shape
-
-        def chance(*shape: int) -> Tensor:
-            return torch.rand(*shape, device=seen.device)
-
-        chosen_B = chance(batch) < self.config.mixed_context
-        since_B = (chance(batch) * frames).long()
-        mixed_BT = chosen_B[:, None] & (
-            torch.arange(frames, device=seen.device) >= since_B[:, None]
-        )
-        # Mostly much of a frame: half of the time all codes of the part, else a share of them.
-        depth_BT = torch.maximum(chance(batch, frames), chance(batch, frames))
-        share_BT = 2.0 * chance(batch, frames)
-        place_N = torch.arange(positions, device=seen.device) / positions
-        replaced = (place_N < depth_BT[..., None]) & mixed_BT[..., None]
-        replaced &= chance(batch, frames, positions) < share_BT[..., None]
-        codes_BTN[:] = context(others_BS).where(replaced, codes_BTN)
-        counted[:, kept:-1] &= ~mixed_BT
-        return seen, counted
 
     def adversary_loss(self, net: nn.Module) -> Tensor | None:
         return None

@@ -153,66 +153,9 @@ def test_own_contexts_change_what_is_seen_and_not_what_is_asked(split: Split) ->
     assert not torch.equal(losses, net.losses(ids))
 
 
-@pytest.mark.parametrize("field", ["own_context", "mixed_context"])
-def test_a_share_of_contexts_above_one_is_refused(field: str) -> None:
-    with pytest.raises(InvalidInput, match=rf"{field}.*1\.5.*0 to 1"):
-        WorldModelTraining(frames=4, **{field: 1.5})  # type: ignore[arg-type]
-
-
-def test_mixed_contexts_are_another_drives_in_all_but_the_first_frame(split: Split) -> None:
-    preset = replace(SMALL, session=keeping(1))
-    config = WorldModelTraining(frames=5, mixed_context=0.5, all_image_ids=False)
-    draw = Draw(frames=5, batch=64, first_frames=1)
-    sequences = Sequences(split, preset, draw)
-    layout = sequences.layout
-    stage = WorldModelStage(random_world_model(), preset, config, sequences)
-    ids = torch.zeros(64, layout.context_length(5), dtype=torch.long)
-    others, every = torch.ones_like(ids), torch.ones(64, 5, dtype=torch.bool)
-    torch.manual_seed(0)
-    seen, counted = stage.with_mixed_context(ids, every, others)
-    assert not ids.any(), "what is asked stays"
-    assert every.all()
-    mixed = seen.unflatten(1, (5, -1))
-    codes = stage.net.image_ids(ends=False)
-    assert not mixed[:, [0, -1]].any(), "neither the first frame nor the one that is asked for"
-    assert not mixed[..., : codes.start].any(), "actions stay the drive's own"
-    assert not mixed[..., codes.stop :].any()
-    newer = mixed[:, 1:-1, codes].bool()
-    assert not (newer.any(-1) & counted[:, 1:-1]).any(), "what is mixed is no target"
-    assert counted[:, [0, -1]].all()
-    strange = ~counted[:, 1:-1]
-    assert (strange[:, 1:] >= strange[:, :-1]).all(), "from some frame on all are mixed"
-    assert {tuple(row) for row in strange.tolist()} == {
-        (False, False, False), (False, False, True), (False, True, True), (True, True, True)
-    }  # fmt: skip
-    assert 0.35 < strange.any(-1).float().mean() < 0.65
-    top, bottom = newer[strange].float().unflatten(-1, (2, -1)).mean((0, 2))
-    assert top > bottom > 0
-    deepest = newer[strange].float().flip(-1).argmax(-1)
-    whole = newer[strange].sum(-1) == codes.stop - codes.start - deepest
-    assert 0.3 < whole.float().mean() < 0.7, "all codes down to there, or some of them"
-
-
-def test_mixed_contexts_change_what_is_seen_and_not_what_is_asked(split: Split) -> None:
-    preset = replace(SMALL, session=keeping(1))
-    config = WorldModelTraining(frames=3, mixed_context=1.0, all_image_ids=False)
-    sequences = Sequences(split, preset, Draw(frames=3, batch=4, first_frames=1))
-    stage = WorldModelStage(random_world_model(), preset, config, sequences)
-    ids, others = stage.batch(0, Share())
-    assert not torch.equal(ids, others)
-    torch.manual_seed(0)
-    loss, _ = stage.loss(stage.net, (ids, others))
-    torch.manual_seed(0)
-    seen, _ = stage.with_mixed_context(ids, torch.ones(4, 3, dtype=torch.bool), others)
-    torch.testing.assert_close(loss, stage.net.losses(ids, seen_BS=seen)[:, 2].mean())
-    assert not torch.equal(loss, stage.net.losses(ids)[:, 2].mean())
-
-
-def test_contexts_are_mixed_only_where_a_first_frame_tells_which_is_right(split: Split) -> None:
-    config = WorldModelTraining(frames=4, mixed_context=0.5, all_image_ids=False)
-    sequences = Sequences(split, SMALL, Draw(frames=4, batch=2))
-    with pytest.raises(InvalidInput, match=r"mixed_context: got 0\.5; allowed: 0 for a preset"):
-        WorldModelStage(random_world_model(), SMALL, config, sequences)
+def test_a_share_of_own_contexts_above_one_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"own_context.*1\.5.*0 to 1"):
+        WorldModelTraining(frames=4, own_context=1.5)
 
 
 @torch.no_grad()
