@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,14 @@ def _missing(marker: str) -> str | None:
         there = (ROOT / ".venv-metadrive").is_dir()
         return None if there else "needs the simulator's environment: make metadrive"
     return None
+
+
+def pytest_configure() -> None:
+    """Tests that press Ctrl-C need programs that hear it: one that a shell starts in the background
+    (`make test &`) is told not to, and so is all that it starts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")
