@@ -120,16 +120,16 @@ def read_prompt(options: DemoOptions) -> Prompt:
 
 
 def action_script(n: int, speed0_mps: float) -> list[Action]:
-    """``n`` actions: straight, left, straight, right, and brake to a stand; a fifth each."""
-    yaw_rates_radps = (0.0, YAW_RATE_RADPS, 0.0, -YAW_RATE_RADPS, 0.0)
-    manoeuvres = [index * len(yaw_rates_radps) // n for index in range(n)]
-    braking = manoeuvres.count(4)
+    """``n`` actions: straight, a lane to the left, straight, a lane to the right, and brake to a
+    stand; a fifth each."""
+    rate = YAW_RATE_RADPS
+    yaw_rates_radps = (0.0, 0.0, rate, -rate, 0.0, 0.0, -rate, rate, 0.0, 0.0)  # a tenth each
+    tenths = [index * len(yaw_rates_radps) // n for index in range(n)]
+    braking = sum(tenth >= 8 for tenth in tenths)
     script = []
-    for index, manoeuvre in enumerate(manoeuvres):
-        left = (n - 1 - index) / braking if manoeuvre == 4 else 1.0
-        script.append(
-            Action(speed_mps=speed0_mps * left, yaw_rate_radps=yaw_rates_radps[manoeuvre])
-        )
+    for index, tenth in enumerate(tenths):
+        left = (n - 1 - index) / braking if tenth >= 8 else 1.0
+        script.append(Action(speed_mps=speed0_mps * left, yaw_rate_radps=yaw_rates_radps[tenth]))
     return script
 
 

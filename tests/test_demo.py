@@ -30,10 +30,10 @@ TIMEOUT_S = 180.0
 AMBER = (255, 176, 0)
 
 
-def test_script_is_straight_left_straight_right_and_a_brake_to_a_stand() -> None:
+def test_script_is_two_changes_of_lane_and_a_brake_to_a_stand() -> None:
     script = action_script(40, 10.0)
     assert [a.yaw_rate_radps for a in script] == (
-        [0.0] * 8 + [0.25] * 8 + [0.0] * 8 + [-0.25] * 8 + [0.0] * 8
+        [0.0] * 8 + [0.25] * 4 + [-0.25] * 4 + [0.0] * 8 + [-0.25] * 4 + [0.25] * 4 + [0.0] * 8
     )
     speeds_mps = [a.speed_mps for a in script]
     assert speeds_mps[:32] == [10.0] * 32

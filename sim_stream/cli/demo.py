@@ -10,9 +10,9 @@ from sim_stream.cli.options import add_model_options, add_prompt, add_record, mo
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Starts a server, sends two prompt frames, steps it under a short script "
-        "(straight, left, straight, right, brake) at the pace of a simulator and writes the "
-        "frames as an MP4. The last line on stdout is a JSON summary."
+        "Starts a server, sends two prompt frames, steps it under a short script (straight, "
+        "a lane to the left, straight, a lane to the right, brake) at the pace of a simulator and "
+        "writes the frames as an MP4. The last line on stdout is a JSON summary."
     )
     add_model_options(parser)
     add_prompt(parser)
