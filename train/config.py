@@ -147,7 +147,8 @@ class WorldModelTraining:
     `all_image_ids`: the loss counts every image id, the first frame's and the ends of frames too
     (the paper); otherwise only codes of frames that have a frame before them. `own_context`: the
     share of sequences whose context is in part the model's own draws (not in the paper; costs that
-    share of a forward pass).
+    share of a forward pass). `foreign_codes`: the share of those that see a few codes of another
+    drive (nor in the paper).
     """
 
     frames: int
@@ -155,11 +156,14 @@ class WorldModelTraining:
     all_image_ids: bool = True
     unknown_actions: float = 0.1
     own_context: float = 0.0
+    foreign_codes: float = 0.0
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.own_context <= 1.0:
-            raise InvalidInput("own_context", self.own_context, "a share from 0 to 1")
+        for name in ("own_context", "foreign_codes"):
+            share = getattr(self, name)
+            if not 0.0 <= share <= 1.0:
+                raise InvalidInput(name, share, "a share from 0 to 1")
 
     @property
     def drawn_frames(self) -> int:

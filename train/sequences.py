@@ -18,6 +18,8 @@ from train.data.ego import action_ids
 from train.data.split import Split
 from train.parallel import WHOLE, Share
 
+CANDIDATES = 2  # to be another drive: with four lights, seven in eight are of another
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
@@ -107,12 +109,32 @@ class Sequences:
 
     def __call__(self, step: int, share: Share = WHOLE) -> Tensor:
         draw = self.draw
-        rng = np.random.default_rng((draw.seed, step))
+        rng = self._rng(step)
         starts = rng.choice(self.starts, draw.batch)
         known = rng.random(draw.batch) >= draw.unknown
         ages = rng.random(draw.batch)
         mine = share.rows(draw.batch)
         return self.at(starts[mine], known=known[mine], ages=ages[mine])
+
+    def others(self, step: int, share: Share = WHOLE) -> Tensor:
+        """(B S) runs of other drives, as many: where foreign codes come from.
+
+        Each is the least alike of `CANDIDATES`: that with the fewest codes in common.
+        """
+        draw = self.draw
+        own = self._rng(step).choice(self.starts, draw.batch)[share.rows(draw.batch)]
+        found = np.random.default_rng((draw.seed, step, 1)).choice(
+            self.starts, (draw.batch, CANDIDATES)
+        )
+        starts = []
+        for start, candidates in zip(own, found[share.rows(draw.batch)], strict=True):
+            alike = np.isin(self.codes(candidates), self.codes(start[None])).mean(-1)
+            starts.append(candidates[alike.argmin()])
+        return self.at(np.array(starts))
+
+    def _rng(self, step: int) -> np.random.Generator:
+        """Of one step's batch; its starts are drawn first."""
+        return np.random.default_rng((self.draw.seed, step))
 
     def evenly(self, count: int) -> Tensor:
         """(count S) runs spread over the whole split."""

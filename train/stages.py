@@ -57,9 +57,9 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     recipe = get_recipe(args.preset, args.verb)
     stage = recipe.stage
     if isinstance(stage, WorldModelTraining):
-        if args.own_context is None:
-            return recipe
-        return replace(recipe, stage=replace(stage, own_context=args.own_context))
+        shares = {name: getattr(args, name) for name in ("own_context", "foreign_codes")}
+        given = {name: share for name, share in shares.items() if share is not None}
+        return replace(recipe, stage=replace(stage, **given))
     if getattr(args, "ablation", None):
         stage = get_ablation(args.ablation)
     if args.verb == "tokenizer" and args.decoder_only:
@@ -169,6 +169,12 @@ def add_verbs(top: Any) -> None:
                 type=float,
                 metavar="SHARE",
                 help="of sequences that are seen in part as the model itself draws them",
+            )
+            verb.add_argument(
+                "--foreign-codes",
+                type=float,
+                metavar="SHARE",
+                help="of sequences that see a few codes of another drive",
             )
         else:
             verb.add_argument(

@@ -2,7 +2,8 @@
 
 Full training of small models, LoRA on the 7B one (`lora.py`). Actions are dropped to `unknown` for
 whole runs now and then, so that a null action means something. With `own_context` some sequences
-are seen as a rollout sees them: as the model itself draws them.
+are seen as a rollout sees them: as the model itself draws them; with `foreign_codes` a few codes
+that it sees are another drive's.
 
 Legend: B batch, T frames, S positions, N codes of a frame, L positions of a frame, D hidden, V ids
 that are predicted.
@@ -31,6 +32,9 @@ from train.parallel import Share
 from train.sequences import Sequences
 
 DRAWN = 2 / 3  # chance of a frame to be drawn, in sequences with contexts of the model's own
+# Foreign codes: how long a run of them is, how much of a frame they are at most, and how many of
+# its first codes.
+RUN, MOST, CORNER = 3, 0.08, 8
 
 
 class WorldModelNet(nn.Module):
@@ -173,10 +177,15 @@ class WorldModelStage:
 
     def batch(self, step: int, share: Share) -> tuple[Tensor, ...]:
         assert self.sequences is not None
-        return (self.sequences(step, share).to(self.device),)
+        ids = self.sequences(step, share).to(self.device)
+        if not self.config.foreign_codes:
+            return (ids,)
+        return ids, self.sequences.others(step, share).to(self.device)
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
         ends, (ids, seen, counted) = self.config.all_image_ids, self.with_own_context(batch[0])
+        if self.config.foreign_codes:
+            seen = self.with_foreign_codes(seen, batch[1])
         losses = self.net.losses(ids, ends=ends, seen_BS=seen, net=net).mean(-1)
         first = 0 if ends else 1 + self.preset.session.first_frames
         return losses[:, first:][counted[:, first:]].mean(), {}
@@ -213,6 +222,36 @@ class WorldModelStage:
         drawn = torch.cat([drawn[:, prompt:more], drawn[:, more + length :]], 1)
         context[:] = drawn.where(replaced.flatten(1), context)
         return cut, seen, counted
+
+    def with_foreign_codes(self, seen_BS: Tensor, others_BS: Tensor) -> Tensor:
+        """The same, where `foreign_codes` of the sequences see a few codes of another drive.
+
+        In training all codes agree, so the nearest tell a model all it wants to know: once the
+        draws at a frame's corner happen to look like another light, the frame goes on in it, and
+        then the drive, whatever the older frames show. So runs of `RUN` codes, up to `MOST` of a
+        frame, and in half of the frames up to `CORNER` of the first, are foreign. What is asked
+        stays true, and so does the first frame, with all first frames that a session keeps.
+        """
+        layout, kept = self.net.layout, max(1, self.preset.session.first_frames)
+        seen = seen_BS.clone()
+
+        def newer_codes(ids_BS: Tensor) -> Tensor:
+            frames_BTL = ids_BS[:, layout.prompt_length :].unflatten(1, (-1, layout.frame_length))
+            newer = slice(kept, self.config.frames)
+            return frames_BTL[:, newer, self.net.image_ids(ends=False)]
+
+        def chance(*shape: int) -> Tensor:
+            return torch.rand(*shape, device=seen.device)
+
+        codes_BTN = newer_codes(seen)
+        batch, frames, positions = codes_BTN.shape
+        chosen_B11 = chance(batch, 1, 1) < self.config.foreign_codes
+        runs = chance(batch, frames, -(-positions // RUN)) < MOST * chance(batch, frames, 1)
+        corner_BT1 = (2 * chance(batch, frames, 1) - 1) * CORNER
+        foreign = runs.repeat_interleave(RUN, -1)[..., :positions]
+        foreign |= torch.arange(positions, device=seen.device) < corner_BT1
+        codes_BTN[:] = newer_codes(others_BS).where(foreign & chosen_B11, codes_BTN)
+        return seen
 
     def adversary_loss(self, net: nn.Module) -> Tensor | None:
         return None

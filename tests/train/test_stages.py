@@ -25,7 +25,7 @@ from train.pack import how_made
 from train.parallel import Share
 from train.sequences import Draw, Sequences
 from train.tokenizer import FrameBatches, kmeans
-from train.world_model import WorldModelNet, WorldModelStage
+from train.world_model import CORNER, MOST, RUN, WorldModelNet, WorldModelStage
 
 
 @pytest.fixture
@@ -153,9 +153,59 @@ def test_own_contexts_change_what_is_seen_and_not_what_is_asked(split: Split) ->
     assert not torch.equal(losses, net.losses(ids))
 
 
-def test_a_share_of_own_contexts_above_one_is_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"own_context.*1\.5.*0 to 1"):
-        WorldModelTraining(frames=4, own_context=1.5)
+@pytest.mark.parametrize("field", ["own_context", "foreign_codes"])
+def test_a_share_of_sequences_above_one_is_refused(field: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"{field}.*1\.5.*0 to 1"):
+        WorldModelTraining(frames=4, **{field: 1.5})  # type: ignore[arg-type]
+
+
+def test_a_few_codes_are_foreign_in_all_but_the_first_frame(split: Split) -> None:
+    config = WorldModelTraining(frames=5, foreign_codes=0.5, all_image_ids=False)
+    sequences = Sequences(split, SMALL, Draw(frames=5, batch=2))
+    stage = WorldModelStage(random_world_model(), SMALL, config, sequences)
+    ids = torch.zeros(1000, sequences.layout.context_length(5), dtype=torch.long)
+    torch.manual_seed(0)
+    seen = stage.with_foreign_codes(ids, torch.ones_like(ids))
+    assert not ids.any(), "what is asked stays"
+    frames, codes = seen.unflatten(1, (5, -1)), stage.net.image_ids(ends=False)
+    assert not frames[:, 0].any()
+    assert not frames[..., : codes.start].any(), "actions are the drive's own"
+    assert not frames[..., codes.stop :].any()
+    newer = frames[:, 1:, codes].bool()
+    chosen = newer.flatten(1).any(1)
+    assert 0.45 < chosen.float().mean() < 0.55
+    later = newer[chosen][..., CORNER + 1 :]
+    runs = later[..., : later.shape[-1] // RUN * RUN].unflatten(-1, (-1, RUN))
+    assert torch.equal(runs.any(-1), runs.all(-1))
+    assert 0.4 * MOST < later.float().mean() < 0.6 * MOST
+    corners = newer[chosen][..., :CORNER].float().mean((0, 1))
+    assert corners[0] > 0.45
+    assert corners.diff().max() < 0.01
+
+
+def test_another_drive_is_the_less_alike_of_two(split: Split) -> None:
+    draw = Draw(frames=3, batch=500)
+    sequences = Sequences(split, SMALL, draw)
+    sequences.ids = np.arange(12)[:, None] // 7 + np.zeros((1, 64), np.int64)  # the drive's number
+    own, others = (x.unflatten(1, (3, -1))[:, 0, 2] for x in (sequences(0), sequences.others(0)))
+    both = (own == others).float().mean()
+    share = torch.tensor([5.0, 3.0]) / 8  # of windows of three in each drive
+    assert abs(both - (share**3).sum()) < 0.06, "only where both candidates were of its own drive"
+
+
+def test_foreign_codes_change_what_is_seen_and_not_what_is_asked(split: Split) -> None:
+    config = WorldModelTraining(frames=3, foreign_codes=1.0, all_image_ids=False)
+    sequences = Sequences(split, SMALL, Draw(frames=3, batch=4))
+    stage = WorldModelStage(random_world_model(), SMALL, config, sequences)
+    ids, others = stage.batch(0, Share())
+    assert not torch.equal(ids, others)
+    torch.manual_seed(0)
+    loss, _ = stage.loss(stage.net, (ids, others))
+    torch.manual_seed(0)
+    seen = stage.with_foreign_codes(ids, others)
+    torch.testing.assert_close(loss, stage.net.losses(ids, seen_BS=seen)[:, 1:].mean())
+    assert not torch.equal(seen, ids)
+    assert not torch.equal(loss, stage.net.losses(ids)[:, 1:].mean())
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ TINY_GAME = DiscriminatorConfig(
     width=8, downs=2, norm_groups=4, generator_from=0.3, discriminator_from=0.2
 )
 PIXELS = LossConfig(perceptual=0.0, ssl=0.0, gan=0.02, edge=0.5)
-KINDS = ("tokenizer", "world-model", "own-context", "lora", "video-decoder")
+KINDS = ("tokenizer", "world-model", "contexts", "lora", "video-decoder")
 
 
 def make_split(folder: Path, size: int = 32) -> Split:
@@ -88,24 +88,27 @@ def stage_of(kind: str, split: Split, batch: int = 4, vq: VQModel | None = None)
         model = inflate(vq or random_vq(), SMALL.video_decoder)
         clips = Clips(split, batch)
         return VideoDecoderStage(model, stage3, clips, validation=clips.evenly(2))
+    contexts = kind == "contexts"  # as a rollout has them, with a first frame that stays
+    preset = replace(SMALL, session=replace(SMALL.session, first_frames=int(contexts)))
     lora = LoraConfig(rank=4, dropout=0.1) if kind == "lora" else None
     stage2 = WorldModelTraining(
         frames=4,
         lora=lora,
         all_image_ids=lora is not None,
-        own_context=0.5 if kind == "own-context" else 0.0,
+        own_context=0.5 if contexts else 0.0,
+        foreign_codes=0.5 if contexts else 0.0,
         checkpointing=lora is not None,
     )
-    draw = Draw(frames=stage2.drawn_frames, batch=batch, unknown=0.1)
-    sequences = Sequences(split, SMALL, draw)
+    draw = Draw(frames=stage2.drawn_frames, batch=batch, unknown=0.1, first_frames=int(contexts))
+    sequences = Sequences(split, preset, draw)
     world = random_world_model().train()
     if lora:
         add_adapters(world, lora)
-    return WorldModelStage(world, SMALL, stage2, sequences, sequences.evenly(2))
+    return WorldModelStage(world, preset, stage2, sequences, sequences.evenly(2))
 
 
 def options_of(kind: str) -> dict[str, Any]:
-    return {"muon": "model.layers."} if kind in ("world-model", "own-context") else {}
+    return {"muon": "model.layers."} if kind in ("world-model", "contexts") else {}
 
 
 def train(
