@@ -128,10 +128,15 @@ class ActionBins:
         return min(max(scaled, 0), self.speed_bins - 1)
 
     def yaw_bin(self, yaw_rate_radps: float) -> int:
-        """Square-root spacing: fine around straight driving, coarse in tight turns."""
+        """Square-root spacing: fine around straight driving, coarse in tight turns.
+
+        The three finest bins are one: the middle one by itself is so narrow that hardly a car but
+        a standing one is ever in it, and whoever drives straight on asks for that very bin.
+        """
         half = (self.yaw_bins - 1) // 2
-        magnitude = math.sqrt(min(abs(yaw_rate_radps) / self.yaw_max_radps, 1.0))
-        return half + round(magnitude * half) * (1 if yaw_rate_radps >= 0 else -1)
+        magnitude = half * math.sqrt(min(abs(yaw_rate_radps) / self.yaw_max_radps, 1.0))
+        steps = round(magnitude) if magnitude >= 1.5 else 0
+        return half + (steps if yaw_rate_radps >= 0 else -steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,8 +300,8 @@ POCKET = Preset(
     ),
     video_decoder=VideoDecoderConfig(temporal_levels=1),
     action_bins=ActionBins(),
-    sampling=SamplingConfig(top_k=10, temperature=0.6),
-    session=SessionConfig(context_frames=4, anchor_frames=2),
+    sampling=SamplingConfig(top_k=300, temperature=0.8),
+    session=SessionConfig(context_frames=5, anchor_frames=3, first_frames=1),
 )
 
 # What can run the world model's passes. `torch`: the model as it is, the slow twin of the others.

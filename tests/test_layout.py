@@ -37,6 +37,10 @@ def test_yaw_bins_are_symmetric_fine_in_the_middle_and_clamped() -> None:
     for yaw in (0.01, 0.1, 0.3, 0.8, 5.0):
         assert bins.yaw_bin(yaw) - straight == straight - bins.yaw_bin(-yaw) > 0
     assert bins.yaw_bin(5.0) == bins.yaw_bins - 1
+    # No bin is so narrow that a moving car is never in it: straight on was one.
+    drifts = [bins.yaw_bin(yaw) for yaw in (-0.0018, -0.0001, 0.0, 0.0001, 0.0018)]
+    assert drifts == [straight] * 5
+    assert bins.yaw_bin(0.002) == straight + 2
     assert bins.speed_bin(-1.0) == 0
     assert bins.speed_bin(99.0) == bins.speed_bins - 1
 

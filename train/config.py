@@ -240,7 +240,7 @@ RECIPES: Mapping[tuple[str, str], Recipe] = MappingProxyType(
             loop={"steps": 100_000, "batch": 6, "lr": 8e-4, "final_lr": 1.6e-5, "ema_decay": 0.998},
         ),
         ("pocket", "world-model"): Recipe(
-            stage=WorldModelTraining(frames=4, all_image_ids=False, own_context=0.5),
+            stage=WorldModelTraining(frames=5, all_image_ids=False, own_context=0.5),
             loop={
                 "steps": 100_000,
                 "batch": 8,

@@ -21,6 +21,7 @@ SIZE = 32
 PRESET = replace(
     POCKET,
     vq=replace(POCKET.vq, image_size=SIZE),
+    sampling=SamplingConfig(top_k=10, temperature=0.6),  # as in the committed vectors
     session=SessionConfig(context_frames=6, anchor_frames=2),
 )
 SPEED_REFUSED_MPS = 999.0
