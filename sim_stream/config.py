@@ -108,7 +108,7 @@ class VideoDecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ActionBins:
-    """Uniform bins for speed and yaw rate, plus one `unknown` bin each for a null action.
+    """Bins for speed (uniform) and yaw rate, plus one `unknown` bin each for a null action.
 
     Ids follow the specials in the vision vocabulary (design.md): first speed bins, speed unknown,
     then yaw bins, yaw unknown. Values beyond the outer bins are clamped into them.
