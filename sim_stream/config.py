@@ -118,6 +118,12 @@ class ActionBins:
     speed_max_mps: float = 32.0
     yaw_bins: int = 63
     yaw_max_radps: float = 0.8
+    straight_bins: int = 3
+
+    def __post_init__(self) -> None:
+        if self.straight_bins % 2 == 0 or not 0 < self.straight_bins <= self.yaw_bins:
+            allowed = f"an odd number from 1 to the {self.yaw_bins} yaw_bins"
+            raise InvalidInput("straight_bins", self.straight_bins, allowed)
 
     @property
     def total(self) -> int:
@@ -130,12 +136,12 @@ class ActionBins:
     def yaw_bin(self, yaw_rate_radps: float) -> int:
         """Square-root spacing: fine around straight driving, coarse in tight turns.
 
-        The three finest bins are one: the middle one by itself is so narrow that hardly a car but
-        a standing one is ever in it, and whoever drives straight on asks for that very bin.
+        The `straight_bins` finest are one: the middle one by itself is so narrow that hardly a car
+        but a standing one is ever in it, and whoever drives straight on asks for that very bin.
         """
         half = (self.yaw_bins - 1) // 2
         magnitude = half * math.sqrt(min(abs(yaw_rate_radps) / self.yaw_max_radps, 1.0))
-        steps = round(magnitude) if magnitude >= 1.5 else 0
+        steps = round(magnitude) if magnitude >= self.straight_bins / 2 else 0
         return half + (steps if yaw_rate_radps >= 0 else -steps)
 
 

@@ -41,8 +41,15 @@ def test_yaw_bins_are_symmetric_fine_in_the_middle_and_clamped() -> None:
     drifts = [bins.yaw_bin(yaw) for yaw in (-0.0018, -0.0001, 0.0, 0.0001, 0.0018)]
     assert drifts == [straight] * 5
     assert bins.yaw_bin(0.002) == straight + 2
+    assert ActionBins(straight_bins=1).yaw_bin(0.0018) == straight + 1
     assert bins.speed_bin(-1.0) == 0
     assert bins.speed_bin(99.0) == bins.speed_bins - 1
+
+
+@pytest.mark.parametrize("count", [0, 2, -1, 65])
+def test_a_middle_that_cannot_be_merged_is_refused_by_name(count: int) -> None:
+    with pytest.raises(InvalidInput, match=f"straight_bins: got {count}"):
+        ActionBins(straight_bins=count)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "fast"])

@@ -168,6 +168,7 @@ class WorldModelStage:
             "world_model": vars(self.preset.world_model),
             "lora": vars(lora) if lora else None,
             "actions_per_frame": self.preset.actions_per_frame,
+            "action_bins": vars(self.preset.action_bins),
             "tokenizer": self.tokenizer,
         }
 

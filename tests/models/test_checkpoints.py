@@ -83,6 +83,14 @@ def test_another_configuration_is_refused_naming_both_sides(folder: Path) -> Non
         checkpoints.load(folder, SMALL)
 
 
+def test_weights_that_mean_other_yaw_rates_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "manifest.json").read_text())["config"]
+    del config["action_bins"]["straight_bins"]  # as made until November 2026: every bin by itself
+    edit_manifest(folder, config=config)
+    with pytest.raises(CheckpointError, match=r"configuration: action_bins: .*straight_bins': 3"):
+        checkpoints.load(folder, SMALL)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', '{"format": 1}', "\x00"])
 def test_a_broken_manifest_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content)
