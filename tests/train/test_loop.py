@@ -8,13 +8,15 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from sim_stream.config import OPENVIGA
+from sim_stream.config import OPENVIGA, ActionBins
 from sim_stream.errors import CheckpointError, InvalidInput, Unavailable
+from tests.small import SMALL
 from tests.train.worlds import KINDS, loop, prepare, stage_of, train
 from train import checkpoint, stop
 from train.config import LoopConfig, get_recipe
@@ -24,6 +26,7 @@ from train.loop import Diverged, Trainer
 from train.optim import learning_rate
 from train.parallel import Ranks, Share
 from train.plan_run import plan
+from train.world_model import WorldModelStage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -195,6 +198,11 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name(tmp_path: Path
         Trainer(stage_of("lora", split), loop(tmp_path / "run", 4)).resume()
     with pytest.raises(CheckpointError, match="stage: world-model against tokenizer"):
         Trainer(stage_of("tokenizer", split), loop(tmp_path / "run", 4)).resume()
+    stage = stage_of("world-model", split)
+    assert isinstance(stage, WorldModelStage)
+    stage.preset = replace(SMALL, action_bins=ActionBins(straight_bins=1))
+    with pytest.raises(CheckpointError, match=r"action_bins: \{.*bins': 3\} against .*bins': 1\}"):
+        Trainer(stage, loop(tmp_path / "run", 4)).resume()
 
 
 def test_only_the_newest_checkpoints_are_kept_and_partial_ones_never_count(tmp_path: Path) -> None:
