@@ -40,11 +40,18 @@ def run_scan(args: argparse.Namespace) -> None:
 
 
 def lines_of(split: str, found: dict[str, Any]) -> str:
-    rejected = "".join(f"\n  rejected {k}: {why}" for k, why in found["rejected"].items())
+    rejected = "".join(
+        f"\n  rejected {one_line(k)}: {one_line(why)}" for k, why in found["rejected"].items()
+    )
     return (
         f"{split}: {found['usable']} of {found['files']} files usable, {found['hours']} h, "
         f"{found['with_ego']} with ego motion; {found['manifest']}{rejected}"
     )
+
+
+def one_line(text: str) -> str:
+    """A name as a terminal can show it: line ends and the like escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
