@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     except SimStreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of a folder that cannot be written, a disk that is full
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as error:
         stays = str(error) or "what was finished stays"
         print(f"interrupted: {stays}; the same command goes on", file=sys.stderr)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sim_stream.config import Preset
+from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from train.build import Sources, trained_models
 from train.config import get_recipe
@@ -17,7 +18,10 @@ def how_made(runs: Path) -> dict[str, Any]:
     """Per stage: steps and minutes of its run, from its log."""
     made = {}
     for stage in ("tokenizer", "world-model", "video-decoder"):
-        last = json.loads((runs / stage / "log.jsonl").read_text().splitlines()[-1])
+        log = runs / stage / "log.jsonl"
+        if not log.is_file():
+            raise InvalidInput("runs", f"{log} (does not exist)", "the folder of all three runs")
+        last = json.loads(log.read_text().splitlines()[-1])
         made[stage] = {"steps": last["step"], "minutes": last["minutes"]}
     return made
 
@@ -25,11 +29,12 @@ def how_made(runs: Path) -> dict[str, Any]:
 def pack(preset: Preset, sources: Sources, out: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Writes the weights folder; gives its manifest."""
     assert sources.runs is not None
+    stages = how_made(sources.runs)
     models = trained_models(preset, sources, get_recipe(preset.name, "world-model").stage)
     if sources.init is not None:
         prompt = checkpoints.read_manifest(sources.init).get("prompt_ids")
         about = {**about, "prompt_ids": prompt} if prompt else about
-    return checkpoints.save(out, preset, models, {**about, "stages": how_made(sources.runs)})
+    return checkpoints.save(out, preset, models, {**about, "stages": stages})
 
 
 def add_figures(folder: Path, figures: dict[str, Any]) -> None:

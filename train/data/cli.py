@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sim_stream.config import get_preset
+from train.data.bdd100k import find_sources
 from train.data.manifest import ScanRules, manifest_path, scan
-from train.data.plan import Sampling
+from train.data.plan import Sampling, make_plan
 from train.data.sample import sample
 from train.data.split import Split
 
@@ -32,6 +33,8 @@ The paper's sets, without storing terabytes of pixels:
 
 def run_scan(args: argparse.Namespace) -> None:
     rules = ScanRules(size=args.size, max_gap_s=args.max_gap_s)
+    for split in args.splits:  # a folder that is not there is said before hours of another
+        find_sources(args.root, split, args.kind)
     for split in args.splits:
         found = scan(
             args.root, args.out, split, kind=args.kind, rules=rules, workers=args.workers
@@ -59,10 +62,13 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 
 
 def run_sample(args: argparse.Namespace) -> None:
+    sampling = sampling_of(args)
+    for split in args.splits:
+        make_plan(manifest_path(args.manifests, split, args.kind), sampling, args.limit)
     for split in args.splits:
         manifest = manifest_path(args.manifests, split, args.kind)
         frames = sample(
-            manifest, args.out / split, sampling_of(args), workers=args.workers, limit=args.limit
+            manifest, args.out / split, sampling, workers=args.workers, limit=args.limit
         )
         print(f"{args.out / split}: {frames} frames")
 
@@ -78,6 +84,11 @@ def run_tokenize(args: argparse.Namespace) -> None:
     folder = args.cache or args.out
     if folder is None:
         raise InvalidInput("out", "none", "a folder for the ids")
+    for split in args.splits:
+        if args.manifests:
+            make_plan(manifest_path(args.manifests, split, args.kind), sampling_of(args), args.limit)
+        else:
+            Split.open(args.cache, split).images(slice(0, 1))
     sources = Sources(cache=folder, init=args.init, runs=args.runs)
     device = join(args.device).device
     model = load_vq(get_preset(args.preset), sources).to(device)
