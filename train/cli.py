@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 from pathlib import Path
 
 from sim_stream.config import get_preset
 from sim_stream.errors import SimStreamError
+from sim_stream.plain_json import to_json
 from train import evaluate_cli, stages
 from train.data import cli as data_cli
 
@@ -21,7 +21,7 @@ def pack(args: argparse.Namespace) -> None:
     about = {"model_id": args.model_id, "made_by": args.made_by}
     sources = Sources(cache=Path(), init=args.init, runs=args.runs)
     manifest = write(get_preset(args.preset), sources, args.out, about)
-    print(json.dumps(manifest["files"]))
+    print(to_json(manifest["files"]))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from sim_stream.config import get_preset
 from sim_stream.errors import InvalidInput
+from sim_stream.plain_json import to_json
 from train.data.split import Split
 from train.data.work import write_text
 
@@ -49,8 +49,8 @@ def heldout(args: argparse.Namespace) -> None:
     if args.write:
         add_figures(weights, figures)
     if args.out:
-        write_text(args.out / "heldout.json", json.dumps(figures, indent=1) + "\n")
-    print(json.dumps(figures))
+        write_text(args.out / "heldout.json", to_json(figures, indent=1) + "\n")
+    print(to_json(figures))
 
 
 def require_writable(folder: Path) -> None:
@@ -103,11 +103,11 @@ def openviga(args: argparse.Namespace) -> None:
     found = evaluate(models, split, protocol, out, images)
     starts = clips_of(split, protocol)
     ids = {k: predicted_ids(models, split, starts, k, protocol, out) for k in protocol.top_k}
-    write_text(out / "report.json", json.dumps(found, indent=1) + "\n")
+    write_text(out / "report.json", to_json(found, indent=1) + "\n")
     write_text(out / "report.txt", tables.text(found) + "\n")
     write_text(out / "report.html", tables.page(found, models, split, protocol, ids))
     shown = tables.text(found) + f"\n\n{out}/report.html has frames to look at"
-    print(json.dumps(found) if args.json else shown)
+    print(to_json(found) if args.json else shown)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -118,10 +118,10 @@ def compare(args: argparse.Namespace) -> None:
     split.images(slice(0, 1))
     contenders = [Contender.load(preset, folder, args.device) for folder in args.weights]
     figures, page = compare(contenders, split, args.out)
-    write_text(args.out / "compare.json", json.dumps(figures, indent=1) + "\n")
+    write_text(args.out / "compare.json", to_json(figures, indent=1) + "\n")
     write_text(args.out / "compare.html", page)
     shown = f"{text(figures)}\n\n{args.out}/compare.html has curves and frames to look at"
-    print(json.dumps(figures) if args.json else shown)
+    print(to_json(figures) if args.json else shown)
 
 
 def add_verbs(top: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from sim_stream.config import Preset
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
+from sim_stream.plain_json import to_json
 from train.build import Sources, trained_models
 from train.config import get_recipe
 from train.data.work import write_text
@@ -41,5 +42,5 @@ def add_figures(folder: Path, figures: dict[str, Any]) -> None:
     """Puts held-out figures into a folder's manifest."""
     manifest = checkpoints.read_manifest(folder)
     manifest["held_out"] = {**manifest.get("held_out", {}), **figures}
-    text = json.dumps(manifest, indent=1) + "\n"
+    text = to_json(manifest, indent=1) + "\n"
     write_text(folder / "manifest.json", text)

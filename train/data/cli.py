@@ -14,6 +14,7 @@ from train.data.manifest import ScanRules, manifest_path, scan
 from train.data.plan import Sampling, make_plan
 from train.data.sample import sample
 from train.data.split import Split
+from sim_stream.plain_json import to_json
 
 EPILOG = """\
 A data set in BDD100K's layout (drives of `python -m bridge record` have it too), from files to ids:
@@ -39,7 +40,7 @@ def run_scan(args: argparse.Namespace) -> None:
         found = scan(
             args.root, args.out, split, kind=args.kind, rules=rules, workers=args.workers
         )
-        print(json.dumps(found) if args.json else lines_of(split, found))
+        print(to_json(found) if args.json else lines_of(split, found))
 
 
 def lines_of(split: str, found: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sim_stream.errors import InvalidInput, SimStreamError, Unavailable
+from sim_stream.plain_json import to_json
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -135,7 +136,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """One JSON object per line, under its final name only when it is whole."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -178,7 +179,7 @@ class Journal:
     def add(self, row: dict[str, Any]) -> None:
         self.rows[row["id"]] = row
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(to_json(row) + "\n")
 
 
 def check_room(folder: Path, needed_bytes: int) -> None:
