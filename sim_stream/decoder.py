@@ -93,6 +93,9 @@ def _require_usable(container: InputContainer, path: Path) -> None:
         raise VideoError("video", f"{path} (no video stream)", "a file with a video stream")
     if streams[0].codec_context is None:
         raise VideoError("video", f"{path} (of an unknown codec)", "a codec that FFmpeg decodes")
+    width, height = streams[0].codec_context.width, streams[0].codec_context.height
+    if width * height > MAX_PIXELS:
+        raise VideoError("video", f"{path} of {width}x{height} pixels", f"up to {MAX_PIXELS}")
     if streams[0].start_time is None and container.format.name in RAW:
         raise VideoError(
             "video",
@@ -224,7 +227,8 @@ class Decoder:
                 yield from [*frames, *self._decode(None)]
                 self.damage = self._leap(step)
                 return
-            self.damage = self.damage or self._marked(frames) or next(iter(log), None)
+            # A line of the log says more than an error's name.
+            self.damage = next(iter(log), None) or self.damage or self._marked(frames)
             if self.damage is not None:
                 return
             yield from (f for f in frames if first_key is None or (f.pts or first_key) >= first_key)

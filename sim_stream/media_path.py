@@ -70,7 +70,14 @@ def open_video(
     name = media_name(path)
     require_regular(path)
     bound = {} if max_pixels is None else {"max_pixels": str(max_pixels)}
-    container = av.open(name, mode="r", format=form, options=bound, container_options={**CLOSED})
+    container = av.open(
+        name,
+        mode="r",
+        format=form,
+        options=bound,
+        container_options={**CLOSED},
+        metadata_errors="replace",  # a title in another encoding
+    )
     for stream in container.streams.video:
         if stream.codec_context is not None:  # None: there is no decoder for it
             stream.codec_context.options = bound

@@ -205,8 +205,24 @@ def test_a_declared_size_beyond_reason_is_refused_before_room_is_made(tmp_path: 
     data[at : at + 4] = (60000).to_bytes(2, "big") * 2
     path = tmp_path / "huge.jpg"
     path.write_bytes(data)
-    with pytest.raises(VideoError, match="video"):
+    with pytest.raises(VideoError, match="60000x60000"):
         inspect_video(path)
+
+
+def test_a_title_in_another_encoding_is_no_fault(write_video: WriteVideo) -> None:
+    path = write_video(moving(4), rate=4, name="plain.mp4")
+    titled = path.with_name("titled.mp4")
+    with av.open(str(path)) as source, av.open(str(titled), "w") as out:
+        out.metadata["title"] = "muenchen"
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    data = titled.read_bytes()
+    assert b"muenchen" in data
+    titled.write_bytes(data.replace(b"muenchen", b"m\xfcnchen!"))
+    assert inspect_video(titled).frames == 4
 
 
 def test_a_picture_that_changes_its_size_is_damage(tmp_path: Path) -> None:
