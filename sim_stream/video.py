@@ -4,8 +4,8 @@ Preprocessing (OpenViCA's preparation of BDD100K): rotation metadata applied, x0
 centre crop, sampled at a fixed rate **by timestamp**. A sample at time t is the last frame whose
 time is at most t plus half a source frame interval: the frame nearest to t (of two equally near,
 the later), and each frame once where the rates are equal. Times count from the first frame that can
-be decoded (``sim_stream.decoder``). A variable rate keeps the rule with its average interval: in a
-gap the last frame stays, as in a player.
+be decoded (``sim_stream.video_reader``). A variable rate keeps the rule with its average interval:
+in a gap the last frame stays, as in a player.
 
 Knows nothing about models or tensors. Mirrored (not rotated) display matrices are not applied, and
 pixels are taken as square.
@@ -25,8 +25,8 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from sim_stream.clips import SAMPLE
-from sim_stream.decoder import Decoder, open_container, seek_origin
 from sim_stream.errors import VideoError
+from sim_stream.video_reader import Decoder, open_container, seek_origin
 from sim_stream.video_writer import Image, Mp4Writer, mark_prompt, write_png
 
 __all__ = [

@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sim_stream.decoder import why_no_file
+from sim_stream.video_reader import why_no_file
 from sim_stream.errors import InvalidInput, VideoError
 from sim_stream.video import VideoFacts, inspect_video
 from train.data.bdd100k import Source, find_sources, printable
