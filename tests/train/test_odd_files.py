@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim_stream.errors import Unavailable
+from sim_stream.errors import SimStreamError, Unavailable
 from tests.train.bdd100k_like import SIZE, SPEED_MPS, build, rows, write_info, write_mov
 from train.cli import main
 from train.data.ego import read_track
@@ -144,6 +144,38 @@ def without_first(folder: Path, packets: int) -> bytes:
                 packet.stream = stream
                 out.mux(packet)
     return cut.read_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_was_damaged_after_the_scan_is_named(
+    tmp_path: Path, clip: bytes, workers: int
+) -> None:
+    folder = tmp_path / "set" / "videos" / "train"
+    folder.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (folder / f"{name}.mov").write_bytes(clip)
+    found, _ = scanned(tmp_path / "set", tmp_path)
+    (folder / "b.mov").write_bytes(clip[: len(clip) // 2])
+    with pytest.raises(SimStreamError, match=r"b\.mov"):
+        sample(
+            Path(found["manifest"]), tmp_path / "c", Sampling(fps=4.0, size=SIZE), workers=workers
+        )
+
+
+class Twofold(Exception):
+    """As those of libraries whose constructors take more than their text."""
+
+    def __init__(self, field: str, value: int) -> None:
+        super().__init__(f"{field} is {value}")
+
+
+def fails_twofold(item: int) -> int:
+    raise Twofold("depth", item)
+
+
+def test_an_error_that_cannot_be_pickled_arrives_as_its_text() -> None:
+    with pytest.raises(Unavailable, match="7: Twofold: depth is 7"):
+        list(run_all(fails_twofold, [7], 1))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import traceback
@@ -130,8 +131,17 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
         except Exception as error:  # the parent raises it
             if not isinstance(error, SimStreamError):
                 error.add_note("".join(traceback.format_exception(error)))
-            answer = (None, error)
+            answer = (None, _carried(error, item))
         pipe.send(answer)
+
+
+def _carried(error: Exception, item: object) -> Exception:
+    """The error as it crosses to the parent; one that pickle cannot carry goes as its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever pickle and foreign constructors raise
+        return Unavailable(f"{named(item)}: {type(error).__name__}: {error}")
+    return error
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
