@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from dataclasses import fields
@@ -18,6 +17,7 @@ from bridge.scenarios import SEEDS, drive_seed
 from sim_stream.config import PRESETS
 from sim_stream.connect_options import add_key_options
 from sim_stream.errors import InvalidInput, SimStreamError
+from sim_stream.plain_json import to_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,7 +117,7 @@ def run_drive(options: argparse.Namespace) -> dict[str, object]:
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
-        print(json.dumps(options.run(options)), flush=True)
+        print(to_json(options.run(options)), flush=True)
     except SimStreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim_stream.config import PRESETS, get_preset
 from sim_stream.errors import SimStreamError
+from sim_stream.plain_json import to_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -239,5 +239,5 @@ def _clip(args: argparse.Namespace, size: int) -> Tensor:
 
 
 def _end(report: dict[str, Any]) -> int:
-    print(json.dumps(report), flush=True)
+    print(to_json(report), flush=True)
     return OK

@@ -7,7 +7,6 @@ model and video decoder work at the same time. Knows the wire's client, no model
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -23,6 +22,7 @@ from sim_stream import prompts
 from sim_stream.config import Action, get_preset
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
 from sim_stream.model_options import ModelOptions, as_recorded
+from sim_stream.plain_json import to_json
 from sim_stream.prompts import Prompt
 from sim_stream.recording.recorder import Recorder
 from sim_stream.server_process import ServerProcess
@@ -109,7 +109,7 @@ def run(options: DemoOptions) -> int:
     print(
         f"{options.out}: the prompt's frames have a border; {options.sheet_path}: all at a glance"
     )
-    print(json.dumps(summary), flush=True)
+    print(to_json(summary), flush=True)
     return 0
 
 

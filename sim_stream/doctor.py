@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -21,6 +20,7 @@ import sim_stream
 from sim_stream.clips import SAMPLE
 from sim_stream.config import TORCH_ENGINES, get_preset
 from sim_stream.errors import SimStreamError
+from sim_stream.plain_json import to_json
 
 PRESET = "pocket"
 PACKAGES = (
@@ -82,7 +82,7 @@ def examine(weights: Path | None = None, engines: str = "eager") -> dict[str, An
 def run(*, as_json: bool, weights: Path | None = None, engines: str = "eager") -> int:
     """Prints the report; 0 if the pocket main job can run, else 1."""
     report = examine(weights, engines)
-    print(json.dumps(report, indent=2) if as_json else _as_text(report))
+    print(to_json(report, indent=2) if as_json else _as_text(report))
     return 0 if report["ok"] else 1
 
 

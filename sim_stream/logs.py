@@ -6,10 +6,11 @@ Both go to stderr by the standard library's logging. Records about a session car
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
+
+from sim_stream.plain_json import to_json
 
 FORMATS = ("text", "json")
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -31,7 +32,7 @@ class JsonFormatter(logging.Formatter):
         entry |= {name: getattr(record, name) for name in CONTEXT if hasattr(record, name)}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        return to_json(entry, ensure_ascii=False, default=str)
 
 
 def set_up(level: str, form: str) -> None:

@@ -16,8 +16,9 @@ import sim_stream
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("sim_stream", "engines", "train", "bridge")
 
-# errors and config, and what stands beside them: counts of positions, video files and prompts.
-BASE = {"clips", "errors", "config", "layout", "prompts", "video", "video_writer"}
+# errors and config, and what stands beside them: counts of positions, JSON, videos and prompts.
+BASE = {"clips", "errors", "config", "layout", "plain_json", "prompts"}
+BASE |= {"jpeg", "media_path", "video", "video_reader", "video_writer"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
     **{name: BASE for name in BASE},
@@ -29,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": BASE | {"metrics", "model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
-    "logs": set(),
+    "logs": {"plain_json"},
     "metrics": BASE | {"wire", ""},
     "view": BASE | {"model_options", "server_process", "view", "wire"},
     "demo": BASE | {"model_options", "recording", "wire", "server_process"},

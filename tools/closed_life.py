@@ -11,7 +11,6 @@ much a sky differs in a true drive is what `evaluate --write` found, from the we
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import av
@@ -20,6 +19,7 @@ import numpy as np
 from bridge.driving.page import GAP_PX, LABEL_PX
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
+from sim_stream.plain_json import to_json
 from train.life import ends, signs, truths
 from train.rollouts import LONG
 
@@ -68,7 +68,7 @@ def main() -> None:
     for name, ended in found.items():
         print(f"{name}: {', '.join(ended) or 'a drive'}")
     alive = sum(not ended for ended in found.values())
-    print(json.dumps({"drives": len(found), "frames": args.frames, "alive": alive}))
+    print(to_json({"drives": len(found), "frames": args.frames, "alive": alive}))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ action that led to each of its frames.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import av
 import numpy as np
 
+from sim_stream.plain_json import to_json
 from sim_stream.video_writer import Mp4Writer
 from train.data.ego import actions_at, read_track
 
@@ -43,7 +43,7 @@ def main() -> None:
             writer.write(image)
     rows = [[round(float(s), 4), round(float(y), 5)] for s, y in actions]
     about = {"fps": FPS, "drive": args.id, "first_frame": args.first, "actions": rows}
-    args.out.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    args.out.with_suffix(".json").write_text(to_json(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

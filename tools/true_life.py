@@ -12,7 +12,6 @@ found, from the weights' manifest.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from sim_stream.errors import InvalidInput
 from sim_stream.models.vq_model import to_pixels
+from sim_stream.plain_json import to_json
 from sim_stream.runtime.runtime import Runtime
 from tools.closed_life import measured_covariance
 from train.data.split import Split
@@ -96,7 +96,7 @@ def main() -> None:
         print(f"as {kind}: {held['alive']} of {held['windows']} stay drives")
         for sign in Signs._fields:
             print(f"  {sign:<8} {held['least'][sign]:7.3f} to {held['most'][sign]:7.3f}")
-    print(json.dumps(report))
+    print(to_json(report))
 
 
 if __name__ == "__main__":

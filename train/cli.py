@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
+import io
 import sys
 from pathlib import Path
 
 from sim_stream.config import get_preset
 from sim_stream.errors import SimStreamError
+from sim_stream.plain_json import to_json
 from train import evaluate_cli, stages
 from train.data import cli as data_cli
 
@@ -20,7 +21,7 @@ def pack(args: argparse.Namespace) -> None:
     about = {"model_id": args.model_id, "made_by": args.made_by}
     sources = Sources(cache=Path(), init=args.init, runs=args.runs)
     manifest = write(get_preset(args.preset), sources, args.out, about)
-    print(json.dumps(manifest["files"]))
+    print(to_json(manifest["files"]))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,9 +44,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are no UTF-8
     try:
         args.run(args)
     except SimStreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # of a folder that cannot be written, a disk that is full
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:

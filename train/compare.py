@@ -9,6 +9,7 @@ Each folder's tokenizer makes the ids that its world model is measured on. Legen
 from __future__ import annotations
 
 import html
+import importlib.util
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,6 +70,7 @@ def compare(
     names = [contender.name for contender in contenders]
     if len(set(names)) < max(2, len(names)):
         raise InvalidInput("weights", ", ".join(names), "two or more folders of different names")
+    require_matplotlib()
     starts = moving_starts(split, PROMPT + HORIZON, shown)
     measured = []
     for one in contenders:
@@ -104,7 +106,8 @@ def text(figures: Mapping[str, Figures]) -> str:
     columns = {name: scalars(found) for name, found in figures.items()}
     rows = [["", *columns]]
     rows += [
-        [key, *(f"{c[key]:.4g}" for c in columns.values())] for key in next(iter(columns.values()))
+        [key, *(f"{c[key]:.4g}" if key in c else "-" for c in columns.values())]
+        for key in dict.fromkeys(key for column in columns.values() for key in column)
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
@@ -130,12 +133,16 @@ def page(measured: Sequence[Measured], split: Split, starts: Sequence[int]) -> s
     return f"<!doctype html><meta charset=utf-8><title>Comparison</title>{style}{''.join(body)}"
 
 
+def require_matplotlib() -> None:
+    """Asked before hours of measuring. Raises Unavailable."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise Unavailable("matplotlib is missing: pip install 'sim-stream[train]'")
+
+
 def horizons(measured: Sequence[Measured]) -> str:
     """PSNR over the horizon, and how much long rollouts show and move, as one SVG."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise Unavailable("matplotlib is missing: pip install 'sim-stream[train]'") from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     near, *far = figure.subplots(1, 3)
     for one in measured:

@@ -12,6 +12,8 @@ Legend: T frames, H height, W width.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +35,7 @@ from train.sequences import Draw, Sequences
 from train.world_model import WorldModelNet
 
 MOVING_MPS = 2.0
+CONTEXT = 3  # true frames before the one that is predicted
 
 
 @torch.inference_mode()
@@ -69,11 +72,10 @@ def rounded_psnr(y: Tensor, x: Tensor) -> float:
 
 
 def next_frame(
-    runtime: Runtime, split: Split, count: int = 100, context: int = 3
+    runtime: Runtime, split: Split, count: int = 100, context: int = CONTEXT
 ) -> dict[str, float]:
     """Sampled next frame against the last frame, both against the true one."""
-    starts = split.windows(context + 1)
-    moving = starts[split.actions[starts + context, 0] >= MOVING_MPS]
+    moving = moving_windows(split, context)
     picked = moving[np.linspace(0, len(moving) - 1, count).astype(int)]
     session = runtime.open_session(lookahead=0)
     model, copy = [], []
@@ -116,12 +118,33 @@ def far_shift_px(before_HWC: np.ndarray, after_HWC: np.ndarray, reach: int = 10)
     return DOWNSAMPLE * (best - reach + offset)
 
 
-def true_shift_per_yaw(split: Split, count: int = 200) -> float:
-    """Pixels that the far scene moves per radian of yaw in the recorded drives (least squares)."""
+def moving_windows(split: Split, context: int) -> np.ndarray:
+    """Start rows of `context` frames and one more, in which the car is known to move."""
+    starts = split.windows(context + 1)
+    moving: np.ndarray = starts[split.actions[starts + context, 0] >= MOVING_MPS]
+    return moving
+
+
+def left_out(split: Split) -> dict[str, str]:
+    """The figures that these drives cannot give, and why: they look at a car that moves."""
+    if len(moving_windows(split, CONTEXT)):
+        return {}
+    known = int((~np.isnan(split.actions[:, 0])).sum())
+    why = f"of {len(split)} frames {known} have a known speed, none at {MOVING_MPS:g} m/s or more"
+    return {"next_frame": why, "steering": why}
+
+
+def true_shift_per_yaw(split: Split, count: int = 200) -> float | None:
+    """Pixels that the far scene moves per radian of yaw in the recorded drives (least squares).
+
+    None where they never turn.
+    """
     starts = split.windows(2)
     starts = starts[np.abs(split.actions[starts + 1, 1]) < 0.5]
     picked = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
     yaw = split.actions[picked + 1, 1] / 4.0
+    if not yaw.any():
+        return None
     shift = [far_shift_px(*split.images(slice(i, i + 2))) for i in picked]
     return float((yaw * np.array(shift)).sum() / (yaw**2).sum())
 
@@ -130,8 +153,7 @@ def steering(
     runtime: Runtime, split: Split, prompts: int = 8, steps: int = 8, yaw_radps: float = 0.25
 ) -> dict[str, Any]:
     """Mean far-scene motion in pixels a frame when the same prompt is driven left and right."""
-    starts = split.windows(2)
-    starts = starts[split.actions[starts + 1, 0] >= MOVING_MPS]
+    starts = moving_windows(split, 1)
     picked = starts[np.linspace(0, len(starts) - 1, prompts).astype(int)]
     shifts: dict[str, list[float]] = {"left": [], "straight": [], "right": []}
     session = runtime.open_session(lookahead=0)
@@ -147,11 +169,14 @@ def steering(
             images = [session.step(action).image for _ in range(steps)]
             moved = [far_shift_px(a, b) for a, b in pairwise(images)]
             shifts[name].append(float(np.mean(moved)))
+    per_yaw = true_shift_per_yaw(split)
     right_way = np.mean(np.array(shifts["left"]) > np.array(shifts["right"]))
     return {
         "yaw_rate_radps": yaw_radps,
         "shift_px_per_frame": {name: float(np.mean(v)) for name, v in shifts.items()},
-        "expected_px_per_frame": true_shift_per_yaw(split) * yaw_radps / runtime.preset.fps,
+        "expected_px_per_frame": (
+            None if per_yaw is None else per_yaw * yaw_radps / runtime.preset.fps
+        ),
         "right_direction_share": float(right_way),
         "prompts": prompts,
     }
@@ -197,13 +222,21 @@ def baseline_bits(split: Split, num_codes: int) -> dict[str, float]:
 
 
 def evaluate(runtime: Runtime, split: Split) -> dict[str, Any]:
-    """All held-out figures. Raises InvalidInput: drives too short for the longest rollout."""
+    """All held-out figures that these drives can give; `left_out` says which not, and why.
+
+    Raises InvalidInput: drives too short for the longest rollout.
+    """
     moving_starts(split, PROMPT + LONG, 1)
-    return {
-        "reconstruction": reconstruction(runtime, split),
-        "world_model": bits_per_code(runtime, split),
-        "next_frame": next_frame(runtime, split),
-        "steering": steering(runtime, split),
-        "rollouts": per_horizon(runtime, split),
-        "long_rollouts": long_rollouts(runtime, split),
+    without = left_out(split)
+    for name, why in without.items():
+        tqdm.write(f"{name} is left out: {why}", file=sys.stderr)
+    parts: dict[str, Callable[[Runtime, Split], Any]] = {
+        "reconstruction": reconstruction,
+        "world_model": bits_per_code,
+        "next_frame": next_frame,
+        "steering": steering,
+        "rollouts": per_horizon,
+        "long_rollouts": long_rollouts,
     }
+    figures = {name: f(runtime, split) for name, f in parts.items() if name not in without}
+    return {**figures, "left_out": without} if without else figures

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from sim_stream.config import get_preset
+from sim_stream.errors import InvalidInput
+from sim_stream.plain_json import to_json
 from train.data.split import Split
 from train.data.work import write_text
 
@@ -28,19 +31,36 @@ def run(args: argparse.Namespace) -> None:
 
 
 def heldout(args: argparse.Namespace) -> None:
+    from sim_stream.models.checkpoints import weights_dir
     from sim_stream.runtime.runtime import Runtime
     from train.evaluate import evaluate
     from train.pack import add_figures
 
+    weights = weights_dir(args.preset, args.weights)
+    if args.out:
+        require_writable(args.out)
+    if args.write:
+        require_writable(weights)
     split = Split.open(args.cache, args.split)
+    split.images(slice(0, 1))
     ids_for(split, args)
     runtime = Runtime.load(args.preset, weights=args.weights, device=args.device)
     figures = evaluate(runtime, split)
     if args.write:
-        add_figures(args.weights, figures)
+        add_figures(weights, figures)
     if args.out:
-        write_text(args.out / "heldout.json", json.dumps(figures, indent=1) + "\n")
-    print(json.dumps(figures))
+        write_text(args.out / "heldout.json", to_json(figures, indent=1) + "\n")
+    print(to_json(figures))
+
+
+def require_writable(folder: Path) -> None:
+    """Tried before the work, not after it. Raises InvalidInput."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidInput("out", f"{folder} ({error.strerror})", "a writable folder") from error
 
 
 def ids_for(split: Split, args: argparse.Namespace) -> None:
@@ -58,7 +78,7 @@ def openviga(args: argparse.Namespace) -> None:
     from sim_stream.models.checkpoints import weights_dir
     from train import tables
     from train.external import networks_folder
-    from train.metrics.suite import NAMES
+    from train.metrics.suite import NAMES, Suite
     from train.parallel import join
     from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
 
@@ -72,28 +92,36 @@ def openviga(args: argparse.Namespace) -> None:
     )
     split, out = Split.open(args.cache, args.split), args.out or Path("report")
     images = Split.open(args.images, args.split) if args.images else None
+    require_writable(out)
+    for part in (split, *([images] if images else [])):
+        part.images(slice(0, 1))
     weights = weights_dir(args.preset, args.weights)
     models = Models.load(get_preset(args.preset), weights, join(args.device).device, protocol)
+    suite = Suite.open(protocol.metrics, protocol.networks, models.device, protocol.predicted)
+    for name, why in suite.refused.items():
+        print(f"not computed: {name}: {why}", file=sys.stderr)
     found = evaluate(models, split, protocol, out, images)
     starts = clips_of(split, protocol)
     ids = {k: predicted_ids(models, split, starts, k, protocol, out) for k in protocol.top_k}
-    write_text(out / "report.json", json.dumps(found, indent=1) + "\n")
+    write_text(out / "report.json", to_json(found, indent=1) + "\n")
     write_text(out / "report.txt", tables.text(found) + "\n")
     write_text(out / "report.html", tables.page(found, models, split, protocol, ids))
     shown = tables.text(found) + f"\n\n{out}/report.html has frames to look at"
-    print(json.dumps(found) if args.json else shown)
+    print(to_json(found) if args.json else shown)
 
 
 def compare(args: argparse.Namespace) -> None:
     from train.compare import Contender, compare, text
 
     split, preset = Split.open(args.cache, args.split), get_preset(args.preset)
+    require_writable(args.out)
+    split.images(slice(0, 1))
     contenders = [Contender.load(preset, folder, args.device) for folder in args.weights]
     figures, page = compare(contenders, split, args.out)
-    write_text(args.out / "compare.json", json.dumps(figures, indent=1) + "\n")
+    write_text(args.out / "compare.json", to_json(figures, indent=1) + "\n")
     write_text(args.out / "compare.html", page)
     shown = f"{text(figures)}\n\n{args.out}/compare.html has curves and frames to look at"
-    print(json.dumps(figures) if args.json else shown)
+    print(to_json(figures) if args.json else shown)
 
 
 def add_verbs(top: Any) -> None:

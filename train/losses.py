@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.config import LossConfig
+from train.measures import MAX_PSNR_DB
 
 Features = Callable[[Tensor], list[Tensor]]
 
@@ -87,6 +88,6 @@ def distillation_loss(projected_BND: Tensor, teacher_BND: Tensor, eps: float = 1
 
 
 def psnr_db(y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, (B,); both are clamped to [-1, 1]."""
+    """PSNR of each image in dB, (B,), at most MAX_PSNR_DB; both are clamped to [-1, 1]."""
     mse = (y_BCHW.clamp(-1, 1) - x_BCHW.clamp(-1, 1)).square().mean((1, 2, 3))
-    return 10.0 * torch.log10(4.0 / mse)
+    return (10.0 * torch.log10(4.0 / mse)).clamp(max=MAX_PSNR_DB)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 DOWNSAMPLE = 4
+# Equal frames have no PSNR; libvmaf ends at 6 dB a bit + 12, too. One pair would decide a mean.
+MAX_PSNR_DB = 60.0
 
 
 def coarse(frame_HWC: np.ndarray) -> np.ndarray:
@@ -18,4 +20,6 @@ def coarse(frame_HWC: np.ndarray) -> np.ndarray:
 
 
 def psnr8(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10.0 * np.log10(255.0**2 / np.mean((a.astype(float) - b) ** 2)))
+    """dB, at most MAX_PSNR_DB."""
+    least = 255.0**2 / 10 ** (MAX_PSNR_DB / 10)
+    return float(10.0 * np.log10(255.0**2 / max(least, np.mean((a.astype(float) - b) ** 2))))

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sim_stream.config import Preset
+from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
+from sim_stream.plain_json import to_json
 from train.build import Sources, trained_models
 from train.config import get_recipe
 from train.data.work import write_text
@@ -17,7 +19,10 @@ def how_made(runs: Path) -> dict[str, Any]:
     """Per stage: steps and minutes of its run, from its log."""
     made = {}
     for stage in ("tokenizer", "world-model", "video-decoder"):
-        last = json.loads((runs / stage / "log.jsonl").read_text().splitlines()[-1])
+        log = runs / stage / "log.jsonl"
+        if not log.is_file():
+            raise InvalidInput("runs", f"{log} (does not exist)", "the folder of all three runs")
+        last = json.loads(log.read_text().splitlines()[-1])
         made[stage] = {"steps": last["step"], "minutes": last["minutes"]}
     return made
 
@@ -25,16 +30,17 @@ def how_made(runs: Path) -> dict[str, Any]:
 def pack(preset: Preset, sources: Sources, out: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Writes the weights folder; gives its manifest."""
     assert sources.runs is not None
+    stages = how_made(sources.runs)
     models = trained_models(preset, sources, get_recipe(preset.name, "world-model").stage)
     if sources.init is not None:
         prompt = checkpoints.read_manifest(sources.init).get("prompt_ids")
         about = {**about, "prompt_ids": prompt} if prompt else about
-    return checkpoints.save(out, preset, models, {**about, "stages": how_made(sources.runs)})
+    return checkpoints.save(out, preset, models, {**about, "stages": stages})
 
 
 def add_figures(folder: Path, figures: dict[str, Any]) -> None:
     """Puts held-out figures into a folder's manifest."""
     manifest = checkpoints.read_manifest(folder)
     manifest["held_out"] = {**manifest.get("held_out", {}), **figures}
-    text = json.dumps(manifest, indent=1) + "\n"
+    text = to_json(manifest, indent=1) + "\n"
     write_text(folder / "manifest.json", text)

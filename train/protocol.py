@@ -52,6 +52,9 @@ class Protocol:
                 raise InvalidInput(name, getattr(self, name), "1 or more")
         if not self.top_k or min(self.top_k) < 1:
             raise InvalidInput("top_k", list(self.top_k), "values of 1 or more")
+        unknown = sorted(set(self.metrics) - set(NAMES))
+        if unknown:
+            raise InvalidInput("metrics", ", ".join(unknown), ", ".join(NAMES))
 
 
 class IdsTap(nn.Module):

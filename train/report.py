@@ -6,7 +6,6 @@ Only the leading rank writes. Knows nothing about stages or weights.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from sim_stream.errors import Unavailable
 from sim_stream.models.vq_model import to_pixels
+from sim_stream.plain_json import to_json
 from train.config import LoopConfig
 
 CLIP_FPS = 4
@@ -64,7 +64,7 @@ class Report:
         line = {"step": step, "minutes": round(spent_s / 60, 2), **figures}
         try:
             with (self.config.out / "log.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(to_json(line) + "\n")
         except OSError as error:
             self.warn(f"step {step}: log.jsonl not written: {error}")
         if self.events is not None:

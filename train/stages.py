@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from sim_stream.config import Preset, get_preset
 from sim_stream.errors import InvalidInput
+from sim_stream.plain_json import to_json
 from train import build
 from train.config import (
     ABLATIONS,
@@ -139,7 +139,7 @@ def dry_run(args: argparse.Namespace, preset: Preset, recipe: Recipe, loop: Loop
         raise InvalidInput("batch", loop.batch, f"a multiple of {world} x {loop.accumulate}")
     peak = named_peak(args.estimate_for) if args.estimate_for else peak_flops(join().device)
     estimate = plan(args.verb, preset, recipe, loop, ranks=world, peak=peak)
-    print(json.dumps(estimate.as_dict()) if args.json else "\n".join(estimate.lines()))
+    print(to_json(estimate.as_dict()) if args.json else "\n".join(estimate.lines()))
 
 
 def add_verbs(top: Any) -> None:

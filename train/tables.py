@@ -16,13 +16,21 @@ from train.data.split import Split
 from train.protocol import Models, Protocol, clips_of, made_clips
 
 MISSING = "-"
+TOO_SMALL = " too small: biased"
 # The table's name of a metric -> ours.
 OURS = {"LPIPS": "LPIPS-alex"}
 
 
 def value_of(figures: Mapping[str, Any], metric: str) -> str:
+    """The figure; of a distance with its n, marked where n is too small to stand beside others."""
     found = figures.get(OURS.get(metric, metric))
-    return MISSING if found is None else f"{found:.4g}"
+    if found is None:
+        return MISSING
+    samples = figures.get("samples", {}).get(metric)
+    if samples is None:
+        return f"{found:.4g}"
+    biased = TOO_SMALL if samples["too_small"] else ""
+    return f"{found:.4g} (n={samples['count']}{biased})"
 
 
 def table(
@@ -77,11 +85,27 @@ def text(found: Mapping[str, Any]) -> str:
         parts.append("\n".join([title, *lines]))
     refused = {
         name: why
-        for figures in found["systems"].values()
-        for name, why in figures["refused"].items()
+        for figures in [*found["systems"].values(), found.get("reconstruction") or {}]
+        for name, why in figures.get("refused", {}).items()
     }
     parts += [f"not computed: {name}: {why}" for name, why in refused.items()]
+    parts += [
+        f"{name} of {n} samples is biased upwards, and no paper's {name} compares with it: "
+        f"from {least} on its covariance has full rank"
+        for name, (n, least) in too_small(found).items()
+    ]
     return "\n\n".join(parts)
+
+
+def too_small(found: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Metric -> (samples, those it takes), where there are too few."""
+    measured = [*found["systems"].values(), found.get("reconstruction") or {}]
+    return {
+        name: (samples["count"], samples["sound_from"])
+        for figures in measured
+        for name, samples in figures.get("samples", {}).items()
+        if samples["too_small"]
+    }
 
 
 def strip(frames_THWC: np.ndarray) -> str:

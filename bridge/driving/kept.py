@@ -6,7 +6,6 @@ an error cut off is readable up to there. A drive without a single frame leaves 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from bridge.driving.log import DriveLog
 from bridge.driving.loop import Moment
 from bridge.driving.measures import Measure
 from bridge.driving.page import SHEET_COLUMNS, Page
+from sim_stream.plain_json import to_json
 from sim_stream.video_writer import Mp4Writer, write_png
 
 
@@ -51,7 +51,7 @@ class KeptDrive:
         summary = {**before, **self._log.summary(self._frame_s), **after, "out": str(self.out)}
         path = self.out.with_suffix(".json")
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(summary) + "\n")
+        part.write_text(to_json(summary) + "\n")
         part.replace(path)
         return summary
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ import numpy as np
 
 from bridge.driving.loop import Moment
 from bridge.driving.measures import ROAD_SHARE, Divergence
+from sim_stream.plain_json import to_json
 
 AT_FRAMES = (1, 4, 8, 16, 32, 64)  # where the summary says how far the pictures are apart
 LOST_S = 1.0  # a lane unseen for so long is lost; a frame or two without a marking are not
@@ -60,7 +60,7 @@ class DriveLog:
         self._end = ""
 
     def add(self, moment: Moment, measured: Divergence) -> None:
-        self._file.write(json.dumps(line(moment, measured)) + "\n")
+        self._file.write(to_json(line(moment, measured)) + "\n")
         self.frames.append(measured)
         self._end = moment.simulated.end
 

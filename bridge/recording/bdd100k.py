@@ -12,7 +12,6 @@ Files appear under their final names only when they are complete. It does not kn
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ import numpy.typing as npt
 
 from bridge.worlds import EgoState, Observation
 from sim_stream.errors import InvalidInput
+from sim_stream.plain_json import to_json
 
 GRAVITY_MPS2 = 9.80665
 EARTH_RADIUS_M = 6_371_008.8
@@ -139,7 +139,7 @@ class DriveWriter:
         self._close()
         info_file = info_path(self._root, self._split, self._id)
         info_part = _part(info_file)
-        info_part.write_text(json.dumps(content))
+        info_part.write_text(to_json(content))
         os.replace(self._video_part, video_path(self._root, self._split, self._id))
         os.replace(info_part, info_file)
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from bridge.recording.drives import Drive, Stopped, failed_line, record_drive
 from bridge.worlds import RoadWorld, SceneFailed
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.plain_json import to_json
 
 LOG = "drives.jsonl"
 DRIVES_PER_WORLD = 40  # a fresh process now and then bounds what a simulator leaks
@@ -45,7 +46,7 @@ def finished(root: Path) -> dict[str, dict[str, Any]]:
 
 def append_line(root: Path, line: dict[str, Any]) -> None:
     """Append one line in one write, so that two recordings may share a log."""
-    data = json.dumps(line, sort_keys=True).encode() + b"\n"
+    data = to_json(line, sort_keys=True).encode() + b"\n"
     log = os.open(root / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(log).st_size

@@ -8,7 +8,6 @@ of one token a pass and the tokens a pass that a frame rate needs (facts/decodin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,6 +25,7 @@ from sim_stream.bench.options import BenchOptions
 from sim_stream.config import Preset, get_preset
 from sim_stream.errors import InvalidInput
 from sim_stream.layout import FrameLayout
+from sim_stream.plain_json import to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def run(options: BenchOptions, gpu_name: str) -> int:
     report = calculate(get_preset(options.preset), pick_gpu(gpu_name))
     print(as_text(report))
     if options.as_json:
-        print(json.dumps(report))
+        print(to_json(report))
     return 0
 
 

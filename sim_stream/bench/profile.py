@@ -7,7 +7,6 @@ the wire in it. Knows who does what in which order; the parts know the rest.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 import time
@@ -28,6 +27,7 @@ from sim_stream.bench.sweep import WindowTime, sweep, windows
 from sim_stream.config import Action, DecodingConfig
 from sim_stream.demo import DemoOptions, action_script, read_prompt
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
+from sim_stream.plain_json import to_json
 from sim_stream.prompts import PROMPT_FRAMES, Prompt
 from sim_stream.server_process import ServerProcess
 from sim_stream.wire.client.blocking_client import RemoteSession, StreamClient
@@ -74,7 +74,7 @@ def run(options: BenchOptions) -> int:
     for path in write(found, options.folder(), html=options.html):
         print(path)
     if options.as_json:
-        print(json.dumps(_without_series(found)), flush=True)
+        print(to_json(_without_series(found)), flush=True)
     return 0
 
 
@@ -227,7 +227,7 @@ def _system(options: BenchOptions, setup: Setup) -> dict[str, Any]:
 
 def write(found: dict[str, Any], folder: Path, *, html: bool) -> list[Path]:
     """report.json and report.html, each whole or not at all."""
-    texts = {"report.json": json.dumps(found, indent=1) + "\n"}
+    texts = {"report.json": to_json(found, indent=1) + "\n"}
     if html:
         from sim_stream.bench import page
 

@@ -6,8 +6,9 @@ Knows no sockets; parsing needs no zmq.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+
+from sim_stream.plain_json import to_json
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     pair, public, secret = keys.write_pair(args.name)
     if args.json:
-        print(json.dumps({"public": str(public), "secret": str(secret), "public_key": pair.public}))
+        print(to_json({"public": str(public), "secret": str(secret), "public_key": pair.public}))
     else:
         print(f"{secret}  secret (mode 0600): stays here")
         print(f"{public}  public: {pair.public}")

@@ -6,11 +6,11 @@ Parsing needs no torch; the work is done by ``sim_stream.models``.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from sim_stream.config import PRESETS, get_preset
+from sim_stream.plain_json import to_json
 
 SHAPES_SHOWN = 6
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 def show(reports: list[dict[str, Any]], *, as_json: bool) -> int:
     """Reports as one JSON value, or as lines for people."""
     if as_json:
-        print(json.dumps(reports if len(reports) > 1 else reports[0], indent=1))
+        print(to_json(reports if len(reports) > 1 else reports[0], indent=1))
     else:
         print("\n\n".join("\n".join(lines(report)) for report in reports))
     return 0

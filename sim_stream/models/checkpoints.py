@@ -32,6 +32,7 @@ from sim_stream.models.formats.source import Shape, listed
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import PIXEL_RANGES, VQModel
 from sim_stream.models.world_model import WorldModel
+from sim_stream.plain_json import to_json
 
 FORMAT = 1
 PARTS = ("vq_model", "world_model", "video_decoder")
@@ -217,7 +218,7 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], name: str) -> Non
 def config_of(preset: Preset) -> dict[str, Any]:
     """The part of a preset that its weights depend on, as JSON values."""
     values = to_dict(preset)
-    return json.loads(json.dumps({key: values[key] for key in CONFIGURATION}))
+    return json.loads(to_json({key: values[key] for key in CONFIGURATION}))
 
 
 def check_config(folder: Path, manifest: Mapping[str, Any], preset: Preset, part: str) -> None:
@@ -298,6 +299,6 @@ def write_manifest(
         **about,
     }
     partial = folder / ".manifest.partial"
-    partial.write_text(json.dumps(manifest, indent=1) + "\n")
+    partial.write_text(to_json(manifest, indent=1) + "\n")
     os.replace(partial, folder / "manifest.json")
     return manifest

@@ -7,7 +7,6 @@ Knows the wire's client and the recording, no models.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from sim_stream.config import DecodingConfig
 from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
 from sim_stream.model_options import from_record
+from sim_stream.plain_json import to_json
 from sim_stream.recording.lines import Header, Shown
 from sim_stream.recording.load import Recording, Run, load
 from sim_stream.recording.pixels import sha256_of
@@ -106,7 +106,7 @@ def run(options: ReplayOptions) -> int:
     for line in describe(report):
         print(line)
     if options.as_json:
-        print(json.dumps(asdict(report) | {"same": report.same}), flush=True)
+        print(to_json(asdict(report) | {"same": report.same}), flush=True)
     return EQUAL if report.same else DIFFERENT
 
 

@@ -27,6 +27,7 @@ from sim_stream.config import Preset, from_dict, to_dict
 from sim_stream.errors import EngineError, InvalidInput, Unavailable
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
+from sim_stream.plain_json import to_json
 from sim_stream.runtime.engine import ENCODER, VIDEO_DECODER, Form, TensorSpec, interface
 
 FORMAT = 1
@@ -72,7 +73,7 @@ class EngineManifest:
 def config_of(preset: Preset) -> dict[str, Any]:
     """What of a preset shapes its engines, as JSON values."""
     values = {"vq": to_dict(preset.vq), "video_decoder": to_dict(preset.video_decoder)}
-    return json.loads(json.dumps(values))
+    return json.loads(to_json(values))
 
 
 def graph_path(folder: Path, form: Form) -> Path:
@@ -87,7 +88,7 @@ def write(path: Path, manifest: GraphManifest | EngineManifest) -> None:
     """Atomically, so that a manifest is whole or absent. Raises Unavailable."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(to_dict(manifest), indent=1) + "\n")
+        partial.write_text(to_json(to_dict(manifest), indent=1) + "\n")
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ package says what they are. Exit status 0 when none failed, 1 when one did, 2 fo
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import textwrap
@@ -14,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+from sim_stream.plain_json import to_json
 from tests.faults.catalogue import FAULTS
 from tests.faults.registry import Fault, Outcome, run_fault
 
@@ -90,7 +90,7 @@ def write_json(path: Path, outcomes: Sequence[Outcome], seed: int) -> None:
     """Whole or not at all."""
     partial = path.with_name(f".{path.name}.part")
     content = {"seed": seed, "outcomes": [asdict(outcome) for outcome in outcomes]}
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.write_text(to_json(content, indent=1) + "\n")
     partial.replace(path)
 
 

@@ -10,7 +10,6 @@ number, so that any two runs of one ``--key`` must bring equal frames.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import threading
@@ -22,6 +21,7 @@ import numpy as np
 
 from sim_stream.config import Action
 from sim_stream.errors import ConnectionLost, SimStreamError
+from sim_stream.plain_json import to_json
 from sim_stream.recording.pixels import sha256_of
 from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
 from tests.wire.toy import prompt_frames
@@ -54,7 +54,7 @@ class Plan:
 
 
 def say(event: str, **fields: object) -> None:
-    print(json.dumps({"t": event} | fields), flush=True)
+    print(to_json({"t": event} | fields), flush=True)
 
 
 def say_frame(event: str, frame: RemoteFrame, sent_s: float) -> None:

@@ -8,7 +8,6 @@ python -m tests.perf.attention [--windows 1,16] [--slots T] [--rounds N] [--devi
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from sim_stream.config import ATTENTIONS, get_preset
 from sim_stream.errors import Unavailable
 from sim_stream.models.attention import Attend, pick_attention, plain
+from sim_stream.plain_json import to_json
 from tests.perf.machine import describe
 
 
@@ -88,8 +88,8 @@ def main() -> None:
         report["windows"][window] = row
         print(f"window {window}: " + ", ".join(f"{n} {r['us']} us" for n, r in row.items()))
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ python -m tests.perf.bridge [--frames 256x256,1024x512] [--clients 1,8] [--secon
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from sim_stream.plain_json import to_json
 from tests.perf import bridge_peers as peers
 from tests.perf.bridge_peers import BARE, EMPTY, OURS, Load, Place
 from tests.perf.machine import describe
@@ -58,8 +58,8 @@ def main() -> None:
     report |= verdict(rows)
     print(*explain(report), sep="\n")
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 def parse() -> argparse.Namespace:

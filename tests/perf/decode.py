@@ -10,7 +10,6 @@ python -m tests.perf.decode [--rounds N] [--window W] [--k K] [--also ENGINES] [
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from sim_stream.config import DecodingConfig
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.strategy import Task
 from sim_stream.models.vq_model import from_pixels
+from sim_stream.plain_json import to_json
 from sim_stream.runtime.runtime import Runtime
 from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
@@ -187,8 +187,8 @@ def main() -> None:
         report[f"{name}_ratio_to_generate"] = ratio
     report["ratio_to_generate"] = report["raster_ratio_to_generate"]
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 if __name__ == "__main__":

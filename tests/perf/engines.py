@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from sim_stream.models import checkpoints
 from sim_stream.models.layers import channels_last, fold_upsampling
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
+from sim_stream.plain_json import to_json
 from sim_stream.runtime.choices import multiplies_bf16
 from sim_stream.runtime.engine import ENCODE, ENCODER, STEADY, EngineSet, Form
 from sim_stream.runtime.engine_loader import load_folder
@@ -169,8 +169,8 @@ def main() -> None:
                 figures["share_of_gemm"] = round(figures["tflops"] / report["gemm_bf16_tflops"], 3)
             print(f"{form.name:18} {name:34} " + "  ".join(f"{k} {v}" for k, v in figures.items()))
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from sim_stream.config import OPENVIGA, Preset
+from sim_stream.plain_json import to_json
 from tests.models.formats.lwm_files import full_layout, write_stream
 from tests.perf.machine import describe
 
@@ -139,7 +140,7 @@ def child(step: str, folder: Path, layers: int, device: str) -> None:
         "peak_anonymous_gb": round(memory.peak / GB, 2),
         "before_gb": round(before / GB, 2),
     }
-    print(json.dumps(figures), flush=True)
+    print(to_json(figures), flush=True)
 
 
 # -- the run ---------------------------------------------------------------------------------------
@@ -214,9 +215,9 @@ def main() -> None:
             twin = report["slow_twin_warm"] = measure("slow_twin", *run)
             ratio = twin["seconds"] / report["load_warm"]["seconds"]
             report["load_against_slow_twin"] = round(ratio, 2)
-    line = json.dumps(report)
+    line = to_json(report)
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        args.out.write_text(to_json(report, indent=1) + "\n")
     print(line)
 
 

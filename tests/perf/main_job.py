@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from sim_stream.plain_json import to_json
 from tests.perf.machine import describe
 
 
@@ -45,9 +46,9 @@ def main() -> None:
     keep = ("frames", "fps", "late", "dropped", "approximated", "latency_ms", "model_id")
     report: dict[str, Any] = {"benchmark": "main_job", "machine": machine}
     report |= {name: {key: run[key] for key in keep} for name, run in runs.items()}
-    line = json.dumps(report)
+    line = to_json(report)
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        args.out.write_text(to_json(report, indent=1) + "\n")
     print(line)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.quantize import QUANTIZED, quantize
 from sim_stream.models.vq_model import from_pixels
 from sim_stream.models.world_model import WorldModel
+from sim_stream.plain_json import to_json
 from sim_stream.runtime.runtime import Runtime
 from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
@@ -105,8 +105,8 @@ def main() -> None:
         }
         print(f"{name:16} {report[name]}", flush=True)
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ python -m tests.perf.raster [--rounds N] [--out FILE]
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from sim_stream.decoding.onnx_pass import OnnxPasses
 from sim_stream.decoding.passes import Passes, TorchPasses
 from sim_stream.decoding.raster import Raster
 from sim_stream.decoding.strategy import Task
+from sim_stream.plain_json import to_json
 from sim_stream.runtime.runtime import Runtime
 from tests.perf.machine import describe
 
@@ -75,8 +75,8 @@ def main() -> None:
         ratios = np.array(times["full"]) / np.array(times[kind])
         report[f"full_to_{kind}_ratio_p50"] = round(float(np.median(ratios)), 3)
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ python -m tests.perf.recording [--frames N] [--out FILE]
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
+from sim_stream.plain_json import to_json
 from sim_stream.recording.formats import FORMATS, Files, create_files
 from sim_stream.recording.lines import End, Header, Shown
 from sim_stream.recording.pixels import sha256_of
@@ -102,8 +102,8 @@ def main() -> None:
                 "kilobytes_a_frame": round(kilobytes, 1),
             }
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ python -m tests.perf.sessions [--sessions 1,2,4] [--seconds S] [--decoding HOW] 
 from __future__ import annotations
 
 import argparse
-import json
 import threading
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sim_stream.plain_json import to_json
 from sim_stream.server_process import ServerProcess
 from sim_stream.video import SAMPLE, read_clip
 from sim_stream.wire.client.blocking_client import StreamClient
@@ -90,8 +90,8 @@ def main() -> None:
     first, last = report["runs"][0], report["runs"][-1]
     report["throughput_ratio"] = round(last["fps"] / first["fps"], 3)
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ python -m tests.perf.switch [--steps N] [--preset NAME] [--out FILE]
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sim_stream.plain_json import to_json
 from sim_stream.runtime.runtime import Runtime
 from sim_stream.runtime.session import Session
 from sim_stream.video import SAMPLE, read_clip
@@ -72,8 +72,8 @@ def main() -> None:
         }
         print(name, report[name])
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 if __name__ == "__main__":

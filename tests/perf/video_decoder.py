@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from sim_stream.models import checkpoints
 from sim_stream.models.layers import channels_last, fold_upsampling
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import from_pixels
+from sim_stream.plain_json import to_json
 from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
 
@@ -73,8 +73,8 @@ def main() -> None:
             "psnr_to_plain_db": psnr,
         }
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        args.out.write_text(to_json(report, indent=1) + "\n")
+    print(to_json(report))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +27,10 @@ from tests.small import (
 )
 from tests.train.worlds import prepare
 from train import life, rollouts, tables
+from train.cli import main
 from train.data.ego import action_of
-from train.data.split import Split
-from train.evaluate import baseline_bits, bits_per_code, reconstruction
+from train.data.split import Drive, Split
+from train.evaluate import baseline_bits, bits_per_code, reconstruction, true_shift_per_yaw
 from train.evaluate import evaluate as held_out
 from train.protocol import Models, Protocol, clips_of, evaluate, predicted_ids
 from train.rollouts import long_rollouts, moving_starts, per_horizon, rollout
@@ -224,3 +226,80 @@ def test_a_drive_in_the_dark_that_stays_a_drive_is_called_one(
     found = long_rollouts(random_runtime(), dark, prompts=4, steps=4)
     assert found["prompts"] == 4 and found["alive_share"] == 1.0
     assert found["detail_by_frame"] == pytest.approx([1.0] * 5, abs=0.2)
+
+
+def drives(folder: Path, speed_mps: float, length: int = 44) -> Split:
+    """Two drives that are long enough for every figure, with ids of nothing."""
+    split = prepare(folder)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2 * length, 32, 32, 3), dtype=np.uint8)
+    actions = np.tile(np.float32([speed_mps, 0.0]), (2 * length, 1))
+    both = [Drive(id=name, start=i * length, length=length) for i, name in enumerate("ab")]
+    return replace(split, frames=frames, actions=actions, drives=both)
+
+
+@pytest.mark.parametrize(
+    ("speed_mps", "said"), [(float("nan"), "0 have a known speed"), (0.5, "none at 2 m/s or more")]
+)
+def test_drives_without_motion_leave_out_the_figures_about_it_and_say_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    speed_mps: float, said: str,
+) -> None:  # fmt: skip
+    split, heard = drives(tmp_path, speed_mps), []
+
+    def stand_in(name: str) -> Callable[..., dict[str, float]]:
+        def figure(*_: object) -> dict[str, float]:
+            heard.append(capsys.readouterr().err)
+            return {name: 1.0}
+
+        return figure
+
+    names = ("reconstruction", "bits_per_code", "next_frame", "steering", "per_horizon")
+    for name in (*names, "long_rollouts"):
+        monkeypatch.setattr(f"train.evaluate.{name}", stand_in(name))
+    found = held_out(random_runtime(), split)
+    assert found.keys() == {
+        "reconstruction", "world_model", "rollouts", "long_rollouts", "left_out"
+    }  # fmt: skip
+    assert found["left_out"].keys() == {"next_frame", "steering"}
+    assert said in found["left_out"]["steering"]
+    assert said in heard[0] and "next_frame is left out" in heard[0]
+    moving = held_out(random_runtime(), drives(tmp_path / "m", 8.0))
+    assert {"next_frame", "steering"} <= moving.keys() and "left_out" not in moving
+
+
+def test_drives_that_never_turn_expect_no_shift(tmp_path: Path) -> None:
+    assert true_shift_per_yaw(drives(tmp_path, 8.0)) is None
+
+
+def test_a_metric_of_an_unknown_name_is_refused_before_anything_is_predicted() -> None:
+    with pytest.raises(InvalidInput, match="metrics: got IS"):
+        Protocol(metrics=("PSNR", "IS"))
+
+
+def test_a_distance_of_too_few_samples_stands_marked_beside_the_papers(
+    models: Models, split: Split, tmp_path: Path
+) -> None:
+    found = evaluate(models, split, replace(PROTOCOL, metrics=("PSNR",)), tmp_path / "report")
+    few = {"count": 6, "sound_from": 2049, "too_small": True}
+    many = {"count": 7000, "sound_from": 2049, "too_small": False}
+    found["systems"]["TOK+DEC"] |= {"FID": 310.98, "samples": {"FID": few}}
+    text = tables.text(found)
+    assert "311 (n=6 too small: biased)" in text
+    assert "FID of 6 samples is biased upwards" in text
+    found["systems"]["TOK+DEC"] |= {"samples": {"FID": many}}
+    text = tables.text(found)
+    assert "311 (n=7000)" in text and "biased" not in text
+
+
+@pytest.mark.parametrize("option", ["--out", "--write"])
+def test_what_cannot_be_written_is_said_before_anything_is_measured(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("train.evaluate.evaluate", lambda *_: pytest.fail("measured"))
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    given = ["--out", str(taken)] if option == "--out" else ["--write", "--weights", str(taken)]
+    assert main(["evaluate", "--cache", str(split.folder.parent), *given]) == 2
+    assert "a writable folder" in capsys.readouterr().err

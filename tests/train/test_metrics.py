@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sim_stream.errors import CheckpointError, InvalidInput, Unavailable
 from train.convnets import ALEXNET_TAPS, alexnet, vgg16
 from train.external import FILES
 from train.losses import psnr_db
+from train.measures import MAX_PSNR_DB, psnr8
 from train.metrics import pixels
 from train.metrics.distances import Moments, cmmd, frechet, gaussian_mmd
 from train.metrics.features import check_clip, clip_pixels, inception
@@ -212,3 +214,45 @@ def test_paired_figures_come_per_horizon() -> None:
     suite.add(x, made)
     assert suite.result()["per_horizon"]["PSNR"] == pytest.approx([20.0, 40.0], abs=1e-3)
     assert set(PAIRED) | set(SETS) == set(NAMES)
+
+
+def test_equal_frames_have_a_psnr_that_a_mean_can_hold() -> None:
+    suite = Suite.open(("PSNR",), None, CPU, frames=2)
+    x = torch.zeros(1, 2, 3, 16, 16)
+    made = x.clone()
+    made[:, 1] += 0.2
+    suite.add(x, made)
+    assert suite.result()["PSNR"] == pytest.approx((MAX_PSNR_DB + 20.0) / 2, abs=1e-3)
+    frame = np.zeros((8, 8, 3), np.uint8)
+    assert psnr8(frame, frame) == psnr_db(x[0, :1], x[0, :1]).item() == MAX_PSNR_DB
+    assert psnr8(frame, frame + np.uint8(255)) == 0.0
+
+
+@pytest.mark.parametrize(("count", "too_small"), [(6, True), (7, False)])
+def test_a_distance_says_how_many_samples_it_had_and_how_many_it_takes(
+    count: int, too_small: bool
+) -> None:
+    suite = suite_of(lambda x: x.flatten(1)[:, :6])
+    suite.add(images(count, 8)[:, None], images(count, 8, seed=1)[:, None])
+    found = suite.result()["samples"]["FID"]
+    assert found == {"count": count, "sound_from": 7, "too_small": too_small}
+
+
+@pytest.mark.parametrize(
+    ("count", "scale", "why"), [(1, 1.0, "samples: got 1"), (4, float("nan"), "not finite")]
+)
+def test_a_distance_that_cannot_be_computed_is_refused_and_the_rest_stays(
+    count: int, scale: float, why: str
+) -> None:
+    suite = suite_of(lambda x: scale * x.flatten(1)[:, :6])
+    x = images(count, 8)[:, None]
+    suite.add(x, x)
+    found = suite.result()
+    assert "FID" not in found and why in found["refused"]["FID"]
+    assert found["PSNR"] == MAX_PSNR_DB
+
+
+def suite_of(extract: Callable[[Tensor], Tensor]) -> Suite:
+    suite = Suite.open(("PSNR",), None, CPU, frames=1)
+    suite.distances["FID"] = Distance("FID", extract)
+    return suite

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sim_stream.config import get_preset
+from train.data.bdd100k import find_sources
 from train.data.manifest import ScanRules, manifest_path, scan
-from train.data.plan import Sampling
+from train.data.plan import Sampling, make_plan
 from train.data.sample import sample
 from train.data.split import Split
+from sim_stream.plain_json import to_json
 
 EPILOG = """\
 A data set in BDD100K's layout (drives of `python -m bridge record` have it too), from files to ids:
@@ -32,19 +34,28 @@ The paper's sets, without storing terabytes of pixels:
 
 def run_scan(args: argparse.Namespace) -> None:
     rules = ScanRules(size=args.size, max_gap_s=args.max_gap_s)
+    for split in args.splits:  # a folder that is not there is said before hours of another
+        find_sources(args.root, split, args.kind)
     for split in args.splits:
         found = scan(
             args.root, args.out, split, kind=args.kind, rules=rules, workers=args.workers
         )
-        print(json.dumps(found) if args.json else lines_of(split, found))
+        print(to_json(found) if args.json else lines_of(split, found))
 
 
 def lines_of(split: str, found: dict[str, Any]) -> str:
-    rejected = "".join(f"\n  rejected {k}: {why}" for k, why in found["rejected"].items())
+    rejected = "".join(
+        f"\n  rejected {one_line(k)}: {one_line(why)}" for k, why in found["rejected"].items()
+    )
     return (
         f"{split}: {found['usable']} of {found['files']} files usable, {found['hours']} h, "
         f"{found['with_ego']} with ego motion; {found['manifest']}{rejected}"
     )
+
+
+def one_line(text: str) -> str:
+    """A name as a terminal can show it: line ends and the like escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
@@ -52,10 +63,13 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 
 
 def run_sample(args: argparse.Namespace) -> None:
+    sampling = sampling_of(args)
+    for split in args.splits:
+        make_plan(manifest_path(args.manifests, split, args.kind), sampling, args.limit)
     for split in args.splits:
         manifest = manifest_path(args.manifests, split, args.kind)
         frames = sample(
-            manifest, args.out / split, sampling_of(args), workers=args.workers, limit=args.limit
+            manifest, args.out / split, sampling, workers=args.workers, limit=args.limit
         )
         print(f"{args.out / split}: {frames} frames")
 
@@ -71,6 +85,11 @@ def run_tokenize(args: argparse.Namespace) -> None:
     folder = args.cache or args.out
     if folder is None:
         raise InvalidInput("out", "none", "a folder for the ids")
+    for split in args.splits:
+        if args.manifests:
+            make_plan(manifest_path(args.manifests, split, args.kind), sampling_of(args), args.limit)
+        else:
+            Split.open(args.cache, split).images(slice(0, 1))
     sources = Sources(cache=folder, init=args.init, runs=args.runs)
     device = join(args.device).device
     model = load_vq(get_preset(args.preset), sources).to(device)

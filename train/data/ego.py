@@ -20,8 +20,11 @@ import numpy as np
 
 from sim_stream.config import Action
 from sim_stream.layout import FrameLayout
+from train.data.bdd100k import printable
 
 MAX_GAP_S = 1.1
+LARGEST = 1e15  # ms since 1970 are 2e12
+LARGEST_FILE = 64 << 20  # BDD100K's are some 200 kB
 MIN_SPEED_MPS = 0.5  # below this a GPS course is noise; a standing car does not turn
 
 
@@ -38,23 +41,34 @@ class Track(NamedTuple):
         return int((np.diff(self.times_s) > MAX_GAP_S).sum())
 
 
+def _number(value: Any) -> bool:
+    """Whether JSON gave a number that can be a time in ms, a speed or a course."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and -LARGEST < value < LARGEST
+
+
 def _usable(row: Any) -> bool:
-    values = [row.get(key) if isinstance(row, dict) else None for key in ("speed", "course")]
-    numbers = [v for v in values if isinstance(v, int | float) and np.isfinite(v) and v >= 0]
-    return len(numbers) == 2 and isinstance(row.get("timestamp"), int | float)
+    if not isinstance(row, dict) or not _number(row.get("timestamp")):
+        return False
+    return all(_number(row.get(key)) and row[key] >= 0 for key in ("speed", "course"))
 
 
 def read_track(info: Path) -> tuple[Track | None, str | None]:
     """(track, None), or (None, why there is none)."""
-    if not info.is_file():
-        return None, "no info file"
     try:
+        if not info.is_file():
+            return None, "no info file"
+        if info.stat().st_size > LARGEST_FILE:
+            return None, f"info file of {info.stat().st_size} bytes"
         content = json.loads(info.read_text())
-    except (OSError, ValueError) as error:
-        return None, f"info file cannot be read: {error}"
-    if not isinstance(content, dict) or not isinstance(content.get("startTime"), int | float):
+    except (OSError, ValueError, RecursionError) as error:
+        why = printable(str(error)) if isinstance(error, OSError) else error
+        return None, f"info file cannot be read: {why}"
+    if not isinstance(content, dict) or not _number(content.get("startTime")):
         return None, "info file has no startTime"
     rows = content.get("locations") or content.get("gps") or []
+    if not isinstance(rows, list):
+        return None, "locations are no list"
     if not rows:
         return None, "no locations"
     return track_of(rows, content["startTime"])

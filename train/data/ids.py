@@ -22,6 +22,7 @@ import numpy as np
 
 from sim_stream.errors import CheckpointError, InvalidInput
 from sim_stream.models.vq_model import VQModel
+from sim_stream.plain_json import to_json
 
 MAGIC, VERSION, OFFSET = b"SIMIDS01", 1, 4096
 
@@ -55,7 +56,7 @@ def tokenizer_sha256(model: VQModel) -> str:
 
 def create_ids(path: Path, header: IdsHeader) -> None:
     """A file of that header and zero ids, sparse until it is filled."""
-    text = json.dumps({"version": VERSION, **asdict(header)}).encode()
+    text = to_json({"version": VERSION, **asdict(header)}).encode()
     with path.open("wb") as file:
         file.write(MAGIC + struct.pack("<I", len(text)) + text)
         file.truncate(OFFSET + header.frames * header.codes_per_frame * 2)

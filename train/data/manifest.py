@@ -3,8 +3,10 @@
     manifest.jsonl   a header {format, root, split, kind, ...}, then one line per file: id, bytes,
                      mtime_ns, sha256, frames, duration_s, ..., ego, rejected (null or the reason)
 
-A scan that was interrupted goes on; a file whose size or time changed is scanned again. There is no
-public list of BDD100K's broken videos, so this is the only way to know them.
+Whatever stands under a name of the set has its line: links to nothing, folders, pipes, files that
+cannot be read or that kill their reader. A scan that was interrupted goes on; a file whose size or
+time changed is scanned again, and so is one that could not be read. There is no public list of
+BDD100K's broken videos, so this is the only way to know them.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sim_stream.video_reader import why_no_file
 from sim_stream.errors import InvalidInput, VideoError
 from sim_stream.video import VideoFacts, inspect_video
-from train.data.bdd100k import Source, find_sources
+from train.data.bdd100k import Source, find_sources, printable
 from train.data.ego import read_track
 from train.data.work import Journal, run_all, write_lines
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +46,25 @@ def file_sha256(path: Path) -> str:
 
 
 def scan_one(source: Source, rules: ScanRules) -> dict[str, Any]:
-    """The manifest's line of one file."""
-    stat = source.media.stat()
-    row: dict[str, Any] = {
-        "id": source.id,
-        "bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-        "sha256": file_sha256(source.media),
-    }
+    """The manifest's line of one file. Raises nothing on account of the file."""
+    row: dict[str, Any] = {"id": source.id, **source.exact_name()}
+    try:
+        reason = why_no_file(source.media)
+        if reason is not None:
+            return unread(row, reason)
+        stat = source.media.stat()
+        row |= {
+            "bytes": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+            "sha256": file_sha256(source.media),
+        }
+    except OSError as error:
+        return unread(row, f"cannot be read: {error.strerror}")
     try:
         facts = inspect_video(source.media)
     except VideoError as error:
-        return {**row, "rejected": str(error.given).removeprefix(f"{source.media} ").strip("()")}
+        given = str(error.given).removeprefix(f"{source.media} ").strip("()")
+        return {**row, "rejected": printable(given)}
     track, no_ego = read_track(source.info)
     return {
         **row,
@@ -63,6 +73,7 @@ def scan_one(source: Source, rules: ScanRules) -> dict[str, Any]:
         "end_s": str(facts.end_s),
         "half_interval_s": str(facts.half_interval_s),
         "longest_gap_s": round(facts.longest_gap_s, 3),
+        "lead_s": str(facts.lead_s),
         "width": facts.width,
         "height": facts.height,
         "rotation": facts.rotation,
@@ -70,6 +81,16 @@ def scan_one(source: Source, rules: ScanRules) -> dict[str, Any]:
         "ego_gaps": track.gaps if track else None,
         "rejected": reason_against(facts, rules),
     }
+
+
+def unread(row: dict[str, Any], reason: str) -> dict[str, Any]:
+    """The line of a file that is not known by its bytes, so that it is tried at every scan."""
+    return {**row, "bytes": None, "mtime_ns": None, "sha256": None, "rejected": reason}
+
+
+def killed(source: Source, how: str) -> dict[str, Any]:
+    """The line of a file whose reader died on it."""
+    return unread({"id": source.id, **source.exact_name()}, f"its reader was {how}")
 
 
 def reason_against(facts: VideoFacts, rules: ScanRules) -> str | None:
@@ -80,6 +101,8 @@ def reason_against(facts: VideoFacts, rules: ScanRules) -> str | None:
         return f"rotated by {facts.rotation} degrees"
     if facts.longest_gap_s > rules.max_gap_s:
         return f"gap of {facts.longest_gap_s:.2f} s between two frames"
+    if facts.lead_s > rules.max_gap_s:
+        return f"begins between key frames, {float(facts.lead_s):.2f} s before the first picture"
     return None
 
 
@@ -90,6 +113,7 @@ def facts_of(row: dict[str, Any]) -> VideoFacts:
         end_s=Fraction(row["end_s"]),
         half_interval_s=Fraction(row["half_interval_s"]),
         longest_gap_s=row["longest_gap_s"],
+        lead_s=Fraction(row["lead_s"]),
         width=row["width"],
         height=row["height"],
         rotation=row["rotation"],
@@ -110,11 +134,12 @@ def scan(
     }
     path = manifest_path(out, split, kind)
     journal = Journal(path.with_suffix(".partial"), header)
-    if path.is_file():
-        journal.rows |= {row["id"]: row for row in read_manifest(path)[1]}
+    whole = Journal.read(path)
+    if whole and whole[0] == header:  # of other rules: every file is judged anew
+        journal.rows |= {row["id"]: row for row in whole[1:]}
     todo = [source for source in sources if not unchanged(source, journal.rows.get(source.id))]
     done = len(sources) - len(todo)
-    results = run_all(partial(scan_one, rules=rules), todo, workers)
+    results = run_all(partial(scan_one, rules=rules), todo, workers, died=killed)
     for row in tqdm(results, f"scan {split}", len(sources), initial=done, unit="file"):
         journal.add(row)
     rows = [journal.rows[source.id] for source in sources]
@@ -126,7 +151,10 @@ def scan(
 def unchanged(source: Source, row: dict[str, Any] | None) -> bool:
     if row is None:
         return False
-    stat = source.media.stat()
+    try:
+        stat = source.media.stat()
+    except OSError:
+        return False
     return bool((row["bytes"], row["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns))
 
 
@@ -156,5 +184,5 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     # Same line format as a journal's, and final, so nothing is cut off.
     journal = Journal.read(path)
     if not journal or journal[0].get("format") != FORMAT:
-        raise InvalidInput("manifest", path, f"a manifest of format {FORMAT}")
+        raise InvalidInput("manifest", path, f"a manifest of format {FORMAT}: scan again")
     return journal[0], journal[1:]

@@ -7,6 +7,7 @@ before anything is decoded and workers fill their own rows.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from sim_stream.errors import InvalidInput
 from sim_stream.video import iter_frames
-from train.data.bdd100k import FOLDERS
+from train.data.bdd100k import FOLDERS, stem_of
 from train.data.ego import actions_at, read_track
 from train.data.manifest import facts_of, file_sha256, read_manifest
 from train.data.split import Drive
@@ -34,8 +35,10 @@ class Sampling:
     every: int = 0
 
     def __post_init__(self) -> None:
-        if not self.fps > 0:
+        if not 0 < self.fps < float("inf"):
             raise InvalidInput("fps", self.fps, "above 0")
+        if self.size < 1:
+            raise InvalidInput("size", self.size, "1 pixel or more")
         if self.keep and not 0 < self.keep <= self.every:
             raise InvalidInput("keep", self.keep, f"1..{self.every}, the value of `every`")
         if self.every and not self.keep:
@@ -57,6 +60,7 @@ class Task:
     media: Path
     info: Path
     sha256: str
+    lead_s: Fraction  # of the recording before the first picture, from where frames are counted
     start: int
     samples: int
     runs: list[range]
@@ -88,7 +92,8 @@ class Task:
             raise InvalidInput("video", f"{self.media} ({count} samples)",
                                f"{self.samples}, as when it was scanned: scan again")
         track, _ = read_track(self.info)
-        return np.stack(frames), actions_at(track, np.array(times), self.sampling.fps)
+        times_s = np.array(times) + float(self.lead_s)
+        return np.stack(frames), actions_at(track, times_s, self.sampling.fps)
 
 
 def make_plan(manifest: Path, sampling: Sampling, limit: int | None = None) -> list[Task]:
@@ -106,9 +111,10 @@ def make_plan(manifest: Path, sampling: Sampling, limit: int | None = None) -> l
         samples = facts_of(row).samples(sampling.fps)
         task = Task(
             id=row["id"],
-            media=root / folder / split / f"{row['id']}{suffix}",
-            info=root / "info" / "100k" / split / f"{row['id']}.json",
+            media=root / folder / split / f"{stem_of(row)}{suffix}",
+            info=root / "info" / "100k" / split / f"{stem_of(row)}.json",
             sha256=row["sha256"],
+            lead_s=Fraction(row["lead_s"]),
             start=start,
             samples=samples,
             runs=sampling.kept(samples),

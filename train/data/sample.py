@@ -21,6 +21,7 @@ from tqdm import tqdm
 from train.data.plan import Sampling, Task, job_of, make_plan
 from train.data.split import FILES
 from train.data.work import Journal, check_room, run_all, write_text
+from sim_stream.plain_json import to_json
 
 
 def allocate(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
@@ -76,4 +77,4 @@ def finish(out: Path, tasks: list[Task]) -> None:
     """Final names; drives.json comes last: its presence says that the folder is complete."""
     os.replace(out / f"{FILES.actions}.part", out / FILES.actions)
     drives = [vars(drive) for task in tasks for drive in task.drives()]
-    write_text(out / FILES.drives, json.dumps(drives))
+    write_text(out / FILES.drives, to_json(drives))

@@ -7,53 +7,146 @@ dropped when it is read, so its item is done again.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import pickle
 import shutil
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.errors import InvalidInput, SimStreamError, Unavailable
+from sim_stream.plain_json import to_json
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def run_all(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
-    """Results of all items in the order in which they finish; `workers` 0 runs them here."""
+def run_all(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    workers: int,
+    *,
+    died: Callable[[T, str], R] | None = None,
+) -> Iterator[R]:
+    """Results of all items in the order in which they finish; `workers` 0 runs them here.
+
+    `died` gives the result of an item whose worker was killed (the text says how), and another
+    worker goes on; without it Unavailable names the item, and what was finished stays.
+    """
     if workers <= 0:
         yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=signal.signal, initargs=_IGNORE_CTRL_C
-    )
+    waiting = iter(items)
+    busy: dict[Any, tuple[Worker, T]] = {}
+
+    def begin_next(worker: Worker | None) -> None:
+        for item in islice(waiting, 1):
+            worker = worker or Worker(function)
+            busy[worker.pipe] = (worker, item)
+            worker.pipe.send(item)
+            return
+        if worker is not None:
+            worker.stop()
+
     try:
-        waiting = iter(items)
-        # A few items ahead of the workers: results may be large and must not pile up.
-        running = {pool.submit(function, item) for item in islice(waiting, 2 * workers)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-                running |= {pool.submit(function, item) for item in islice(waiting, 1)}
-    except BrokenProcessPool as error:
-        raise Unavailable("a worker process died (out of memory?); start the command again to go "
-                          "on where it was, with fewer --workers") from error
+        for _ in range(workers):
+            begin_next(None)
+        while busy:
+            for pipe in wait(list(busy)):
+                worker, item = busy.pop(pipe)
+                try:
+                    result = worker.result()
+                except WorkerDied as death:
+                    if died is None:
+                        raise Unavailable(
+                            f"a worker process was {death} at {named(item)}; the same command "
+                            "goes on where it was, with fewer --workers if memory was short"
+                        ) from death
+                    begin_next(None)
+                    result = died(item, str(death))
+                else:
+                    begin_next(worker)  # it works while the result is used
+                yield result
     finally:
-        pool.shutdown(cancel_futures=True)
+        for worker, _ in busy.values():
+            worker.stop()
 
 
-_IGNORE_CTRL_C = (signal.SIGINT, signal.SIG_IGN)
+def named(item: object) -> str:
+    return str(getattr(item, "media", item))
+
+
+class WorkerDied(Exception):
+    """How a process ended in the middle of an item."""
+
+
+class Worker:
+    """A process that applies a function to one item at a time, so a death is one item's."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, function), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def result(self) -> Any:
+        """Raises what the function raised, or WorkerDied."""
+        try:
+            found, error = self.pipe.recv()
+        except (EOFError, OSError) as lost:
+            self._process.join()
+            raise WorkerDied(_how(self._process.exitcode)) from lost
+        if error is not None:
+            raise error
+        return found
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _how(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f"killed by {signal.Signals(-exitcode).name}"
+    return f"ended with status {exitcode}"
+
+
+def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = (function(item), None)
+        except Exception as error:  # the parent raises it
+            if not isinstance(error, SimStreamError):
+                error.add_note("".join(traceback.format_exception(error)))
+            answer = (None, _carried(error, item))
+        pipe.send(answer)
+
+
+def _carried(error: Exception, item: object) -> Exception:
+    """The error as it crosses to the parent; one that pickle cannot carry goes as its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever pickle and foreign constructors raise
+        return Unavailable(f"{named(item)}: {type(error).__name__}: {error}")
+    return error
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """One JSON object per line, under its final name only when it is whole."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -96,7 +189,7 @@ class Journal:
     def add(self, row: dict[str, Any]) -> None:
         self.rows[row["id"]] = row
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(to_json(row) + "\n")
 
 
 def check_room(folder: Path, needed_bytes: int) -> None:

@@ -35,12 +35,18 @@ class Moments:
         self.total_D += x.sum(0)
         self.outer_DD += x.T @ x
 
+    @property
+    def dimensions(self) -> int:
+        return len(self.total_D)
+
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """(mean, unbiased covariance)."""
         if self.count < 2:
             raise InvalidInput("samples", self.count, "2 or more")
         mean = self.total_D / self.count
         covariance = (self.outer_DD - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        if not covariance.isfinite().all():
+            raise InvalidInput("features", "values that are not finite", "finite features")
         return mean, covariance
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sim_stream.errors import Unavailable
+from train.measures import MAX_PSNR_DB
 
 MS_SSIM_PIXELS = 161  # five scales of an 11-pixel window
 
@@ -25,11 +26,12 @@ def functional() -> object:
 
 
 def psnr(y_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
-    """dB of each image, (N,)."""
+    """dB of each image, (N,), at most MAX_PSNR_DB: equal images have none."""
     image = functional()
-    return image.peak_signal_noise_ratio(  # type: ignore[attr-defined]
+    found: Tensor = image.peak_signal_noise_ratio(  # type: ignore[attr-defined]
         to_unit(y_NCHW), to_unit(x_NCHW), data_range=1.0, reduction="none", dim=(1, 2, 3)
     )
+    return found.clamp(max=MAX_PSNR_DB)
 
 
 def ssim(y_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:

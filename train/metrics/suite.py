@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # no name of its stub
 
 from sim_stream.errors import InvalidInput, Unavailable
 from train.metrics import pixels
@@ -51,6 +52,17 @@ class Distance:
         for target, x in ((self.true, true_NTCHW), (self.made, made_NTCHW)):
             found = self.extract(x if self.name == "FVD" else x.flatten(0, 1))
             target.append(found.cpu()) if self.name == "CMMD" else target.add(found)
+
+    def samples(self) -> dict[str, Any]:
+        """How many vectors there are, and how many a covariance of full rank takes.
+
+        With fewer, a Frechet distance of two samples of one distribution is far above 0: 311 for
+        64 vectors of 256 dimensions. CMMD has no such limit, and its bias falls with 1/n.
+        """
+        if self.name == "CMMD":
+            return {"count": sum(map(len, self.made)), "sound_from": None, "too_small": False}
+        count, least = min(self.true.count, self.made.count), self.made.dimensions + 1
+        return {"count": count, "sound_from": least, "too_small": count < least}
 
     def value(self) -> float:
         if self.name == "CMMD":
@@ -100,11 +112,21 @@ class Suite:
             distance.add(true, made)
 
     def result(self) -> dict[str, Any]:
-        """{metric: value}, {horizon curves: metric: [value of frame 1, ...]}, what was refused."""
+        """{metric: value}, {horizon curves: metric: [value of frame 1, ...]}, what was refused.
+
+        `samples`: of each distance. One that cannot be computed is refused; the others stay.
+        """
         means = {name: torch.cat(parts) for name, parts in self.values.items()}
+        found, refused = {}, dict(self.refused)
+        for name, distance in self.distances.items():
+            try:
+                found[name] = distance.value()
+            except (InvalidInput, LinAlgError) as error:
+                refused[name] = str(error)
         return {
             **{name: float(v.mean()) for name, v in means.items()},
-            **{name: distance.value() for name, distance in self.distances.items()},
+            **found,
+            "samples": {name: self.distances[name].samples() for name in found},
             "per_horizon": {name: v.mean(0).tolist() for name, v in means.items()},
-            "refused": self.refused,
+            "refused": refused,
         }
