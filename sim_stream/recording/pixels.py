@@ -21,6 +21,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
+from sim_stream.media_path import create_video, open_video
 from sim_stream.video_writer import Image
 
 # What writing a video may fail with: a full disk, a folder that went away.
@@ -79,9 +80,7 @@ class PixelWriter:
     ) -> None:
         self.path = path
         self.frames = 0
-        self._container = av.open(
-            str(path), mode="w", format=form.container, options=form.container_options
-        )
+        self._container = create_video(path, form.container, form.container_options)
         stream: Any = self._container.add_stream(form.codec, rate=rate, options=form.codec_options)
         stream.height, stream.width = shape[:2]
         stream.pix_fmt = form.pix_fmt
@@ -110,7 +109,7 @@ class PixelWriter:
 def read_pixels(path: Path) -> Iterator[Image]:
     """The frames of a video, as far as it can be read; nothing if it cannot be opened."""
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             for frame in container.decode(video=0):
                 if frame.is_corrupt:
                     return
