@@ -60,6 +60,8 @@ class Run:
         assert prompt is not None, "a run without one is refused when it is loaded"
         shape = frame_shape(self.header.info.frame_shape)
         path = pictures(self.path, prompt.file, recorded_as(self.header))
+        if len(prompt.sha256) > self.header.info.context_max:
+            raise _unsound(self, f"{len(prompt.sha256)} frames for a model that takes fewer")
         return read_prompt(path, prompt, shape)
 
 

@@ -575,24 +575,23 @@ def test_server_is_stopped_while_recordings_are_read(recording, raw_to):
 
 
 def test_session_survives_two_hundred_restarts(recording, raw_to):
-    raw = raw_to(recording.endpoint)
-    opened = raw.ask_open(lookahead=0)
+    opened = raw_to(recording.endpoint).ask_open(lookahead=0)
     step = {"t": "step", "sid": opened["sid"]}
     taken = 0
     for restart in range(200):
-        if restart % 50 == 0:
-            taken += 1
-            assert raw.ask(step | {"step": taken})["committed_step"] == taken
-        recording.restart(raw)
-        resumed = raw.ask({"t": "resume", "resume_token": opened["resume_token"]})
-        assert (resumed["t"], resumed["committed_step"]) == ("opened", taken)
-    assert raw.ask(step | {"step": 5})["committed_step"] == 5
-    recording.stop(raw)
+        recording.restart()
+        with closing(RawClient(recording.endpoint)) as raw:  # which needs no time to come back
+            resumed = raw.ask({"t": "resume", "resume_token": opened["resume_token"]})
+            assert (resumed["t"], resumed["committed_step"]) == ("opened", taken)
+            if restart % 50 == 0:
+                taken += 1
+                assert raw.ask(step | {"step": taken})["committed_step"] == taken
+    recording.stop()
     assert len(list(recording.folder.glob("*.jsonl"))) == 201
     (last,) = recording.folder.glob("*-200.jsonl")
     with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
         report = replay(load(last), server.endpoint)
-    assert report.same and report.frames == 6
+    assert report.same and report.frames == 5
     recording.start()
 
 
