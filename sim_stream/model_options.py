@@ -72,7 +72,13 @@ def as_recorded(options: ModelOptions) -> dict[str, str | int | None]:
 
 def from_record(recorded: Mapping[str, str | int | None]) -> ModelOptions:
     """What ``as_recorded`` kept; what it did not is as usual. Raises InvalidInput."""
+    kinds = {field.name: str(field.type) for field in fields(ModelOptions)}
     for name, value in recorded.items():
+        if name not in kinds:
+            raise InvalidInput("options", ascii(name), ", ".join(kinds))
+        kind = kinds[name].split(" | ")[0]
+        if type(value) is not (int if kind == "int" else str):
+            raise InvalidInput(name, ascii(value), "a number" if kind == "int" else "a text")
         if isinstance(value, str) and not value.isprintable():
             raise InvalidInput(name, ascii(value), "printable characters")
     paths = {field.name for field in fields(ModelOptions) if field.type == "Path | None"}

@@ -100,7 +100,8 @@ def _require_open_end(recording: Recording) -> None:
     """The session was neither closed nor did it go on beyond its recording. Raises Refusal."""
     end = recording.end
     if end is not None and (end.complete or end.reason != RECORDER_CLOSED):
-        ended = "the session was closed" if end.complete else f"its recording ended: {end.reason}"
+        reason = end.reason if end.reason.isprintable() else ascii(end.reason)
+        ended = "the session was closed" if end.complete else f"its recording ended: {reason}"
         raise Refusal(ErrorCode.NO_SESSION, f"resume: {ended}")
     if recording.runs[-1].closed:
         raise Refusal(ErrorCode.NO_SESSION, "resume: the session was closed")

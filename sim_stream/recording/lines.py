@@ -150,6 +150,9 @@ def decode_lines(
     header = lines[0]
     if header.format != FORMAT:
         raise InvalidInput("recording", f"{path} of format {header.format}", f"format {FORMAT}")
+    for text in (header.sid, header.info.model_id, header.info.weights_sha256):
+        if not text.isprintable():  # it is shown, and says lines of its own otherwise
+            raise InvalidInput("recording", f"{path} of {text!a}", "printable names")
     return Lines(header, lines, cut=not isinstance(lines[-1], End))
 
 

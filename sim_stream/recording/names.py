@@ -20,9 +20,9 @@ def beside(lines: Path, named: str, recorded_as: str = "") -> Path:
     ``recorded_as``: what the lines' file was called without its suffix. If it is called otherwise
     now, the file that was renamed along with it goes first: NEW.mkv for OLD.mkv beside NEW.jsonl.
     """
-    if named in ("", ".", "..") or "\0" in named or Path(named).name != named:
+    if named in ("", ".", "..") or Path(named).name != named or not named.isprintable():
         raise InvalidInput(
-            "recording", f"a file named {named[:NAME_CHARS]}", "names without a folder"
+            "recording", f"a file named {named[:NAME_CHARS]!a}", "names without a folder"
         )
     path = lines.parent / named
     if recorded_as and named.startswith(f"{recorded_as}."):

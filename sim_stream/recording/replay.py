@@ -269,5 +269,6 @@ def describe(report: Report) -> list[str]:
     elif report.lossless:
         lines.append(f"{report.video} has no pictures: whether they are unchanged is not known")
     if not report.complete:
-        lines.append(f"the recording is not complete: {report.end}")
+        reason = report.end if report.end.isprintable() else ascii(report.end)
+        lines.append(f"the recording is not complete: {reason}")
     return lines

@@ -311,3 +311,16 @@ def test_how_a_server_was_started_comes_back_from_the_record(tmp_path):
     assert from_record(json.loads(json.dumps(as_recorded(options)))) == options
     with pytest.raises(InvalidInput, match="speed"):
         from_record({"speed": 3})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"decoding": None}, {"threads": None}, {"threads": "2"}, {"device": 7}, {"weights": 1}),
+        *({"preset": None}, {"precision": "a\0b"}, {"engines": "a\nb"}, {"lookahead": "1"}),
+    ],
+)
+def test_options_that_no_recorder_writes_are_refused_by_name(odd):
+    with pytest.raises(InvalidInput, match=next(iter(odd))) as caught:
+        from_record(odd)
+    assert "\n" not in str(caught.value)

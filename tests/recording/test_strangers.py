@@ -153,6 +153,9 @@ CHANGES = {
     "prompt of millions": lambda lines: lines[1]["prompt"].update(first=10**6),
     "seed": lambda lines: lines[1]["request"].update(seed=10**30),
     "huge seed": lambda lines: lines[1]["request"].update(seed=10**4000),
+    "a model on two lines": lambda lines: lines[0]["info"].update(model_id="toy\nerror"),
+    "escapes": lambda lines: lines[0].update(sid="\x1b[31m"),
+    "a prompt on two lines": lambda lines: lines[1]["prompt"].update(file="a\nb"),
     "steps in disorder": lambda lines: lines[3]["request"].update(step=1),
     "a second close": lambda lines: lines.insert(3, lines[-2]),
 }
@@ -164,8 +167,9 @@ def test_values_that_no_recorder_writes_are_refused(record, what):
     lines = lines_of(path)
     CHANGES[what](lines)
     write_lines(path, lines)
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput) as caught:
         everything(path)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("how", ["jacobi:" + "9" * 5000, "jacobi:0", "x", "jacobi:\u0663" * 3])
@@ -256,9 +260,7 @@ def peak_mib(path):
     return int(done.stdout.splitlines()[-1])
 
 
-def test_video_of_many_frames_costs_no_more_than_those_asked_for(
-    record, monkeypatch
-):
+def test_video_of_many_frames_costs_no_more_than_those_asked_for(record, monkeypatch):
     path, _ = record()
     video = load(path).video
     prompt = path.with_name(lines_of(path)[1]["prompt"]["file"])
