@@ -160,6 +160,7 @@ class SamplingConfig:
 
 
 STRATEGIES = ("raster", "jacobi", "diagonal")
+MAX_DIGITS = 9  # of a window; more is no number of codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,11 @@ class DecodingConfig:
         strategy, colon, number = text.partition(":")
         if not colon:
             return cls(strategy=strategy)
-        if strategy not in ("jacobi", "diagonal") or not number.isdecimal():
+        if (
+            strategy not in ("jacobi", "diagonal")
+            or not number.isdecimal()
+            or len(number) > MAX_DIGITS
+        ):
             raise InvalidInput("decoding", text, "raster, jacobi[:WINDOW] or diagonal[:K]")
         option = "window" if strategy == "jacobi" else "k"
         return cls(strategy=strategy, **{option: int(number)})

@@ -35,6 +35,7 @@ STEPS_IN_AIR = 2
 SHEET_FRAMES = 38  # with the prompt's two: five rows of eight
 # A step sent later than this part of its period counts as late.
 LATE_TOLERANCE = 0.1
+NOT_RECORDED = 1  # exit status: the drive is there, its recording is not or ends early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,10 @@ class Drive:
 
 
 def run(options: DemoOptions) -> int:
-    """Writes the MP4 and the contact sheet, prints the summary. Raises SimStreamError."""
+    """Writes the MP4 and the contact sheet, prints the summary; 0, or NOT_RECORDED.
+
+    Raises SimStreamError.
+    """
     prompt = read_prompt(options)
     with (
         Mp4Writer(options.out, fps=get_preset(options.preset).fps) as writer,
@@ -110,6 +114,9 @@ def run(options: DemoOptions) -> int:
         f"{options.out}: the prompt's frames have a border; {options.sheet_path}: all at a glance"
     )
     print(to_json(summary), flush=True)
+    if (reason := summary.get("recording_lost")) is not None:
+        print(f"sim-stream demo: not all was recorded: {reason}", file=sys.stderr)
+        return NOT_RECORDED
     return 0
 
 
@@ -157,12 +164,15 @@ def _drive_server(
             drive = drive_session(
                 session, script if takes_actions else [None] * len(script), options.pace_fps, keep
             )
-        return summarise(drive, options) | {
+        summary = summarise(drive, options) | {
             "model_id": client.info.model_id,
             "weights_sha256": client.info.weights_sha256,
             "out": str(options.out),
             "sheet": str(options.sheet_path),
         }
+    if observer is not None and session.sid in observer.lost:
+        summary["recording_lost"] = observer.lost[session.sid]
+    return summary
 
 
 def drive_session(

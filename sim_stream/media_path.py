@@ -59,23 +59,28 @@ def media_name(path: str | os.PathLike[str]) -> str:
 
 
 def open_video(
-    path: str | os.PathLike[str], *, max_pixels: int | None = None, form: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    max_pixels: int | None = None,
+    form: str | None = None,
+    codec: str | None = None,
 ) -> InputContainer:
     """A video to read. Raises OSError, or FFmpegError (as all that reads from it).
 
     ``max_pixels``: of one frame; decoding makes no room for more, nor does this call where a format
-    names its streams at the start (MPEG's program and transport streams do not). ``form``: FFmpeg's
-    name of the one format it may have.
+    names its streams at the start (MPEG's program and transport streams do not). ``form`` and
+    ``codec``: FFmpeg's names of the one format and of the one decoder that it may have.
     """
     name = media_name(path)
     require_regular(path)
     bound = {} if max_pixels is None else {"max_pixels": str(max_pixels)}
+    closed = {**CLOSED} if codec is None else {**CLOSED, "codec_whitelist": codec}
     container = av.open(
         name,
         mode="r",
         format=form,
         options=bound,
-        container_options={**CLOSED},
+        container_options=closed,
         metadata_errors="replace",  # a title in another encoding
     )
     for stream in container.streams.video:

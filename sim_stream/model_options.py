@@ -65,16 +65,30 @@ def as_recorded(options: ModelOptions) -> dict[str, str | int | None]:
     for name in (field.name for field in fields(ModelOptions) if field.name != "log_level"):
         value = getattr(options, name)
         if isinstance(value, Path):
-            value = str(value.resolve())
+            value = _readable(str(value.resolve()))
         kept[name] = value
     return {name: value for name, value in kept.items() if value is not None}
 
 
 def from_record(recorded: Mapping[str, str | int | None]) -> ModelOptions:
     """What ``as_recorded`` kept; what it did not is as usual. Raises InvalidInput."""
+    kinds = {field.name: str(field.type) for field in fields(ModelOptions)}
+    for name, value in recorded.items():
+        if name not in kinds:
+            raise InvalidInput("options", ascii(name), ", ".join(kinds))
+        kind = kinds[name].split(" | ")[0]
+        if type(value) is not (int if kind == "int" else str):
+            raise InvalidInput(name, ascii(value), "a number" if kind == "int" else "a text")
+        if isinstance(value, str) and not value.isprintable():
+            raise InvalidInput(name, ascii(value), "printable characters")
     paths = {field.name for field in fields(ModelOptions) if field.type == "Path | None"}
     values = {
         name: Path(value) if name in paths and isinstance(value, str) else value
         for name, value in recorded.items()
     }
     return from_dict(ModelOptions, values)
+
+
+def _readable(path: str) -> str:
+    """A path whose bytes are no UTF-8 cannot be kept as it is; this is how it is shown."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -18,6 +18,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from sim_stream.errors import InvalidInput
+from sim_stream.media_path import create_video
 
 Image = NDArray[np.uint8]  # (height, width, 3), RGB
 
@@ -39,7 +40,7 @@ class Mp4Writer:
         self.path = Path(path)
         self._shape = (height, width, 3)
         self._partial = _partial_name(self.path)
-        self._container = av.open(str(self._partial), mode="w", format="mp4")
+        self._container = create_video(self._partial, "mp4")
         self._stream: Any = self._container.add_stream(
             "libx264", rate=fps, options={"crf": "16", "preset": "medium"}
         )

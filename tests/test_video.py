@@ -273,6 +273,16 @@ def test_written_mp4_comes_back_with_its_frames_and_rate(tmp_path: Path) -> None
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.mp4"]
 
 
+@pytest.mark.parametrize("name", ["2024-01-01T12:00:00.mp4", "50%03d.mp4", "http:x.mp4"])
+def test_names_are_written_as_they_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Mp4Writer(name, size=(64, 64)) as writer:
+        writer.write(grey(1, 64, 64))
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
 def test_failed_writing_leaves_an_older_file_alone_and_no_rest(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"older")

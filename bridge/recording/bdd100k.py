@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from bridge.worlds import EgoState, Observation
 from sim_stream.errors import InvalidInput
+from sim_stream.media_path import create_video
 from sim_stream.plain_json import to_json
 
 GRAVITY_MPS2 = 9.80665
@@ -157,7 +158,7 @@ class DriveWriter:
 
     def _open(self, frame: npt.NDArray[np.uint8]) -> None:
         height, width, _ = frame.shape
-        self._container = av.open(str(self._video_part), "w", format="mov")
+        self._container = create_video(self._video_part, "mov")
         self._stream = self._container.add_stream("libx264", rate=self._fps)
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = "yuv420p"

@@ -11,12 +11,14 @@ import re
 import secrets
 from pathlib import Path
 
-from msgspec import convert
+from msgspec import ValidationError, convert
 from msgspec.structs import replace
 
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.recording.formats import LINE_SUFFIXES
+from sim_stream.recording.lines import Header
 from sim_stream.recording.load import Recording, Run, load
+from sim_stream.recording.names import require_inside
 from sim_stream.recording.recorder import RECORDER_CLOSED
 from sim_stream.recording.replay import default_decoding, first_cut_short
 from sim_stream.wire.messages import ErrorCode, Open, Reset, Step, WireDecoding
@@ -41,23 +43,20 @@ class RecordedSessions:
 
     def find(self, sid: str, *, model_id: str, weights_sha256: str) -> Past:
         """What the last recording of that session tells. Raises Refusal."""
-        part, path = self._last_part(sid)
         try:
+            part, path = self._last_part(sid)
+            require_inside(path)
             recording = load(path)
-            frames = recording.runs[-1].prompt()
+            _require_open_end(recording)
+            _require_same(recording.header, sid, model_id, weights_sha256)
+            run = recording.runs[-1]
+            frames, start = run.prompt(), _with_defaults(run)
         except (InvalidInput, Unavailable) as error:
             raise Refusal(ErrorCode.NO_SESSION, f"resume: {error}") from error
-        _require_open_end(recording)
-        ours = recording.header.info
-        if (ours.model_id, ours.weights_sha256) != (model_id, weights_sha256):
-            raise Refusal(
-                ErrorCode.NO_SESSION,
-                f"resume: the session ran on model {ours.model_id}, weights {ours.weights_sha256}; "
-                f"this server runs {model_id}, weights {weights_sha256}",
-            )
-        run = recording.runs[-1]
+        except OSError as error:
+            raise Refusal(ErrorCode.NO_SESSION, f"resume: {error.strerror}") from error
         return Past(
-            start=_with_defaults(run),
+            start=start,
             frames=frames,
             lookahead=run.lookahead,
             mode=run.mode,
@@ -81,12 +80,31 @@ class RecordedSessions:
         return max(found)
 
 
+def _require_same(header: Header, sid: str, model_id: str, weights_sha256: str) -> None:
+    """The session is the one that its file is named after, and this server could go on with it.
+
+    Raises Refusal.
+    """
+    if header.sid != sid:
+        raise Refusal(ErrorCode.NO_SESSION, f"resume: the recording is one of session {header.sid}")
+    ours = header.info
+    if (ours.model_id, ours.weights_sha256) != (model_id, weights_sha256):
+        raise Refusal(
+            ErrorCode.NO_SESSION,
+            f"resume: the session ran on model {ours.model_id}, weights {ours.weights_sha256}; "
+            f"this server runs {model_id}, weights {weights_sha256}",
+        )
+
+
 def _require_open_end(recording: Recording) -> None:
     """The session was neither closed nor did it go on beyond its recording. Raises Refusal."""
     end = recording.end
     if end is not None and (end.complete or end.reason != RECORDER_CLOSED):
-        ended = "the session was closed" if end.complete else f"its recording ended: {end.reason}"
+        reason = end.reason if end.reason.isprintable() else ascii(end.reason)
+        ended = "the session was closed" if end.complete else f"its recording ended: {reason}"
         raise Refusal(ErrorCode.NO_SESSION, f"resume: {ended}")
+    if recording.runs[-1].closed:
+        raise Refusal(ErrorCode.NO_SESSION, "resume: the session was closed")
     shown = recording.runs[-1].shown
     hurried = first_cut_short(shown)
     if hurried is not None:
@@ -98,10 +116,13 @@ def _require_open_end(recording: Recording) -> None:
 
 
 def _with_defaults(run: Run) -> Open | Reset:
-    """What the session's server chose then, whatever this one would."""
+    """What the session's server chose then, whatever this one would. Raises InvalidInput."""
     start, decoding = run.start, run.start.decoding
     if decoding is None and (default := default_decoding(run.header)) is not None:
-        decoding = convert(default, WireDecoding, from_attributes=True)
+        try:
+            decoding = convert(default, WireDecoding, from_attributes=True)
+        except ValidationError as error:
+            raise InvalidInput("decoding", start.decoding, str(error)) from error
     return replace(start, sampling=start.sampling or run.header.info.sampling, decoding=decoding)
 
 

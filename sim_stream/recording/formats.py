@@ -5,15 +5,19 @@ Knows the formats' names and suffixes; what is in the files is theirs to know.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.recording import video_files
+from sim_stream.recording.bounds import Budget, Shape, require_prompt
 from sim_stream.recording.lines import AnyLine, End, Lines, Prompt, decode_lines
+from sim_stream.recording.names import beside
 from sim_stream.recording.pixels import VIDEO_FORMATS, read_pixels
 from sim_stream.video_writer import Image
 from sim_stream.wire.messages import HelloOk
@@ -53,8 +57,9 @@ class Reader(NamedTuple):
     """Each as far as the file can be read; ``raw_lines`` raises OSError where there is none."""
 
     raw_lines: Callable[[Path], Iterator[bytes]]
-    frames: Callable[[Path], Iterator[Image]]
-    prompts: Callable[[Path], Iterator[Image]]
+    frames: Callable[[Path, Shape | None], Iterator[Image]]
+    prompts: Callable[[Path, Shape, int, int], Iterator[Image]]
+    has_frames: Callable[[Path], bool]
 
 
 MCAP = "mcap"
@@ -81,27 +86,55 @@ def line_file(path: Path) -> Path:
     return path if path.suffix in LINE_SUFFIXES else path.with_suffix(video_files.SIDECAR)
 
 
-def read_lines(path: Path) -> Lines:
-    """Up to where it was cut off. Raises InvalidInput, Unavailable."""
-    return decode_lines(path, _reader(path).raw_lines(path))
+def read_lines(path: Path, *, first: int | None = None, budget: Budget | None = None) -> Lines:
+    """Up to where it was cut off, the ``first`` of them. Raises InvalidInput, Unavailable."""
+    raw_lines = _reader(path).raw_lines(path)
+    return decode_lines(path, raw_lines, first=first, budget=budget or Budget())
 
 
-def read_frames(path: Path) -> Iterator[Image]:
-    """The frames that left, as far as they can be read. Raises Unavailable."""
-    return _reader(path).frames(path)
+def pictures(lines: Path, named: str, recorded_as: str) -> Path:
+    """The file with the pictures that a line names. Raises InvalidInput.
+
+    An MCAP file has its own, whatever its name was; a video is the one that goes with the sidecar's
+    name now, or else the one of that very name (``names``).
+    """
+    if lines.suffix == f".{MCAP}":
+        return lines
+    return beside(lines, named, recorded_as)
 
 
-def read_prompts(path: Path) -> Iterator[Image]:
-    """The frames that went in, as far as they can be read. Raises Unavailable."""
-    return _reader(path).prompts(path)
+def read_frames(path: Path, shape: Shape | None = None) -> Iterator[Image]:
+    """The frames that left, as far as they can be read and are of that shape, [H, W, 3].
+
+    Raises Unavailable.
+    """
+    return _reader(path).frames(path, shape)
+
+
+def read_prompts(path: Path, shape: Shape, first: int, count: int) -> Iterator[Image]:
+    """``count`` frames that went in, from the ``first`` on, as ``read_frames``.
+
+    Raises InvalidInput where there can be no so many.
+    """
+    return _reader(path).prompts(path, shape, first, count)
+
+
+def has_frames(path: Path) -> bool:
+    """Whether frames that left are there, be they whole or not. Raises Unavailable."""
+    return _reader(path).has_frames(path)
 
 
 def _reader(path: Path) -> Reader:
     if path.suffix != f".{MCAP}":
-        return Reader(video_files.raw_lines, read_pixels, read_pixels)
+        return Reader(video_files.raw_lines, read_pixels, _first_pixels, os.path.isfile)
     with _extra():
-        from sim_stream.recording.mcap_reader import raw_lines, read_frames, read_prompts
-    return Reader(raw_lines, read_frames, read_prompts)
+        import sim_stream.recording.mcap_reader as mcap
+    return Reader(mcap.raw_lines, mcap.read_frames, mcap.read_prompts, mcap.has_frames)
+
+
+def _first_pixels(path: Path, shape: Shape, first: int, count: int) -> Iterator[Image]:
+    require_prompt(shape, first + count)  # it has a file of its own
+    return islice(read_pixels(path, shape), first, first + count)
 
 
 @contextmanager

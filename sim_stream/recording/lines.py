@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from sim_stream.errors import InvalidInput
-from sim_stream.wire.messages import Close, Count, FrameInfo, HelloOk, Open, Reset, Step
+from sim_stream.recording.bounds import LINE_BYTES, Budget
+from sim_stream.wire.messages import I64, Close, Count, FrameInfo, HelloOk, Open, Reset, Step
 from sim_stream.wire.observe import SessionRequest
 
 FORMAT = 1
 # By who records: the stamp of a reply on its way, by the recorder's own clock.
 RECORDED_AT = {"server": "srv_send", "client": "client_recv"}
+
+Sha256 = Annotated[str, Meta(max_length=64)]  # in hex
 
 
 class Line(Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -53,7 +58,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     """
 
     file: str
-    sha256: list[str]
+    sha256: list[Sha256]
     first: Count = 0
 
 
@@ -64,10 +69,10 @@ class Shown(Line, frozen=True, kw_only=True, tag="frame"):
     """
 
     request: Open | Reset | Step | Close
-    committed_step: int
+    committed_step: I64
     frame: FrameInfo
-    sha256: str
-    index: int
+    sha256: Sha256
+    index: Count
     prompt: Prompt | None = None
 
 
@@ -78,8 +83,8 @@ class Forked(Line, frozen=True, kw_only=True, tag="forked"):
     """
 
     parent: str
-    parent_lines: int
-    committed_step: int
+    parent_lines: Count
+    committed_step: I64
     resumed: bool = False
 
 
@@ -101,6 +106,8 @@ class End(Line, frozen=True, kw_only=True, tag="end"):
 AnyLine = Header | Shown | Forked | Refused | End
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[AnyLine] = msgspec.json.Decoder(AnyLine)
+_NONE: dict[str, int] = {}
+_NO_CODES: list[int] = []
 
 
 def encode_line(line: AnyLine) -> bytes:
@@ -109,20 +116,32 @@ def encode_line(line: AnyLine) -> bytes:
 
 @dataclass(frozen=True)
 class Lines:
-    """As read. ``cut``: unreadable from some point on, or without the last line."""
+    """As read, the frames' timings, stamps and accepted codes left out.
+
+    ``cut``: unreadable from some point on, or without the last line.
+    """
 
     header: Header
     lines: list[AnyLine]
     cut: bool
 
 
-def decode_lines(path: Path, raw_lines: Iterable[bytes]) -> Lines:
-    """Everything up to the first line that makes no sense. Raises InvalidInput, naming ``path``."""
+def decode_lines(
+    path: Path, raw_lines: Iterable[bytes], *, first: int | None = None, budget: Budget
+) -> Lines:
+    """Everything up to the first line that makes no sense; of all of them the ``first``.
+
+    Raises InvalidInput, naming ``path``.
+    """
     lines: list[AnyLine] = []
     try:
-        for raw in raw_lines:
-            lines.append(_DECODER.decode(raw))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        for raw in islice(raw_lines, first):
+            if len(raw) > LINE_BYTES:
+                break  # no line of ours
+            line = _DECODER.decode(raw)
+            budget.take(0 if _is_small(line) else len(raw))
+            lines.append(_without_figures(line))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
         pass  # what follows cannot be trusted
     except OSError as error:
         raise InvalidInput("recording", f"{path} ({error.strerror})", "a recording") from error
@@ -131,4 +150,25 @@ def decode_lines(path: Path, raw_lines: Iterable[bytes]) -> Lines:
     header = lines[0]
     if header.format != FORMAT:
         raise InvalidInput("recording", f"{path} of format {header.format}", f"format {FORMAT}")
+    for text in (header.sid, header.info.model_id, header.info.weights_sha256):
+        if not text.isprintable():  # it is shown, and says lines of its own otherwise
+            raise InvalidInput("recording", f"{path} of {text!a}", "printable names")
     return Lines(header, lines, cut=not isinstance(lines[-1], End))
+
+
+def _is_small(line: AnyLine) -> bool:
+    """Whether what is kept of it is bounded by the fields' own bounds."""
+    return (
+        isinstance(line, Shown)
+        and isinstance(line.request, Step | Close)
+        and not line.request.arrays
+        and line.prompt is None
+    )
+
+
+def _without_figures(line: AnyLine) -> AnyLine:
+    """Most of a step's line is what nothing that reads it back needs."""
+    if not isinstance(line, Shown):
+        return line
+    frame = replace(line.frame, timings_ns=_NONE, stamps_ns=_NONE, accepted=_NO_CODES)
+    return replace(line, frame=frame)

@@ -5,26 +5,19 @@ The index at a file's end is not used: a file that was cut off has none. Needs t
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
-from mcap.exceptions import McapError
-from mcap.records import Channel, DataEnd, Message
-from mcap.stream_reader import StreamReader
-from zstandard import ZstdError
 
+from sim_stream.errors import InvalidInput
+from sim_stream.recording.bounds import Shape
+from sim_stream.recording.mcap_records import messages
 from sim_stream.recording.mcap_schemas import FRAMES, LINES, PROMPTS, CompressedImage
-from sim_stream.recording.pixels import decode_png
+from sim_stream.recording.pixels import WRITE_ERRORS, decode_png
 from sim_stream.video_writer import Image
 
-RECORD_BYTES = 256 * 1024 * 1024  # more in one record is no recording of ours
-# What reading a file that was cut off or damaged may fail with; the last two: by a huge length.
-READ_ERRORS = (
-    *(McapError, ZstdError, struct.error, ValueError, KeyError),
-    *(OverflowError, MemoryError),
-)
 _IMAGES = msgspec.json.Decoder(CompressedImage)
 
 
@@ -33,44 +26,38 @@ def raw_lines(path: Path) -> Iterator[bytes]:
     return _data(path, lambda topic: topic.startswith(LINES))
 
 
-def read_frames(path: Path) -> Iterator[Image]:
-    return _images(path, FRAMES)
+def read_frames(path: Path, shape: Shape | None = None) -> Iterator[Image]:
+    """As far as they can be read, and have that shape; nothing where there is no file."""
+    return _images(_data(path, FRAMES.__eq__), shape)
 
 
-def read_prompts(path: Path) -> Iterator[Image]:
-    return _images(path, PROMPTS)
+def read_prompts(path: Path, shape: Shape | None, first: int, count: int) -> Iterator[Image]:
+    """``count`` of them from the ``first`` on, as ``read_frames``."""
+    return _images(islice(_data(path, PROMPTS.__eq__), first, first + count), shape)
 
 
-def _images(path: Path, topic: str) -> Iterator[Image]:
-    """As far as they can be read; nothing where there is no file."""
+def has_frames(path: Path) -> bool:
+    """Whether there are any, be they whole or not. A copy may have been made without them."""
     try:
-        for data in _data(path, topic.__eq__):
-            yield decode_png(_IMAGES.decode(data).data)
-    except (OSError, msgspec.MsgspecError):
+        return any(sent.topic == FRAMES for sent in messages(path))
+    except OSError:
+        return False
+
+
+def _images(found: Iterator[bytes], shape: Shape | None) -> Iterator[Image]:
+    try:
+        for data in found:
+            yield decode_png(_IMAGES.decode(data).data, shape)
+    except (*WRITE_ERRORS, InvalidInput, msgspec.MsgspecError, RecursionError):
         return
 
 
 def _data(path: Path, wanted: Callable[[str], bool]) -> Iterator[bytes]:
     """What the messages of those topics hold, up to the first that is missing."""
-    messages = (message for topic, message in _messages(path) if wanted(topic))
-    for index, message in enumerate(messages):
-        if message.sequence != index:  # a damaged chunk may have been skipped as unknown
-            return
-        yield message.data
-
-
-def _messages(path: Path) -> Iterator[tuple[str, Message]]:
-    """With their topics, from the front: the index of a file that was cut off is not there."""
-    topics: dict[int, str] = {}
-    with path.open("rb") as file:
-        reader = StreamReader(file, validate_crcs=True, record_size_limit=RECORD_BYTES)
-        try:
-            for record in reader.records:
-                if isinstance(record, Channel):
-                    topics[record.id] = record.topic
-                elif isinstance(record, Message):
-                    yield topics[record.channel_id], record
-                elif isinstance(record, DataEnd):
-                    return
-        except READ_ERRORS:
-            return
+    index = 0
+    for sent in messages(path):
+        if wanted(sent.topic):
+            if sent.sequence != index:  # a damaged chunk may have been skipped as unknown
+                return
+            yield bytes(sent.data)
+            index += 1

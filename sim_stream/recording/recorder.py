@@ -30,6 +30,7 @@ from sim_stream.wire.server.archive import RESUME_STEPS
 log = logging.getLogger(__name__)
 
 BACKLOG_BYTES = 128 * 1024 * 1024
+LOST_KEPT = 1024  # of the sessions whose recordings ended early
 LINE_BYTES = 4096  # what an exchange without pixels counts as
 CLOSE_TIMEOUT_S = 30.0
 # Measured: at the stream's own priority the writer held up a reply's delivery by 2 ms now and then.
@@ -123,6 +124,7 @@ class Recorder:
             ) from error
         self._backlog = Backlog(backlog_bytes)
         self._recordings: dict[str, SessionRecording] = {}
+        self.lost: dict[str, str] = {}  # by session: why its recording ended before it did
         self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
         self._thread.start()
 
@@ -147,6 +149,12 @@ class Recorder:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error("recording: not all was written within %g s", timeout_s)
+            for sid in [*self._recordings]:
+                self._lose(sid, f"not all was written within {timeout_s:g} s")
+
+    def _lose(self, sid: str, reason: str) -> None:
+        if len(self.lost) < LOST_KEPT:
+            self.lost[sid] = reason
 
     # Writer thread.
 
@@ -173,6 +181,11 @@ class Recorder:
         except WRITE_ERRORS as error:
             self._fail(sid, reason_of(error))
             return
+        # The writer serves all sessions: what one of them brings must not end it.
+        except Exception as error:
+            log.exception("recording of session %s", sid)
+            self._fail(sid, f"{type(error).__name__}: {error}")
+            return
         if isinstance(exchange.request, Close) and not refused:
             self._end(sid, "closed", complete=True)
 
@@ -191,6 +204,7 @@ class Recorder:
 
     def _fail(self, sid: str, reason: str) -> None:
         log.error("recording of session %s ends here, the session goes on: %s", sid, reason)
+        self._lose(sid, reason)
         self._end(sid, reason, complete=False)
 
     def _end(self, sid: str, reason: str, *, complete: bool) -> None:
@@ -201,6 +215,7 @@ class Recorder:
             recording.end(reason, complete=complete)
         except WRITE_ERRORS as error:
             log.error("recording of session %s could not be finished: %s", sid, error)
+            self._lose(sid, reason_of(error))
 
 
 def _bytes(exchange: Exchange) -> int:

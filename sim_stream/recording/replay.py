@@ -69,7 +69,8 @@ class Report:
     """``frames`` were compared, ``equal`` of them equal; ``after_deadline``: the first recorded
     frame that a deadline may have cut short, from which on frames need not come back.
 
-    ``intact_pixels`` None: the video is not lossless.
+    ``intact_pixels``: how many of the recording's own frames ``video`` holds unchanged; None where
+    nothing can be said, since it is lossy or there are no pictures.
     """
 
     recording: str
@@ -80,6 +81,8 @@ class Report:
     equal: int
     first_difference: Difference | None
     after_deadline: int | None
+    video: str
+    lossless: bool
     intact_pixels: int | None
     complete: bool
     end: str
@@ -146,7 +149,9 @@ def replay(
         equal=compared - len(differences),
         first_difference=differences[0] if differences else None,
         after_deadline=first_cut_short(recording.shown),
-        intact_pixels=recording.intact_pixels() if header.lossless else None,
+        video=recording.video.name,
+        lossless=header.lossless,
+        intact_pixels=recording.intact_pixels(),
         complete=end is not None and end.complete,
         end="cut off in the middle" if end is None else end.reason,
     )
@@ -258,7 +263,12 @@ def describe(report: Report) -> list[str]:
             "not come back"
         )
     if report.intact_pixels is not None:
-        lines.append(f"the video holds {report.intact_pixels} of the recorded frames unchanged")
+        lines.append(
+            f"{report.video} holds {report.intact_pixels} of the recorded frames unchanged"
+        )
+    elif report.lossless:
+        lines.append(f"{report.video} has no pictures: whether they are unchanged is not known")
     if not report.complete:
-        lines.append(f"the recording is not complete: {report.end}")
+        reason = report.end if report.end.isprintable() else ascii(report.end)
+        lines.append(f"the recording is not complete: {reason}")
     return lines

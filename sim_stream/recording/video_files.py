@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from sim_stream.media_path import require_regular
 from sim_stream.recording.append_file import AppendFile
+from sim_stream.recording.bounds import LINE_BYTES
 from sim_stream.recording.lines import AnyLine, End, Prompt, encode_line
 from sim_stream.recording.pixels import WRITE_ERRORS, PixelWriter, VideoFormat, write_prompt
 from sim_stream.video_writer import Image
@@ -91,6 +93,8 @@ class SidecarWriter:
 
 
 def raw_lines(path: Path) -> Iterator[bytes]:
-    """What follows the last newline is nothing, or half a line. Raises OSError."""
+    """What follows the last newline, or is longer than LINE_BYTES, is no line. Raises OSError."""
+    require_regular(path)
     with path.open("rb") as file:
-        yield from (line for line in file if line.endswith(b"\n"))
+        while (line := file.readline(LINE_BYTES + 1)).endswith(b"\n"):
+            yield line

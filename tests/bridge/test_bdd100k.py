@@ -57,6 +57,14 @@ def test_the_video_has_every_frame_at_4_fps_in_colour(tmp_path: Path) -> None:
         assert np.abs(error).mean() < 6.0
 
 
+def test_a_folder_with_a_time_in_its_name_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("drives-12:00"))
+    assert video_path(Path("drives-12:00"), "val", "d1").stat().st_size > 1000
+
+
 def test_the_info_file_has_bdd100ks_keys_and_units(tmp_path: Path) -> None:
     seen = write(tmp_path)
     content = json.loads(info_path(tmp_path, "val", "d1").read_text())

@@ -71,7 +71,7 @@ def wait_for_end(disk: Path, sid: str) -> Recording:
     assert recording.end is not None
     require(not recording.end.complete, "a recording that was cut calls itself complete")
     require(len(recording.shown) > 3, f"only {len(recording.shown)} frames were recorded")
-    lost = len(recording.shown) - recording.intact_pixels()
+    lost = len(recording.shown) - (recording.intact_pixels() or 0)
     require(lost <= 1, f"{lost} recorded frames are not in the video")
     return recording
 

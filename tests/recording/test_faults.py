@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 
 from sim_stream.errors import InvalidInput
+from sim_stream.model_options import ModelOptions, as_recorded
 from sim_stream.recording.archive import KEY_FILE
 from sim_stream.recording.formats import FORMATS, read_frames
+from sim_stream.recording.lines import End
 from sim_stream.recording.load import load
 from sim_stream.recording.pixels import PixelWriter
-from sim_stream.recording.recorder import LINE_BYTES, TOO_SLOW
+from sim_stream.recording.recorder import LINE_BYTES, TOO_SLOW, Recorder
 from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.server import StreamServer
 from tests.recording.conftest import has_ended, recorded, wait_until
 from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
-from tests.wire.toy import SIZE, drive, prompt_frames
+from tests.wire.toy import SIZE, ToyRuntime, drive, prompt_frames
 
 TMPFS = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 
@@ -180,6 +183,45 @@ def test_disk_that_is_too_slow_ends_the_recording_and_bounds_its_memory(
     report = replayed(recorded(tmp_path))
     assert (report.same, report.complete, report.end) == (True, False, TOO_SLOW)
     assert 3 <= report.frames <= 3 + 1 + 6
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates"), "UnicodeEncodeError"),
+    ],
+)
+def test_recorder_knows_which_recordings_ended_early_and_goes_on_with_others(
+    tmp_path, monkeypatch, error, reason
+):
+    write = PixelWriter.write
+
+    def fails(writer, image):
+        if writer.frames == 2:
+            raise error
+        return write(writer, image)
+
+    with (
+        StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server,
+        Recorder(tmp_path, by="client") as recorder,
+        StreamClient(server.endpoint, timeout_s=TIMEOUT_S, observer=recorder) as client,
+    ):
+        monkeypatch.setattr(PixelWriter, "write", fails)
+        with client.open(prompt_frames()) as cut:
+            for _ in range(4):
+                cut.step()
+        wait_until(lambda: has_ended(tmp_path, cut.sid))
+        monkeypatch.undo()
+        with client.open(prompt_frames()) as whole:
+            whole.step()
+    assert recorder.lost.keys() == {cut.sid} and reason in recorder.lost[cut.sid]
+    assert load(recorded(tmp_path, whole.sid)).end == End(reason="closed", complete=True)
+
+
+def test_weights_under_a_name_that_is_no_utf8_are_told_of_all_the_same(tmp_path):
+    options = as_recorded(ModelOptions(weights=tmp_path / "w\udcff"))
+    assert options["weights"] == f"{tmp_path}/w\\xff"
 
 
 FULL_TO_THE_LAST_BYTE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,20 @@ def test_recorded_session_replays_to_equal_frames(record, replayed, by, form, in
     assert (report.frames, report.equal, len(frames)) == (7, 7, 7)
     assert report.same and report.complete and report.first_difference is None
     assert (report.intact_pixels, report.end) == (intact, "closed")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_folder_with_a_time_in_its_name_is_recorded_into(form, tmp_path, monkeypatch, replayed):
+    monkeypatch.chdir(tmp_path)
+    with (
+        Recorder("rec-12:00", by="client", form=form) as recorder,
+        StreamServer(ToyRuntime(), bind=LOCAL) as server,
+        StreamClient(server.endpoint, timeout_s=TIMEOUT_S, observer=recorder) as client,
+        client.open(prompt_frames()) as session,
+    ):
+        session.step()
+    report = replayed(recorded(Path("rec-12:00")))
+    assert report.same and report.complete and report.frames == 3
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])
@@ -296,3 +311,16 @@ def test_how_a_server_was_started_comes_back_from_the_record(tmp_path):
     assert from_record(json.loads(json.dumps(as_recorded(options)))) == options
     with pytest.raises(InvalidInput, match="speed"):
         from_record({"speed": 3})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"decoding": None}, {"threads": None}, {"threads": "2"}, {"device": 7}, {"weights": 1}),
+        *({"preset": None}, {"precision": "a\0b"}, {"engines": "a\nb"}, {"lookahead": "1"}),
+    ],
+)
+def test_options_that_no_recorder_writes_are_refused_by_name(odd):
+    with pytest.raises(InvalidInput, match=next(iter(odd))) as caught:
+        from_record(odd)
+    assert "\n" not in str(caught.value)

@@ -24,6 +24,7 @@ from sim_stream.recording.replay import replay
 from sim_stream.recording.session import SessionRecording
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.observe import Past
 from sim_stream.wire.server.archive import sign
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
@@ -512,3 +513,98 @@ def test_other_sessions_go_on_while_one_is_rebuilt(recording, raw_to, connected)
     assert not raw.socket.poll(50)
     recording.runtime.passes += 10**9
     assert raw.receive()["committed_step"] == 4
+
+
+class SlowArchive(RecordedSessions):
+    """Reads a recording when it is let, and remembers how many were being read at once."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.go, self.reading = threading.Event(), threading.Event()
+        self.at_once, self.most, self.read = 0, 0, 0
+
+    def find(self, sid: str, *, model_id: str, weights_sha256: str) -> Past:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        self.reading.set()
+        assert self.go.wait(TIMEOUT_S)
+        try:
+            return super().find(sid, model_id=model_id, weights_sha256=weights_sha256)
+        finally:
+            self.at_once, self.read = self.at_once - 1, self.read + 1
+
+
+def test_other_sessions_go_on_while_recordings_are_read_one_after_another(
+    recording, raw_to, connected
+):
+    raw = raw_to(recording.endpoint)
+    tokens = [raw.ask_open()["resume_token"] for _ in range(3)]
+    archive = SlowArchive(recording.folder)
+    recording.restart(raw, archive=archive)
+    rids = [raw.send({"t": "resume", "resume_token": token}) for token in tokens]
+    repeated = [raw.send({"t": "resume", "resume_token": tokens[0]}) for _ in range(3)]
+    assert archive.reading.wait(TIMEOUT_S)
+    with connected().open(FRAMES) as bystander:
+        assert [bystander.step().step for _ in range(20)] == [*range(1, 21)]
+    assert (archive.most, archive.read) == (1, 0)
+    archive.go.set()
+    replies = [raw.receive() for _ in rids + repeated]
+    assert {reply["rid"] for reply in replies} == {*rids, *repeated}
+    assert {reply["t"] for reply in replies} == {"opened"}
+    assert (archive.most, archive.read) == (1, 3)
+
+
+def test_server_is_stopped_while_recordings_are_read(recording, raw_to):
+    raw = raw_to(recording.endpoint)
+    tokens = [raw.ask_open()["resume_token"] for _ in range(2)]
+    archive = SlowArchive(recording.folder)
+    recording.restart(raw, archive=archive)
+    rids = [raw.send({"t": "resume", "resume_token": token}) for token in tokens]
+    assert archive.reading.wait(TIMEOUT_S)
+    stopping = threading.Thread(target=recording.stop)
+    stopping.start()
+    refused = raw.receive()  # the one that waits; the farewell is for the one in hand
+    assert (refused["rid"], refused["code"]) == (rids[1], "SHUTTING_DOWN")
+    assert raw.receive()["rid"] == 0
+    archive.go.set()
+    stopping.join(TIMEOUT_S)
+    assert not stopping.is_alive()
+    recording.start()
+    for token in tokens:
+        assert raw.ask({"t": "resume", "resume_token": token})["committed_step"] == 0
+
+
+def test_session_survives_two_hundred_restarts(recording, raw_to):
+    opened = raw_to(recording.endpoint).ask_open(lookahead=0)
+    step = {"t": "step", "sid": opened["sid"]}
+    taken = 0
+    for restart in range(200):
+        recording.restart()
+        with closing(RawClient(recording.endpoint)) as raw:  # which needs no time to come back
+            resumed = raw.ask({"t": "resume", "resume_token": opened["resume_token"]})
+            assert (resumed["t"], resumed["committed_step"]) == ("opened", taken)
+            if restart % 50 == 0:
+                taken += 1
+                assert raw.ask(step | {"step": taken})["committed_step"] == taken
+    recording.stop()
+    assert len(list(recording.folder.glob("*.jsonl"))) == 201
+    (last,) = recording.folder.glob("*-200.jsonl")
+    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
+        report = replay(load(last), server.endpoint)
+    assert report.same and report.frames == 5
+    recording.start()
+
+
+def test_fork_of_a_fork_two_hundred_deep_is_resumed(recording, raw_to):
+    raw = raw_to(recording.endpoint)
+    newest = raw.ask_open()
+    for depth in range(200):
+        sid = newest["sid"]
+        raw.ask({"t": "step", "sid": sid, "step": depth + 1})
+        newest = raw.ask({"t": "fork", "sid": sid})
+        assert newest["committed_step"] == depth + 1
+        raw.ask({"t": "close", "sid": sid})
+    recording.restart(raw)
+    resumed = raw.ask({"t": "resume", "resume_token": newest["resume_token"]})
+    assert (resumed["sid"], resumed["committed_step"]) == (newest["sid"], 200)
+    assert raw.ask({"t": "step", "sid": newest["sid"], "step": 201})["committed_step"] == 201

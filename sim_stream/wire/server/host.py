@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from sim_stream.wire import engine
 from sim_stream.wire.messages import Close, ErrorCode, Fork, Open, Reset, Resume, Step
-from sim_stream.wire.server.archive import Archive
 from sim_stream.wire.server.faults import Refusal, attempt
 from sim_stream.wire.server.jobs import Job, checked
 from sim_stream.wire.server.rebuild import Rebuild
@@ -29,9 +28,8 @@ class _Live:
 class SessionHost:
     """Runs jobs on sessions. Methods raise whatever the runtime raises; callers ``attempt``."""
 
-    def __init__(self, runtime: engine.Runtime, archive: Archive | None) -> None:
+    def __init__(self, runtime: engine.Runtime) -> None:
         self._runtime = runtime
-        self._archive = archive
         self._sessions: dict[str, _Live] = {}
         self._failed: set[str] = set()
 
@@ -93,12 +91,9 @@ class SessionHost:
 
     def revive(self, job: Job, *, keep: int) -> Rebuild:
         """A recorded session, at its start; it has ``keep`` of its last steps to answer again."""
-        assert self._archive is not None, "the dispatcher refuses to resume without"
-        runtime = self._runtime
-        past = self._archive.find(
-            job.sid, model_id=runtime.model_id, weights_sha256=runtime.weights_sha256
-        )
-        session = runtime.open_session(lookahead=past.lookahead)
+        past = job.past
+        assert past is not None, "it was loaded before"
+        session = self._runtime.open_session(lookahead=past.lookahead)
         self._sessions[job.sid] = _Live(session, past.start.seed, past.mode == "realtime")
         first = _start(session, past.frames, past.start)
         return Rebuild(session, first, past, keep)

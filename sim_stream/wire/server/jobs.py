@@ -30,7 +30,7 @@ class Pace:
 class Job:
     """One request on its way through the engine. ``sid`` is the session it makes or concerns.
 
-    ``pace``: of a step in realtime.
+    ``pace``: of a step in realtime. ``past``: of a session that is resumed, once it is loaded.
     """
 
     sid: str
@@ -39,6 +39,7 @@ class Job:
     route: bytes | None = None  # None: nobody waits, the lease ran out
     frames: engine.Image | None = None
     pace: Pace | None = None
+    past: Past | None = None
 
     @property
     def kind(self) -> str:

@@ -1,5 +1,7 @@
 """The two threads that compute: the engine predicts step n+1 while the decoder renders frame n.
 
+A third reads the recordings of sessions that are resumed (``loading``).
+
 Jobs come in through a bounded inbox. Steps of different sessions are under way at the same time and
 advance pass by pass together; a session's own jobs run one after another, in order. Results leave
 through ``results``, each announced on an inproc socket that the I/O thread polls. Each thread owns
@@ -13,8 +15,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import zmq
 
@@ -25,6 +29,7 @@ from sim_stream.wire.server.faults import Refusal, attempt
 from sim_stream.wire.server.host import SessionHost
 from sim_stream.wire.server.inbox import Inbox
 from sim_stream.wire.server.jobs import Job, Result, checked, describe
+from sim_stream.wire.server.loading import Loader
 from sim_stream.wire.server.rebuild import Rebuild
 
 WAKE_ADDRESS = "inproc://sim-stream-wake"
@@ -89,16 +94,30 @@ class EngineWorker:
         self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
         self.progress = 0
         self._context = context
-        self._host = SessionHost(runtime, archive)
+        self._host = SessionHost(runtime)
         self._max_in_flight = max_in_flight
         self._inbox = Inbox(depth)
         self._under_way: dict[str, _UnderWay] = {}
         # Pendings are steps in flight, which the dispatcher bounds by the inbox's depth.
         self._decodes: queue.Queue[_Decode | None] = queue.Queue(depth + 1)
-        self._threads = (
-            threading.Thread(target=self._engine_loop, name="sim-stream-engine", daemon=True),
-            threading.Thread(target=self._decoder_loop, name="sim-stream-decoder", daemon=True),
-        )
+        loops: dict[str, Callable[[], None]] = {
+            "engine": self._engine_loop,
+            "decoder": self._decoder_loop,
+        }
+        self._loader: Loader | None = None
+        if archive is not None:
+            self._loader = Loader(
+                archive,
+                model_id=runtime.model_id,
+                weights_sha256=runtime.weights_sha256,
+                depth=depth,
+                ready=self._inbox.put,
+            )
+            loops["loader"] = partial(self._loader_loop, self._loader)
+        self._threads = [
+            threading.Thread(target=loop, name=f"sim-stream-{name}", daemon=True)
+            for name, loop in loops.items()
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -106,10 +125,13 @@ class EngineWorker:
 
     @property
     def queued(self) -> int:
-        return self._inbox.waiting
+        return self._inbox.waiting + (self._loader.waiting if self._loader else 0)
 
     def submit(self, job: Job) -> bool:
         """False when the inbox is full. For the I/O thread alone."""
+        if isinstance(job.request, Resume):
+            assert self._loader is not None, "the dispatcher refuses to resume without an archive"
+            return self._loader.submit(job)
         return self._inbox.put(job)
 
     def supersede(self, job: Job) -> Job | None:
@@ -118,10 +140,11 @@ class EngineWorker:
 
     def shut_down(self) -> list[Job]:
         """Lets the steps under way finish; hands back the jobs that will not run. Does not wait."""
-        return self._inbox.close()
+        loading = [] if self._loader is None else self._loader.close()
+        return loading + self._inbox.close()
 
     def join(self, timeout_s: float | None) -> bool:
-        """Waits for both threads; False when one is still busy."""
+        """Waits for all threads; False when one is still busy."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
@@ -288,3 +311,9 @@ class EngineWorker:
         }
         info = describe(frame, job, committed_step, decode.seed, stamps_ns)
         return Result(job=job, committed_step=committed_step, info=info, image=frame.image)
+
+    # Loader thread.
+
+    def _loader_loop(self, loader: Loader) -> None:
+        with Wake(self._context) as wake:
+            loader.run(lambda result: self._reply(result, wake))
