@@ -21,6 +21,7 @@ from typing import Literal, Self
 
 from sim_stream.errors import InvalidInput
 from sim_stream.recording.formats import create_files
+from sim_stream.recording.lock import FolderLock
 from sim_stream.recording.pixels import WRITE_ERRORS
 from sim_stream.recording.session import Before, Options, SessionRecording, Style, reason_of
 from sim_stream.wire.messages import Close, Error, Fork, Open, Resume
@@ -97,8 +98,9 @@ class Recorder:
     """An ``Observer`` (``wire.observe``) and a context manager.
 
     ``form``: ``ffv1`` or ``mcap``, lossless, or ``mp4``, for looking; all replay. ``options``: how
-    the server was started, for the header. Raises InvalidInput when ``folder`` cannot be written
-    to, Unavailable for MCAP without the extra.
+    the server was started, for the header. A server has its folder to itself (``lock``). Raises
+    InvalidInput when ``folder`` cannot be written to or is another server's, Unavailable for MCAP
+    without the extra.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Recorder:
             probe = self._style.folder / ".writable"
             probe.touch()
             probe.unlink()
+            self._lock = FolderLock(self._style.folder) if by == "server" else None
         except OSError as error:
             raise InvalidInput(
                 "record", f"{folder} ({error.strerror})", "a folder to write to"
@@ -147,6 +150,8 @@ class Recorder:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error("recording: not all was written within %g s", timeout_s)
+        elif self._lock is not None:
+            self._lock.release()
 
     # Writer thread.
 
