@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "server_process": BASE | {"serve"},
     "model_options": BASE,
     "logs": {"plain_json"},
-    "metrics": BASE | {"wire", ""},
+    "metrics": BASE | {"scrapes", "wire", ""},
+    "scrapes": set(),
     "view": BASE | {"model_options", "server_process", "view", "wire"},
     "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.

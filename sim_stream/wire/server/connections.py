@@ -216,6 +216,8 @@ class Connections:
         all_events.register(self._data, select.POLLIN)
         look_s = breath_s = 0.0
         with Wake(context) as bell:
+            for monitor in self._monitors:  # it wakes nobody who has not yet found it empty
+                self._hear(monitor)
             while True:
                 left_s = look_s - time.monotonic()
                 poller, patience_s = (quiet, left_s) if left_s > 0 else (all_events, BREATH_S)

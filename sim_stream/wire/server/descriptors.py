@@ -22,6 +22,7 @@ MOST_CONNECTIONS = 4096
 # What is kept back for files: of one session's recording, and of everything else.
 PER_SESSION, FOR_ALL = 6, 32
 _RECEIVED_AT = 128  # struct tcp_info: tcpi_bytes_received, 8 bytes
+_AT_ONCE = struct.pack("ii", 1, 0)
 _INFO_BYTES = _RECEIVED_AT + 8
 
 
@@ -89,10 +90,12 @@ class Probe:
         return int(received) - int.from_bytes(waiting, "little")
 
     def shut(self, descriptor: int, inode: int) -> None:
-        """Ends the connection both ways; its owner then closes it."""
+        """Ends the connection both ways, and at once; its owner then closes it."""
         with self._lock:
             try:
                 if self._point_at(descriptor, inode):
+                    # Or the peer would wait for room in a buffer that nobody reads any more.
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
                     self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:  # it has just ended
                 pass
