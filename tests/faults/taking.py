@@ -52,7 +52,20 @@ def greeted(endpoint: str, socket_type: bytes) -> socket.socket:
     metadata = b"\x0bSocket-Type" + struct.pack(">I", len(socket_type)) + socket_type
     ready = b"\x05READY" + metadata
     peer.sendall(GREETING + COMMAND + bytes([len(ready)]) + ready)
+    theirs = read(peer, len(GREETING) + 2)
+    read(peer, theirs[-1])  # before the server's READY a message would be a mistake
     return peer
+
+
+def read(peer: socket.socket, size: int) -> bytes:
+    """Raises ConnectionError where it ends before."""
+    found = b""
+    while len(found) < size:
+        some = peer.recv(size - len(found))
+        if not some:
+            raise ConnectionResetError("the connection ended in the handshake")
+        found += some
+    return found
 
 
 def part(size: int) -> bytes:
