@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import Counter, deque
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from sim_stream.recording.formats import create_files
 from sim_stream.recording.lock import FolderLock
 from sim_stream.recording.pixels import WRITE_ERRORS
 from sim_stream.recording.session import Before, Options, SessionRecording, Style, reason_of
-from sim_stream.wire.messages import Close, Error, Fork, Open, Resume
+from sim_stream.wire.messages import Close, Error, Fork, Open, Resume, Step
 from sim_stream.wire.observe import Exchange
 from sim_stream.wire.server.archive import RESUME_STEPS
 
@@ -35,6 +36,9 @@ LINE_BYTES = 4096  # what an exchange without pixels counts as
 CLOSE_TIMEOUT_S = 30.0
 # Measured: at the stream's own priority the writer held up a reply's delivery by 2 ms now and then.
 LOWEST_PRIORITY = 19
+# What one session's files need, and how long the writer waits for them.
+DESCRIPTORS = 6
+DESCRIPTORS_TIMEOUT_S, DESCRIPTORS_RETRY_S = 2.0, 0.005
 TOO_SLOW = "the disk was too slow: the backlog was full"
 RECORDER_CLOSED = "the recorder was closed before the session"
 
@@ -170,6 +174,8 @@ class Recorder:
     def _record(self, exchange: Exchange) -> None:
         sid = exchange.sid
         refused = isinstance(exchange.reply, Error)
+        if not refused and not isinstance(exchange.request, Step | Close):
+            _await_descriptors()
         try:
             if not refused and isinstance(exchange.request, Open | Fork | Resume):
                 self._begin(exchange)
@@ -206,6 +212,27 @@ class Recorder:
             recording.end(reason, complete=complete)
         except WRITE_ERRORS as error:
             log.error("recording of session %s could not be finished: %s", sid, error)
+
+
+def _await_descriptors() -> None:
+    """Until a recording's files can be opened: strangers who take all descriptors are cut off
+    (``wire.server.connections``), a little later than they come. Gives up after a while."""
+    give_up_s = time.monotonic() + DESCRIPTORS_TIMEOUT_S
+    while not _has_descriptors() and time.monotonic() < give_up_s:
+        time.sleep(DESCRIPTORS_RETRY_S)
+
+
+def _has_descriptors() -> bool:
+    taken: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS):
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+    return True
 
 
 def _bytes(exchange: Exchange) -> int:

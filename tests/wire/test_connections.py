@@ -312,5 +312,5 @@ print(connections_allowed(4))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     soft, hard, allowed, few = map(int, done.stdout.split())
     assert (soft, hard) == (900, 900)
-    assert 800 < allowed <= 900 - 32 - 4 * 6 and 1 <= few <= 10
+    assert 600 < allowed <= 900 * 3 // 4 and 1 <= few <= 10
     assert "limit raised from 300 to 900" in done.stderr

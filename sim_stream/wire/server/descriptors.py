@@ -42,11 +42,12 @@ def raise_limit() -> None:
 def connections_allowed(max_sessions: int) -> int:
     """How many connections leave descriptors for the sessions' recordings, from what is open now.
 
-    Where there are few, half of them.
+    A quarter is kept back at least, for those that come faster than others are cut off; where there
+    are few, half of them.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = soft - len(os.listdir("/proc/self/fd"))
-    kept = min(FOR_ALL + PER_SESSION * max_sessions, free // 2)
+    kept = min(max(FOR_ALL + PER_SESSION * max_sessions, free // 4), free // 2)
     return max(1, min(MOST_CONNECTIONS, free - kept))
 
 
