@@ -298,6 +298,23 @@ def test_a_silent_connection_makes_room_for_a_client(serve, monkeypatch):
             peer.close()
 
 
+def test_what_escapes_from_the_watch_does_not_end_it(serve, monkeypatch, caplog):
+    monkeypatch.setattr(connections, "BREATH_S", 0.05)
+    server, look = serve(), connections.Connections._look
+    failed: list[int] = []
+
+    def failing(self: connections.Connections, descriptor: int) -> bool:
+        if not failed:
+            failed.append(descriptor)
+            raise KeyError("planted")
+        return look(self, descriptor)
+
+    monkeypatch.setattr(connections.Connections, "_look", failing)
+    with greeted(server.endpoint, b"DEALER") as peer:
+        assert endless(peer, 0)
+    assert failed and "planted" in caplog.text
+
+
 def test_a_process_takes_as_many_descriptors_as_it_may_have_and_keeps_some_back():
     code = """
 import logging, resource

@@ -224,15 +224,23 @@ class Connections:
                 happened = {descriptor for descriptor, _ in poller.poll(patience_s * 1e3)}
                 if self._stop in happened:
                     return
-                for monitor in self._monitors:
-                    self._hear(monitor)
-                if self._data.fileno() in happened:
-                    look_s = time.monotonic() + LOOK_S
-                    if any([self._look(descriptor) for descriptor, _ in self._data.poll(0)]):
+                try:
+                    if self._data.fileno() in happened:
+                        look_s = time.monotonic() + LOOK_S
+                    if self._go_round(look=self._data.fileno() in happened):
                         bell.ring()
-                if time.monotonic() > breath_s:
-                    breath_s = time.monotonic() + BREATH_S
-                    self._breathe()
+                    if time.monotonic() > breath_s:
+                        breath_s = time.monotonic() + BREATH_S
+                        self._breathe()
+                except Exception:  # the last resort: unheard, the monitors' queues would grow
+                    log.exception("watching connections: the watch goes on")
+                    look_s = time.monotonic() + BREATH_S
+
+    def _go_round(self, *, look: bool) -> bool:
+        """Whether the I/O thread is to be rung."""
+        for monitor in self._monitors:
+            self._hear(monitor)
+        return look and any([self._look(descriptor) for descriptor, _ in self._data.poll(0)])
 
     def _hear(self, monitor: zmq.Socket[bytes]) -> None:
         with suppress(zmq.Again):
