@@ -4,7 +4,7 @@ Watches the sessions as a recorder does (``wire.observe``), on the thread that m
 some ten observations a frame there, none on the engine's threads. What the server counts anyway is
 read when somebody scrapes. All of it lives in a registry of its own.
 
-docs/viewing.md lists the names. Needs prometheus_client, whose server answers the scrapes.
+docs/viewing.md lists the names. Needs prometheus_client; ``scrapes`` answers over HTTP.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
-    start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -28,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from sim_stream import __version__
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.scrapes import ScrapeServer
 from sim_stream.wire.messages import Close, Error, ErrorCode, FrameInfo, Step
 from sim_stream.wire.observe import Exchange
 from sim_stream.wire.server.dispatch import Counters
@@ -192,6 +192,20 @@ class ServerCounters(Collector):
             "Replies that their client was gone or too slow for.",
             now.undelivered,
         )
+        yield GaugeMetricFamily(
+            "sim_stream_connections", "Open connections, clients' and viewers'.", now.connections
+        )
+        cut_off = CounterMetricFamily(
+            "sim_stream_cut_connections", "Connections that were cut off, by why.", labels=["why"]
+        )
+        cut_off.add_metric(["sent"], now.cut)
+        cut_off.add_metric(["room"], now.evicted)
+        yield cut_off
+        yield CounterMetricFamily(
+            "sim_stream_refused_topics",
+            "Subscriptions of viewers that were refused.",
+            now.refused_topics,
+        )
         errors = CounterMetricFamily(
             "sim_stream_errors", "Refused requests, by error code.", labels=["code"]
         )
@@ -213,13 +227,12 @@ def exported(metrics: Metrics, address: str) -> Iterator[str]:
     """Answers scrapes in a thread; its URL. Raises InvalidInput, Unavailable."""
     host, port = parse_address(address)
     try:
-        server, thread = start_http_server(port, host, metrics.registry)
+        server = ScrapeServer(metrics.registry, host, port)
     except OSError as error:
         raise Unavailable(f"cannot serve metrics at {address}: {error.strerror}") from error
+    server.start()
     shown = f"[{host}]" if ":" in host else host
     try:
-        yield f"http://{shown}:{server.server_port}/metrics"
+        yield f"http://{shown}:{server.port}/metrics"
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.stop()

@@ -66,6 +66,10 @@ def run(options: ServeOptions) -> int:
     if options.random_weights and options.weights is not None:
         raise InvalidInput("weights", options.weights, "none beside --random-weights")
     guard = _guard(options)
+    if os.name == "posix":
+        from sim_stream.wire.server.descriptors import raise_limit
+
+        raise_limit()
     with _metrics(options) as metrics, _recorder(options) as recorder:
         _serve(options, recorder, metrics, guard)
     return 0
@@ -73,13 +77,13 @@ def run(options: ServeOptions) -> int:
 
 def _guard(options: ServeOptions) -> Guard | None:
     """Keys and addresses are checked before the model, which may take minutes to load."""
-    from sim_stream.wire.server.addresses import require_bindable
+    from sim_stream.wire.server.addresses import require_bindable, require_free
     from sim_stream.wire.server.guard import Guard
 
     guard = Guard.load(options.key, options.allow)
     for name, address in (("bind", options.bind), ("publish", options.publish)):
         if address is not None:
-            require_bindable(name, address, guarded=guard is not None)
+            require_free(require_bindable(name, address, guarded=guard is not None))
     return guard
 
 

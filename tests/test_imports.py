@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("sim_stream", "engines", "train", "bridge")
 
 # errors and config, and what stands beside them: counts of positions, JSON, videos and prompts.
-BASE = {"clips", "errors", "config", "layout", "plain_json", "prompts"}
+BASE = {"clips", "errors", "config", "layout", "plain_file", "plain_json", "prompts"}
 BASE |= {"jpeg", "media_path", "video", "video_reader", "video_writer"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "server_process": BASE | {"serve"},
     "model_options": BASE,
     "logs": {"plain_json"},
-    "metrics": BASE | {"wire", ""},
+    "metrics": BASE | {"scrapes", "wire", ""},
+    "scrapes": set(),
     "view": BASE | {"model_options", "server_process", "view", "wire"},
     "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.

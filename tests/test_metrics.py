@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sim_stream import __version__, cli
+from sim_stream import __version__, cli, scrapes
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError, Unavailable
 from sim_stream.metrics import Metrics, exported, parse_address
@@ -190,3 +193,73 @@ def test_without_prometheus_client_the_extra_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert cli.main(["serve", "--metrics", "0"]) == cli.MISTAKE
     assert "sim-stream[metrics]" in capsys.readouterr().err
+
+
+def ask(url: str, request: bytes) -> bytes:
+    """All of the answer to bytes of any kind; empty where the connection was just cut."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_S) as peer:
+        try:
+            peer.sendall(request)
+            return b"".join(iter(lambda: peer.recv(65536), b""))
+        except ConnectionError:
+            return b""
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET / HTTP/1.0\n\n", b"HTTP/1.1 200 OK"),
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET /metrics?name[]=sim_stream_sessions HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET /other HTTP/1.1\r\n\r\n", b"HTTP/1.1 404"),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 9\r\n\r\n", b"HTTP/1.1 405"),
+        (b"\x16\x03\x01\n\n", b"HTTP/1.1 400"),
+        (b"GET //[ HTTP/1.1\r\n\r\n", b"HTTP/1.1 400"),
+        (b"GET /" + b"x" * 20_000, b""),
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 5_000, b""),
+    ],
+)
+def test_a_request_gets_an_answer_or_an_end(request_, answer):
+    with exported(Metrics(), "0") as url:
+        assert ask(url, request_).startswith(answer)
+        assert ask(url, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_half_sent_requests_make_room_for_a_scrape_and_time_out(monkeypatch):
+    monkeypatch.setattr(scrapes, "REQUEST_S", 1.0)
+    with exported(Metrics(), "0") as url, ExitStack() as peers:
+        parts, threads = urlsplit(url), threading.active_count()
+        half = [
+            peers.enter_context(socket.create_connection((parts.hostname, parts.port), TIMEOUT_S))
+            for _ in range(3 * scrapes.CONNECTIONS)
+        ]
+        for peer in half[-5:]:
+            peer.sendall(b"GET /metrics HTTP/1.1\r\nHost:")
+        assert ask(url, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+        assert threading.active_count() == threads
+        for peer in half:  # all are cut off, the last ones when their time is over
+            with suppress(ConnectionError):
+                assert peer.recv(1) == b""
+
+
+def test_a_collector_that_fails_costs_its_scrape_alone(caplog):
+    metrics = Metrics()
+
+    class Failing:
+        fails = True
+
+        def collect(self):
+            if self.fails:
+                raise KeyError("planted")
+            return []
+
+    with exported(metrics, "0") as url:
+        Failing.fails = False
+        metrics.registry.register(Failing())
+        Failing.fails = True
+        assert ask(url, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 500")
+        Failing.fails = False
+        assert ask(url, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert "planted" in caplog.text

@@ -15,6 +15,7 @@ from msgspec import ValidationError, convert
 from msgspec.structs import replace
 
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.plain_file import kind_of, read_plain
 from sim_stream.recording.formats import LINE_SUFFIXES
 from sim_stream.recording.lines import Header
 from sim_stream.recording.load import Recording, Run, load
@@ -35,6 +36,7 @@ class RecordedSessions:
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             self.key = _key(self._folder)
         except OSError as error:
             raise InvalidInput(
@@ -77,7 +79,11 @@ class RecordedSessions:
         ]
         if not found:
             raise Refusal(ErrorCode.NO_SESSION, "resume: the session was not recorded")
-        return max(found)
+        part, path = max(found)
+        kind = kind_of(path.stat().st_mode) if path.exists() else "a link to nowhere"
+        if kind:  # opening a FIFO would hold up the server
+            raise Refusal(ErrorCode.NO_SESSION, f"resume: {path.name} is {kind}, no recording")
+        return part, path
 
 
 def _require_same(header: Header, sid: str, model_id: str, weights_sha256: str) -> None:
@@ -127,20 +133,42 @@ def _with_defaults(run: Run) -> Open | Reset:
 
 
 def _key(folder: Path) -> bytes:
-    """The folder's key, made whole or not at all when it is first asked for."""
+    """The folder's key, made whole or not at all when it is first asked for.
+
+    Raises OSError, and InvalidInput for one that others may know or have chosen.
+    """
     path = folder / KEY_FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        partial = folder / f"{KEY_FILE}.{secrets.token_hex(4)}"
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(descriptor, secrets.token_bytes(KEY_BYTES))
-        finally:
-            os.close(descriptor)
-        try:
-            os.link(partial, path)  # another server may have been quicker: its key stays
-        except FileExistsError:
-            pass
-        finally:
-            partial.unlink()
-    return path.read_bytes()
+    if not os.path.lexists(path):
+        _make_key(path)
+    key, status = read_plain("record", path, limit=KEY_BYTES, follow=False)
+    if len(key) != KEY_BYTES:
+        raise InvalidInput(
+            "record",
+            f"{path} of {len(key)} bytes",
+            f"the {KEY_BYTES} bytes that this program wrote; put them back, or remove the file: "
+            "then there is a new key, and no session of before can be resumed",
+        )
+    mode = status.st_mode & 0o777
+    if os.name == "posix" and mode & 0o077:
+        raise InvalidInput(
+            "record",
+            f"{path} of mode {mode:04o}",
+            f"0600: others could name any session; chmod 600 {path}, or, where they may have read "
+            "it, remove it: then no session of before can be resumed",
+        )
+    return key
+
+
+def _make_key(path: Path) -> None:
+    partial = path.with_name(f"{KEY_FILE}.{secrets.token_hex(4)}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(partial, path)  # another server may have been quicker: its key stays
+    except FileExistsError:
+        pass
+    finally:
+        partial.unlink()

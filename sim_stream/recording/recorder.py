@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import Counter, deque
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +22,10 @@ from typing import Literal, Self
 
 from sim_stream.errors import InvalidInput
 from sim_stream.recording.formats import create_files
+from sim_stream.recording.lock import FolderLock
 from sim_stream.recording.pixels import WRITE_ERRORS
 from sim_stream.recording.session import Before, Options, SessionRecording, Style, reason_of
-from sim_stream.wire.messages import Close, Error, Fork, Open, Resume
+from sim_stream.wire.messages import Close, Error, Fork, Open, Resume, Step
 from sim_stream.wire.observe import Exchange
 from sim_stream.wire.server.archive import RESUME_STEPS
 
@@ -35,6 +37,9 @@ LINE_BYTES = 4096  # what an exchange without pixels counts as
 CLOSE_TIMEOUT_S = 30.0
 # Measured: at the stream's own priority the writer held up a reply's delivery by 2 ms now and then.
 LOWEST_PRIORITY = 19
+# What one session's files need, and how long the writer waits for them.
+DESCRIPTORS = 6
+DESCRIPTORS_TIMEOUT_S, DESCRIPTORS_RETRY_S = 2.0, 0.005
 TOO_SLOW = "the disk was too slow: the backlog was full"
 RECORDER_CLOSED = "the recorder was closed before the session"
 
@@ -98,8 +103,9 @@ class Recorder:
     """An ``Observer`` (``wire.observe``) and a context manager.
 
     ``form``: ``ffv1`` or ``mcap``, lossless, or ``mp4``, for looking; all replay. ``options``: how
-    the server was started, for the header. Raises InvalidInput when ``folder`` cannot be written
-    to, Unavailable for MCAP without the extra.
+    the server was started, for the header. A server has its folder to itself (``lock``). Raises
+    InvalidInput when ``folder`` cannot be written to or is another server's, Unavailable for MCAP
+    without the extra.
     """
 
     def __init__(
@@ -118,6 +124,7 @@ class Recorder:
             probe = self._style.folder / ".writable"
             probe.touch()
             probe.unlink()
+            self._lock = FolderLock(self._style.folder) if by == "server" else None
         except OSError as error:
             raise InvalidInput(
                 "record", f"{folder} ({error.strerror})", "a folder to write to"
@@ -151,6 +158,8 @@ class Recorder:
             log.error("recording: not all was written within %g s", timeout_s)
             for sid in [*self._recordings]:
                 self._lose(sid, f"not all was written within {timeout_s:g} s")
+        elif self._lock is not None:
+            self._lock.release()
 
     def _lose(self, sid: str, reason: str) -> None:
         if len(self.lost) < LOST_KEPT:
@@ -173,6 +182,8 @@ class Recorder:
     def _record(self, exchange: Exchange) -> None:
         sid = exchange.sid
         refused = isinstance(exchange.reply, Error)
+        if not refused and not isinstance(exchange.request, Step | Close):
+            _await_descriptors()
         try:
             if not refused and isinstance(exchange.request, Open | Fork | Resume):
                 self._begin(exchange)
@@ -216,6 +227,27 @@ class Recorder:
         except WRITE_ERRORS as error:
             log.error("recording of session %s could not be finished: %s", sid, error)
             self._lose(sid, reason_of(error))
+
+
+def _await_descriptors() -> None:
+    """Until a recording's files can be opened: strangers who take all descriptors are cut off
+    (``wire.server.connections``), a little later than they come. Gives up after a while."""
+    give_up_s = time.monotonic() + DESCRIPTORS_TIMEOUT_S
+    while not _has_descriptors() and time.monotonic() < give_up_s:
+        time.sleep(DESCRIPTORS_RETRY_S)
+
+
+def _has_descriptors() -> bool:
+    taken: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS):
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+    return True
 
 
 def _bytes(exchange: Exchange) -> int:

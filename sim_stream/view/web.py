@@ -15,6 +15,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.view import guard
+from sim_stream.view.door import BACKLOG, REQUEST_S, Door
 from sim_stream.view.hub import Hub
 from sim_stream.view.messages import COMMAND_BYTES, Notice, decode_command
 from sim_stream.view.viewer import Viewer
@@ -31,6 +32,7 @@ CONTENT_TYPES = {
     ".svg": "image/svg+xml",
 }
 
+DOOR = web.AppKey("door", Door)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -41,7 +43,10 @@ class Page:
         self._hub = hub
         self._files = _read_files()
         self._sockets: set[web.WebSocketResponse] = set()
-        self.app = web.Application(middlewares=[_only_this_machine], client_max_size=COMMAND_BYTES)
+        self.app = web.Application(
+            middlewares=[_heard, _only_this_machine], client_max_size=COMMAND_BYTES
+        )
+        self.app[DOOR] = Door()
         self.app.router.add_get("/", self._index)
         self.app.router.add_get("/static/{name}", self._static)
         self.app.router.add_get("/socket", self._socket)
@@ -101,18 +106,27 @@ class Page:
 async def serving(hub: Hub, host: str, port: int) -> AsyncIterator[str]:
     """The page's address while it is served. Raises Unavailable."""
     page = Page(hub)
-    runner = web.AppRunner(page.app, access_log=None, shutdown_timeout=CLOSE_S)
+    runner = web.AppRunner(
+        page.app, access_log=None, shutdown_timeout=CLOSE_S, keepalive_timeout=REQUEST_S
+    )
     await runner.setup()
+    assert runner.server is not None
+    page.app[DOOR].opens(runner.server)
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            server = await asyncio.get_running_loop().create_server(
+                page.app[DOOR], host, port, backlog=BACKLOG
+            )
         except OSError as error:
             raise Unavailable(
                 f"cannot serve at {host}:{port}: {error.strerror}; --port chooses another"
             ) from error
-        shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{runner.addresses[0][1]}/"
-        await page.hang_up()
+        try:
+            shown = f"[{host}]" if ":" in host else host
+            yield f"http://{shown}:{server.sockets[0].getsockname()[1]}/"
+            await page.hang_up()
+        finally:
+            server.close()
     finally:
         await runner.cleanup()
 
@@ -120,6 +134,12 @@ async def serving(hub: Hub, host: str, port: int) -> AsyncIterator[str]:
 async def _pump(viewer: Viewer, socket: web.WebSocketResponse) -> None:
     with suppress(ConnectionError):  # the reader sees the end, too, and says that the viewer left
         await viewer.pump(socket)
+
+
+@web.middleware
+async def _heard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request.app[DOOR].heard(request.protocol)
+    return await handler(request)
 
 
 @web.middleware

@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.plain_file import read_plain
 
 PUBLIC_SUFFIX, SECRET_SUFFIX = ".pub", ".secret"
 # A file of keys is read whole: an allow-list of ten thousand clients fits.
@@ -96,10 +97,9 @@ def write_pair(stem: Path) -> tuple[KeyPair, Path, Path]:
 
 def read_pair(field_name: str, path: Path) -> KeyPair:
     """The pair in a secret file that nobody else can read. Raises InvalidInput."""
-    found = _read(field_name, path)
+    found, mode = _read(field_name, path)
     if len(found["public"]) != 1 or len(found["secret"]) != 1:
         raise InvalidInput(field_name, path, "a file of one key pair, made by `sim-stream keygen`")
-    mode = path.stat().st_mode & 0o777
     if os.name == "posix" and mode & 0o077:
         raise InvalidInput(field_name, f"{path} of mode {mode:04o}", f"0600; chmod 600 {path}")
     pair = KeyPair(found["public"][0], found["secret"][0])
@@ -118,7 +118,7 @@ def read_public(field_name: str, path: Path) -> str:
 
 def read_publics(field_name: str, path: Path) -> list[str]:
     """All public keys in a file; a secret has no business there. Raises InvalidInput."""
-    found = _read(field_name, path)
+    found, _ = _read(field_name, path)
     if found["secret"]:
         raise InvalidInput(
             field_name, f"{path}, which holds a secret key", f"public keys (*{PUBLIC_SUFFIX}) only"
@@ -126,21 +126,19 @@ def read_publics(field_name: str, path: Path) -> list[str]:
     return found["public"]
 
 
-def _read(field_name: str, path: Path) -> dict[str, list[str]]:
+def _read(field_name: str, path: Path) -> tuple[dict[str, list[str]], int]:
+    """The keys by kind, and the file's permissions."""
     try:
-        with path.open("rb") as file:
-            content = file.read(FILE_BYTES + 1)
+        content, status = read_plain(field_name, path, limit=FILE_BYTES)
         text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(field_name, path, f"a key file ({error})") from error
-    if len(content) > FILE_BYTES:
-        raise InvalidInput(field_name, path, f"a key file of {FILE_BYTES} bytes at most")
     found: dict[str, list[str]] = {"public": [], "secret": []}
     for kind, key in _LINE.findall(text):
         if not _KEY.fullmatch(key):  # not shown: it may be a mistyped secret
             raise InvalidInput(field_name, path, f"{kind}-key: 40 characters of Z85")
         found[kind].append(key)
-    return found
+    return found, status.st_mode & 0o777
 
 
 def _write_new(path: Path, text: str, *, mode: int) -> None:

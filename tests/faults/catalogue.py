@@ -6,6 +6,7 @@ from tests.faults import (
     clients_fail,
     clocks,
     disk,
+    doors,
     fuzz,
     hostile,
     network,
@@ -13,6 +14,7 @@ from tests.faults import (
     restart,
     sessions,
     strangers,
+    taking,
 )
 
 FAULTS = (
@@ -23,6 +25,8 @@ FAULTS = (
     *sessions.FAULTS,
     *hostile.FAULTS,
     *strangers.FAULTS,
+    *taking.FAULTS,
+    *doors.FAULTS,
     *fuzz.FAULTS,
     *disk.FAULTS,
     *clocks.FAULTS,

@@ -130,14 +130,17 @@ class Bystander(DriverProcess):
     def __str__(self) -> str:
         return "the bystander"
 
-    def check_undisturbed(self, reference: MakeReference) -> dict[str, str]:
-        """Ends it; its figures. Raises Violated."""
+    def check_undisturbed(
+        self, reference: MakeReference, *, stall_ms: float | None = None
+    ) -> dict[str, str]:
+        """Ends it; its figures. ``stall_ms``: how long it may wait. Raises Violated."""
         self.finish()
         self.check(reference)
         latencies_ms = [frame.latency_ms for frame in self.frames[1:]]
         require(len(latencies_ms) > 0, "the bystander has no frame")
         p50_ms, worst_ms = median(latencies_ms), max(latencies_ms)
-        stall_ms = max(STALL_MS, STALL_MEDIANS * p50_ms)
+        if stall_ms is None:
+            stall_ms = max(STALL_MS, STALL_MEDIANS * p50_ms)
         require(worst_ms < stall_ms, f"the bystander waited {worst_ms:.0f} ms for a frame")
         require(self.losses == 0, f"the bystander lost its connection {self.losses} times")
         return {

@@ -55,7 +55,7 @@ def by_hand() -> Iterator[tuple[str, list[bytes]]]:
     yield "10,000 arrays announced", [hello(arrays=[{}] * 10_000)]
     yield "1,000 parts", [hello(), *[b""] * 1000]
     yield "100,000 parts of a byte", [hello(), *[b"x"] * 100_000]
-    yield "500 parts as large as allowed", [hello(), *[bytes(MESSAGE_BYTES)] * 500]
+    yield "3 parts as large as allowed", [hello(), *[bytes(MESSAGE_BYTES)] * 3]
     for size in (2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -1, -(2**63)):
         array = {"name": "frames", "dtype": "|u1", "shape": [1, SIZE, SIZE, 3], "nbytes": size}
         yield f"nbytes {size}", [hello(t="open", arrays=[array]), b"x"]

@@ -15,21 +15,21 @@ class Keys:
 
     def __init__(self, stage_folder: Path, *, allowed: tuple[str, ...]) -> None:
         self._folder = stage_folder / "keys"
-        self._allowed = self._folder / "allowed"
-        self._allowed.mkdir(parents=True)
+        self.allowed = self._folder / "allowed"
+        self.allowed.mkdir(parents=True)
         write_pair(self._folder / "server")
         write_pair(self._folder / "unlisted")
         for name in allowed:
-            write_pair(self._allowed / name)
+            write_pair(self.allowed / name)
 
     @property
     def server(self) -> tuple[str | Path, ...]:
         """The server's options."""
-        return ("--key", self._folder / "server.secret", "--allow", self._allowed)
+        return ("--key", self._folder / "server.secret", "--allow", self.allowed)
 
     def client(self, name: str) -> dict[str, Path]:
         """The options of a driver that is allowed."""
-        return self._options(self._allowed / f"{name}.secret", "server")
+        return self._options(self.allowed / f"{name}.secret", "server")
 
     @property
     def unlisted(self) -> dict[str, Path]:
@@ -38,7 +38,7 @@ class Keys:
 
     def mistaken(self, name: str) -> dict[str, Path]:
         """Of one that is, and takes the server for another one."""
-        return self._options(self._allowed / f"{name}.secret", "unlisted")
+        return self._options(self.allowed / f"{name}.secret", "unlisted")
 
     def _options(self, secret: Path, server: str) -> dict[str, Path]:
         return {"secret_key": secret, "server_key": self._folder / f"{server}.pub"}

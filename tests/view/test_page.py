@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sim_stream.errors import ProtocolError, Unavailable
+from sim_stream.view import door
 from sim_stream.view.messages import Notice
 from sim_stream.view.picture import jpeg
 from sim_stream.view.viewer import NOTICES, UNSEEN_FRAMES, Viewer
@@ -405,5 +406,49 @@ def test_a_taken_port_is_named(page):
         with pytest.raises(Unavailable, match=f"{port}.*--port"):
             async with serving(page.hub, "127.0.0.1", port):
                 pass
+
+    page(test)
+
+
+async def is_cut(reader: asyncio.StreamReader) -> bool:
+    async with asyncio.timeout(20):
+        try:
+            return await reader.read() == b""
+        except ConnectionError:
+            return True
+
+
+def test_half_sent_requests_time_out_and_viewers_stay(page, monkeypatch):
+    monkeypatch.setattr(door, "REQUEST_S", 0.3)
+
+    async def test(page):
+        host, port = page.host.split(":")
+        async with page.viewer() as viewer:
+            for sent in (b"", b"GET / HTTP/1.1\r\nHost:"):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(sent)
+                assert await is_cut(reader)
+                writer.close()
+            await asyncio.sleep(0.5)
+            await viewer.send("run", sid=viewer.watching, running=True)
+            await viewer.until(lambda: len(viewer.headers) >= 3)
+
+    page(test)
+
+
+def test_of_too_many_connections_those_that_ask_nothing_go(page, monkeypatch):
+    monkeypatch.setattr(door, "CONNECTIONS", 8)
+
+    async def test(page):
+        host, port = page.host.split(":")
+        async with page.viewer() as viewer:
+            silent = [await asyncio.open_connection(host, int(port)) for _ in range(12)]
+            assert all([await is_cut(reader) for reader, _ in silent[:4]])
+            async with page.http.get(page.url) as reply:
+                assert reply.status == 200
+            await viewer.send("run", sid=viewer.watching, running=True)
+            await viewer.until(lambda: len(viewer.headers) >= 3)
+            for _, writer in silent:
+                writer.close()
 
     page(test)

@@ -17,6 +17,7 @@ import numpy as np
 from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
 from sim_stream.serve import stop_at_end_of_stdin
+from sim_stream.wire.observe import together
 from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.rates import REQUESTS_PER_S
 from sim_stream.wire.server.server import StreamServer
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--record", type=Path)
     parser.add_argument("--key", type=Path)
     parser.add_argument("--allow", type=Path)
+    parser.add_argument("--metrics")
     parser.add_argument("--record-format", default="ffv1")
     parser.add_argument("--file-bytes", type=int, help="no file may grow beyond this")
     parser.add_argument("--size", type=int, default=SIZE, help="of the frames")
@@ -75,17 +77,26 @@ def main(argv: Sequence[str] | None = None) -> None:
                 Recorder(options.record, by="server", form=options.record_format)
             )
             archive = RecordedSessions(options.record)
-        StreamServer(
+        metrics = None
+        if options.metrics is not None:
+            from sim_stream.metrics import Metrics, exported
+
+            metrics = Metrics()
+            logging.info("metrics at %s", stack.enter_context(exported(metrics, options.metrics)))
+        server = StreamServer(
             runtime,
             bind=options.bind,
             publish=options.publish,
             max_sessions=options.max_sessions,
             lease_s=options.lease_s,
-            observer=recorder,
+            observer=together(recorder, metrics),
             archive=archive,
             requests_per_s=options.requests_per_s,
             guard=Guard.load(options.key, options.allow),
-        ).serve_forever()
+        )
+        if metrics is not None:
+            metrics.watch(server.counters)
+        server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from sim_stream.errors import InvalidInput
+from sim_stream.wire.server import ipc_path
 
 LOCAL = (
     "tcp://127.0.0.1:PORT, tcp://[::1]:PORT or ipc://PATH; others only with CURVE: a key and an "
@@ -23,6 +24,7 @@ def require_bindable(field: str, address: str, *, guarded: bool) -> str:
     if not separator or transport not in ("tcp", "ipc") or not rest:
         raise InvalidInput(field, address, allowed)
     if transport == "ipc":
+        ipc_path.require_path(field, address)
         return address
     host, _, port = rest.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
@@ -30,6 +32,15 @@ def require_bindable(field: str, address: str, *, guarded: bool) -> str:
     if not guarded and not is_loopback(host.strip("[]")):
         raise InvalidInput(field, address, allowed)
     return address
+
+
+def require_free(address: str) -> None:
+    """Refuses an ipc path that is taken before a model is loaded; binding looks again.
+
+    Raises Unavailable.
+    """
+    if ipc_path.is_ours(address):
+        ipc_path.require_free(address)
 
 
 def is_loopback(host: str) -> bool:

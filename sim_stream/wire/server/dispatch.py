@@ -71,6 +71,10 @@ class Counters:
     progress: int = 0
     queued: int = 0
     sessions: int = 0
+    connections: int = 0
+    cut: int = 0
+    evicted: int = 0
+    refused_topics: int = 0
     errors: Counter[ErrorCode] = field(default_factory=Counter)
 
 

@@ -1,6 +1,6 @@
 """The thread that owns the server's sockets: reads requests, sends replies, feeds viewers.
 
-ROUTER for clients, PUB for viewers, PULL on which the engine's threads ring. Nothing here waits
+ROUTER for clients, XPUB for viewers, PULL on which the engine's threads ring. Nothing here waits
 for a slow peer: a reply that cannot be sent at once is counted and dropped (the session keeps it
 for a repeated request), a viewer that does not keep up misses frames.
 
@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -25,7 +26,11 @@ from sim_stream.wire.server.dispatch import Dispatcher, Outgoing
 from sim_stream.wire.server.faults import Refusal
 from sim_stream.wire.server.guard import user_of
 from sim_stream.wire.server.jobs import Result
+from sim_stream.wire.server.viewers import Viewers
 from sim_stream.wire.server.worker import EngineWorker
+
+if TYPE_CHECKING:
+    from sim_stream.wire.server.connections import Connections
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +51,8 @@ LINGER_MS = 500
 class Sockets:
     router: zmq.Socket[bytes]
     wake: zmq.Socket[bytes]
-    publisher: zmq.Socket[bytes] | None
+    viewers: Viewers | None
+    connections: Connections | None
 
 
 class IoLoop(threading.Thread):
@@ -84,6 +90,8 @@ class IoLoop(threading.Thread):
         poller = zmq.Poller()
         poller.register(self._sockets.router, zmq.POLLIN)
         poller.register(self._sockets.wake, zmq.POLLIN)
+        if self._sockets.viewers is not None and self._sockets.connections is not None:
+            poller.register(self._sockets.viewers.socket, zmq.POLLIN)
         try:
             while not self._stop_requested.is_set():
                 self._round(poller)
@@ -94,19 +102,28 @@ class IoLoop(threading.Thread):
 
     def _round(self, poller: zmq.Poller) -> None:
         patience_ms = HOLDING_POLL_MS if self._dispatcher.holding else POLL_MS
-        ready = dict(self._wake_only.poll(REST_MS) if self._rest else poller.poll(patience_ms))
+        rested = self._rest
+        ready = dict(self._wake_only.poll(REST_MS) if rested else poller.poll(patience_ms))
         self._rest = False
         if self._sockets.wake in ready:
             self._hush()
         self._deliver_results()
         if self._sockets.router in ready:
             self._serve_requests()
+        elif self._sockets.connections is not None and not rested:
+            self._sockets.connections.idle()
+        if self._sockets.viewers is not None and self._sockets.viewers.socket in ready:
+            self._sockets.viewers.serve()
         for outgoing in self._dispatcher.release():
             self._deliver(outgoing)
         self._dispatcher.expire()
         counters = self._dispatcher.counters
         counters.progress, counters.queued = self._worker.progress, self._worker.queued
         counters.sessions = self._dispatcher.sessions
+        if self._sockets.connections is not None:
+            self._sockets.connections.count(counters)
+        if self._sockets.viewers is not None:
+            counters.refused_topics = self._sockets.viewers.refused
 
     def _drain(self, poller: zmq.Poller) -> None:
         """Lets the engine finish what it holds; queued jobs are refused, frames still leave."""
@@ -147,6 +164,8 @@ class IoLoop(threading.Thread):
                 first, *rest = framing.receive(self._sockets.router, self._limits, routed=True)
             except zmq.Again:
                 return
+            if self._sockets.connections is not None:
+                self._sockets.connections.took(first)
             route, parts = first.bytes, framing.buffers(rest)
             self._routes[route] = None
             self._routes.move_to_end(route)
@@ -164,9 +183,8 @@ class IoLoop(threading.Thread):
         packet = outgoing.packet
         parts = framing.pack(packet.message, packet.arrays)
         if outgoing.route is None:
-            if self._sockets.publisher is not None:
-                topic = getattr(packet.message, "sid", "").encode()
-                framing.send(self._sockets.publisher, [topic, *parts], flags=zmq.NOBLOCK)
+            if self._sockets.viewers is not None:
+                self._sockets.viewers.show(getattr(packet.message, "sid", "").encode(), parts)
             return
         try:
             framing.send(self._sockets.router, parts, route=outgoing.route, flags=zmq.NOBLOCK)
@@ -189,5 +207,5 @@ class IoLoop(threading.Thread):
     def _close(self) -> None:
         self._sockets.router.close(linger=LINGER_MS)
         self._sockets.wake.close(linger=0)
-        if self._sockets.publisher is not None:
-            self._sockets.publisher.close(linger=0)
+        if self._sockets.viewers is not None:
+            self._sockets.viewers.socket.close(linger=0)

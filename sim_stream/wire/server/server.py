@@ -14,11 +14,13 @@ import secrets
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
@@ -28,6 +30,7 @@ from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.messages import VERSION, ActionSpec, HelloOk, ServerLimits, WireSampling
 from sim_stream.wire.observe import Observer
+from sim_stream.wire.server import ipc_path, viewers
 from sim_stream.wire.server.addresses import require_bindable
 from sim_stream.wire.server.admission import Admission
 from sim_stream.wire.server.archive import RESUME_STEPS, Archive
@@ -37,11 +40,12 @@ from sim_stream.wire.server.io_loop import IoLoop, Sockets
 from sim_stream.wire.server.rates import REQUESTS_PER_S
 from sim_stream.wire.server.worker import WAKE_ADDRESS, Context, EngineWorker, Wake
 
+if TYPE_CHECKING:
+    from sim_stream.wire.server.connections import Connections
+
 log = logging.getLogger(__name__)
 
 CLIENT_QUEUE = 64
-# Frames that wait for one viewer; what does not fit is dropped, never waited for.
-VIEWER_QUEUE = 8
 LIVENESS_CHECK_S = 0.5
 # How often a client that waits should ask whether this is still the server it knew.
 HEARTBEAT_MS = 1000
@@ -101,6 +105,8 @@ class StreamServer:
         self._context: Context | None = None
         self._worker: EngineWorker | None = None
         self._io: IoLoop | None = None
+        self._connections: Connections | None = None
+        self._ipc_paths: list[ipc_path.IpcPath] = []
         self.endpoint = ""
         self.publish_endpoint = ""
 
@@ -126,7 +132,11 @@ class StreamServer:
             if self._guard is not None:
                 self._guard.start(context)
                 on_failure.callback(self._guard.stop)
-            sockets = self._open_sockets(context)
+            on_failure.callback(self._leave_paths)
+            connections = self._watched()
+            if connections is not None:
+                on_failure.callback(connections.stop)
+            sockets = self._open_sockets(context, connections)
             on_failure.pop_all()
         info = msgspec.structs.replace(self._info, server_epoch=secrets.token_hex(8))
         limits = info.limits
@@ -151,7 +161,7 @@ class StreamServer:
             counters=self.counters,
         )
         framing = FramingLimits(message_bytes=limits.message_bytes)
-        self._context, self._worker = context, worker
+        self._context, self._worker, self._connections = context, worker, connections
         self._io = IoLoop(
             sockets,
             dispatcher,
@@ -160,21 +170,26 @@ class StreamServer:
             guarded=self._guard is not None,
             stop_timeout_s=self._stop_timeout_s,
         )
+        if connections is not None:
+            connections.start(context, limits.max_sessions)
         worker.start()
         self._io.start()
-        viewers = f", viewers at {self.publish_endpoint}" if self._publish else ""
+        shown = f", viewers at {self.publish_endpoint}" if self._publish else ""
         keys = "" if self._guard is None else f", {self._guard.allowed} clients' keys allowed"
-        log.info("ready: %s serves %s%s%s", self.endpoint, self._info.model_id, viewers, keys)
+        log.info("ready: %s serves %s%s%s", self.endpoint, self._info.model_id, shown, keys)
 
     def stop(self) -> None:
         """Finishes the frame in hand, tells every client, and ends. Idempotent."""
         if self._io is None or self._worker is None or self._context is None:
             return
+        self._leave_paths()
         self._io.request_stop()
         if self._io.is_alive():
             with Wake(self._context) as wake:
                 wake.ring()
         self._io.join()
+        if self._connections is not None:
+            self._connections.stop()
         if self._guard is not None:
             self._guard.stop()
         if self._worker.join(timeout_s=0.5):
@@ -184,7 +199,7 @@ class StreamServer:
                 target=_reap, args=(self._worker, self._context), name="reaper", daemon=True
             )
             reaper.start()
-        self._io = self._worker = self._context = None
+        self._io = self._worker = self._context = self._connections = None
         log.info("stopped: %s", self.endpoint)
 
     def serve_forever(self) -> None:
@@ -199,28 +214,49 @@ class StreamServer:
             finally:
                 self.stop()
 
-    def _open_sockets(self, context: Context) -> Sockets:
+    def _watched(self) -> Connections | None:
+        """Where connections can be watched, which is Linux."""
+        if sys.platform != "linux":
+            return None
+        from sim_stream.wire.server.connections import SLACK_BYTES, Connections
+
+        return Connections(self._info.limits.message_bytes + SLACK_BYTES)
+
+    def _open_sockets(self, context: Context, connections: Connections | None) -> Sockets:
         router = context.socket(zmq.ROUTER)
         router.linger = 0
         router.set(zmq.ROUTER_MANDATORY, 1)
-        # Bounds one part; the whole message is bounded by the dispatcher.
+        # Bounds one part; the whole message is bounded by ``connections`` and the dispatcher.
         router.set(zmq.MAXMSGSIZE, self._info.limits.message_bytes)
         router.set_hwm(CLIENT_QUEUE)
         if self._guard is not None:
             self._guard.protect(router)
-        self.endpoint = _bind(router, self._bind)
-        publisher = None
+        if connections is not None:
+            connections.watch(router)
+        self.endpoint = self._bind_to(router, self._bind)
+        shown = None
         if self._publish is not None:
-            publisher = context.socket(zmq.PUB)
-            publisher.linger = 0
-            publisher.set(zmq.MAXMSGSIZE, HEADER_BYTES)
-            publisher.set_hwm(VIEWER_QUEUE)
+            publisher = viewers.publisher(context, asks=connections is not None)
             if self._guard is not None:
                 self._guard.protect(publisher)
-            self.publish_endpoint = _bind(publisher, self._publish)
+            if connections is not None:
+                connections.watch(publisher)
+            self.publish_endpoint = self._bind_to(publisher, self._publish)
+            shown = viewers.Viewers(publisher, connections)
         wake = context.socket(zmq.PULL)
         wake.bind(WAKE_ADDRESS)
-        return Sockets(router=router, wake=wake, publisher=publisher)
+        return Sockets(router=router, wake=wake, viewers=shown, connections=connections)
+
+    def _bind_to(self, zmq_socket: zmq.Socket[bytes], address: str) -> str:
+        """The endpoint that was bound. Raises Unavailable."""
+        if not ipc_path.is_ours(address):
+            return _bind(zmq_socket, address)
+        self._ipc_paths.append(ipc_path.IpcPath(zmq_socket, address))
+        return zmq_socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _leave_paths(self) -> None:
+        while self._ipc_paths:
+            self._ipc_paths.pop().remove()
 
 
 def describe(
