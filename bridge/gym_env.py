@@ -91,7 +91,7 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         drawn = int(self.np_random.integers(2**63)) if seed is None else seed
         frames, actions = self._start_from(options)
         frame = self._restart(frames, actions, drawn)
-        self._shown = frame.image
+        self._shown = frame.image.copy()
         return frame.image, told(frame)
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
@@ -102,12 +102,15 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         except (RemoteError, SessionClosed) as error:
             self._session.abandon()
             self._session = None
-            return self._shown, 0.0, False, True, {"error": str(error)}
-        self._shown = frame.image
+            return self._shown.copy(), 0.0, False, True, {"error": str(error)}
+        self._shown = frame.image.copy()
         return frame.image, 0.0, False, False, told(frame)
 
     def render(self) -> Frame | None:
-        return self._shown if self.render_mode == "rgb_array" else None
+        """The last frame, a copy: what is drawn on it or on an observation stays there."""
+        if self.render_mode != "rgb_array" or self._shown is None:
+            return None
+        return self._shown.copy()
 
     def close(self) -> None:
         """Ends the session and the connection. Idempotent."""
@@ -139,9 +142,13 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
     def _as_action(self, action: Any) -> Action | None:
         if not self._client.info.takes_actions:
             return None
-        values = np.asarray(action, dtype=np.float64)
+        allowed = "two numbers: speed, yaw rate"
+        try:
+            values = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as error:  # texts, ragged lists, 10**400
+            raise InvalidInput("action", action, allowed) from error
         if values.shape != (2,):
-            raise InvalidInput("action", action, "two numbers: speed, yaw rate")
+            raise InvalidInput("action", action, allowed)
         speed_mps, yaw_rate_radps = values * self.action_scale
         return Action(speed_mps=speed_mps, yaw_rate_radps=yaw_rate_radps)
 

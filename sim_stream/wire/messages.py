@@ -101,7 +101,7 @@ class WireSampling(Struct, frozen=True, kw_only=True):
     def of(cls, sampling: SamplingConfig | None) -> WireSampling | None:
         if sampling is None:
             return None
-        return cls(top_k=sampling.top_k, temperature=sampling.temperature)
+        return cls(top_k=int(sampling.top_k), temperature=float(sampling.temperature))
 
     def to_config(self) -> SamplingConfig:
         return SamplingConfig(top_k=self.top_k, temperature=self.temperature)

@@ -124,12 +124,38 @@ def test_server_that_leaves_truncates_and_the_next_server_opens_the_next_episode
         assert len(episode(env, seed=3)) == 5
 
 
-@pytest.mark.parametrize("wrong", [[1.0], [1.0, 2.0, 3.0], [float("nan"), 0.0]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [1.0],
+        [1.0, 2.0, 3.0],
+        [float("nan"), 0.0],
+        ["fast", 0.0],
+        [1.0, [2.0]],
+        [10**400, 0.0],
+        None,
+    ],
+    ids=str,
+)
 def test_impossible_action_is_refused_and_the_episode_goes_on(env, wrong):
     env.reset(seed=0)
     with pytest.raises(InvalidInput, match="action"):
         env.unwrapped.step(wrong)
     assert env.step(env.action_space.sample())[4]["step"] == 1
+
+
+def test_drawing_into_an_observation_or_a_rendered_frame_changes_no_other(env):
+    observation = env.reset(seed=1)[0]
+    first = env.render()
+    np.testing.assert_array_equal(first, observation)
+    observation[:] = 0
+    np.testing.assert_array_equal(env.render(), first)
+    env.render()[:] = 0
+    np.testing.assert_array_equal(env.render(), first)
+    stepped = env.step(env.action_space.sample())[0]
+    drawn = env.render()
+    stepped[:] = 0
+    np.testing.assert_array_equal(env.render(), drawn)
 
 
 def test_no_server_no_prompt_and_unknown_render_mode_are_said(server, tmp_path):

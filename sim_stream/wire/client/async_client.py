@@ -19,10 +19,11 @@ from weakref import WeakSet
 
 import zmq
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.client.async_connection import AsyncConnection
 from sim_stream.wire.client.blocking_client import CLOSE_LINGER_MS, RESUME_S, check_patience
+from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.frame import RemoteFrame
 from sim_stream.wire.client.link import request_status, say_hello
 from sim_stream.wire.client.operations import run_async
@@ -79,7 +80,7 @@ class AsyncRemoteSession:
 
     async def step(
         self,
-        action: Action | None = None,
+        action: ActionLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
@@ -91,7 +92,7 @@ class AsyncRemoteSession:
 
     async def send_step(
         self,
-        action: Action | None = None,
+        action: ActionLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
@@ -109,7 +110,7 @@ class AsyncRemoteSession:
         frames: Any,
         *,
         seed: int = 0,
-        actions: Sequence[Action | None] | None = None,
+        actions: Sequence[ActionLike | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,
@@ -199,7 +200,7 @@ class AsyncStreamClient:
         frames: Any,
         *,
         seed: int = 0,
-        actions: Sequence[Action | None] | None = None,
+        actions: Sequence[ActionLike | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,

@@ -8,7 +8,6 @@ Imports no torch; knows the protocol, not the models. One client belongs to one 
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,9 +17,10 @@ from typing import Any
 
 import zmq
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import DecodingConfig, SamplingConfig, require_finite
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.client.blocking_connection import Connection
+from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.frame import RemoteFrame
 from sim_stream.wire.client.link import request_status, say_hello
 from sim_stream.wire.client.operations import run
@@ -104,7 +104,7 @@ class StreamClient:
         frames: Any,
         *,
         seed: int = 0,
-        actions: Sequence[Action | None] | None = None,
+        actions: Sequence[ActionLike | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,
@@ -149,7 +149,7 @@ class StreamClient:
 
 def check_patience(timeout_s: float, resume_s: float) -> None:
     """Raises InvalidInput."""
-    if not math.isfinite(timeout_s) or timeout_s <= 0:
+    if require_finite("timeout_s", timeout_s) <= 0:
         raise InvalidInput("timeout_s", timeout_s, "more than 0 seconds")
-    if not math.isfinite(resume_s) or resume_s < 0:
+    if require_finite("resume_s", resume_s) < 0:
         raise InvalidInput("resume_s", resume_s, "0 seconds or more")

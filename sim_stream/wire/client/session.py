@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import DecodingConfig, SamplingConfig
 from sim_stream.wire.client.blocking_connection import Connection
+from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.frame import RemoteFrame
 from sim_stream.wire.client.operations import run
 from sim_stream.wire.client.start import Start
@@ -64,7 +65,7 @@ class RemoteSession:
 
     def step(
         self,
-        action: Action | None = None,
+        action: ActionLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
@@ -77,7 +78,7 @@ class RemoteSession:
 
     def send_step(
         self,
-        action: Action | None = None,
+        action: ActionLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
@@ -107,7 +108,7 @@ class RemoteSession:
         frames: Any,
         *,
         seed: int = 0,
-        actions: Sequence[Action | None] | None = None,
+        actions: Sequence[ActionLike | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,

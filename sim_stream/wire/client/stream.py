@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sim_stream.config import Action
 from sim_stream.errors import (
     ConnectionLost,
     InvalidInput,
@@ -25,6 +24,7 @@ from sim_stream.errors import (
     SessionClosed,
 )
 from sim_stream.wire.client import checks
+from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.comeback import Lifeline
 from sim_stream.wire.client.frame import RemoteFrame, remote_frame
 from sim_stream.wire.client.link import Link, new_key, request_status
@@ -94,7 +94,7 @@ class Stream:
         self._last: RemoteFrame | None = None
 
     def step(
-        self, action: Action | None, sim_time_us: int | None, deadline_ms: int | None
+        self, action: ActionLike | None, sim_time_us: int | None, deadline_ms: int | None
     ) -> Operation[RemoteFrame]:
         if self.in_flight:
             raise InvalidInput("step", f"{len(self.in_flight)} in flight", "none; receive() first")
@@ -102,7 +102,7 @@ class Stream:
         return (yield from self.receive())
 
     def send_step(
-        self, action: Action | None, sim_time_us: int | None, deadline_ms: int | None
+        self, action: ActionLike | None, sim_time_us: int | None, deadline_ms: int | None
     ) -> Operation[int]:
         self.require_open()
         self.shed()
@@ -114,8 +114,8 @@ class Stream:
             sid=self.sid,
             step=self._next_step,
             action=checks.wire_action(action, self._link.info),
-            sim_time_us=sim_time_us,
-            deadline_ms=deadline_ms,
+            sim_time_us=checks.wire_sim_time_us(sim_time_us),
+            deadline_ms=checks.wire_deadline_ms(deadline_ms),
         )
         sent = yield from self._watched(lambda: self._send(message))
         self.in_flight.append(sent)
