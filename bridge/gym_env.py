@@ -29,13 +29,15 @@ from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError, SessionClosed
 from sim_stream.prompts import read_prompt
 from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
+from sim_stream.wire.client.owner import NotCopied
+from sim_stream.wire.client.patience import CONNECT_TIMEOUT_S
 from sim_stream.wire.messages import HelloOk
 
 Frame = npt.NDArray[np.uint8]
 OPTIONS = ("frames", "actions")
 
 
-class SimStreamEnv(gymnasium.Env[Frame, Any]):
+class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
     """Observations are frames, uint8 [H, W, 3]; an action is (speed, yaw rate), normalised.
 
     ``prompt``: a video file to start from (None: the clip by day). ``lookahead`` 0 shows the frame
@@ -46,7 +48,9 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
     ``server_key`` are ``StreamClient``'s.
 
     A server that is gone or refuses ends the episode: ``truncated``, with ``info["error"]``.
-    Raises InvalidInput, and RemoteError when the server cannot be reached or a reset fails.
+    Raises InvalidInput, and RemoteError when the server cannot be reached or a reset fails;
+    WrongOwner in a process forked from the one that made it. It has no copies: for planning, open
+    another environment, or ``fork`` a session of a ``StreamClient``.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012  # Gymnasium's own
@@ -58,6 +62,7 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         prompt: str | Path | None = None,
         lookahead: int = 0,
         timeout_s: float = 30.0,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
         render_mode: str | None = None,
         key: str | Path | None = None,
         server_key: str | Path | None = None,
@@ -68,7 +73,13 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         self._lookahead = lookahead
         self._session: RemoteSession | None = None
         self._shown: Frame | None = None
-        self._client = StreamClient(endpoint, timeout_s=timeout_s, key=key, server_key=server_key)
+        self._client = StreamClient(
+            endpoint,
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            key=key,
+            server_key=server_key,
+        )
         info = self._client.info
         try:
             size = info.frame_shape[0]
@@ -113,7 +124,7 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         return self._shown.copy()
 
     def close(self) -> None:
-        """Ends the session and the connection. Idempotent."""
+        """Ends the session and the connection, with which the server hears of it. Idempotent."""
         self._session = None
         self._client.close()
 

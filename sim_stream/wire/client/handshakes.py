@@ -13,11 +13,13 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from sim_stream.errors import ConnectionLost, RemoteError
+from sim_stream.errors import ConnectionLost, NobodyListens, RemoteError
 from sim_stream.wire.messages import ErrorCode
 
 EVENTS = (
-    zmq.Event.HANDSHAKE_SUCCEEDED
+    zmq.Event.CONNECTED
+    | zmq.Event.DISCONNECTED
+    | zmq.Event.HANDSHAKE_SUCCEEDED
     | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
     | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
     | zmq.Event.HANDSHAKE_FAILED_AUTH
@@ -33,18 +35,24 @@ OTHER_PEER = BROKEN_OFF + "it asks for keys, or is no sim-stream server"
 
 
 class Handshakes:
-    """``refusal``: why it is over; ``hint``: why the last attempt failed. "" for neither."""
+    """``refusal``: why it is over; ``hint``: why the last attempt failed. "" for neither.
+
+    ``reached``: whether somebody listens at the address, whoever it is.
+    """
 
     def __init__(self, *, with_keys: bool) -> None:
         self._with_keys = with_keys
         self.refusal = ""
         self.hint = ""
+        self.reached = False
 
     def feed(self, parts: Sequence[bytes]) -> None:
         """A message of the monitor."""
         message = parse_monitor_message(list(parts))
         event = message["event"]
-        if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+        if event in (zmq.Event.CONNECTED, zmq.Event.DISCONNECTED):
+            self.reached = event == zmq.Event.CONNECTED
+        elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
             self.refusal = self.hint = ""
         elif event == zmq.Event.HANDSHAKE_FAILED_AUTH:
             self.refusal = NOT_LISTED
@@ -64,7 +72,20 @@ class Handshakes:
 
     def lost(self, endpoint: str, timeout_s: float) -> ConnectionLost:
         """The error of a wait that was too long, with its probable cause."""
-        return ConnectionLost(endpoint, timeout_s, hint=self.hint)
+        hint = self.hint if self.hint or self.reached else nobody_listens(endpoint)
+        return ConnectionLost(endpoint, timeout_s, hint=hint)
+
+    def raise_absence(self, endpoint: str, waited_s: float) -> None:
+        """Raises NobodyListens where no connection has come about."""
+        if not self.reached and not self.hint:
+            raise NobodyListens(endpoint, waited_s, hint=nobody_listens(endpoint))
+
+
+def nobody_listens(endpoint: str) -> str:
+    return (
+        f"nobody listens at {endpoint}; start it: sim-stream serve --bind {endpoint} "
+        "(it listens once it says `ready`)"
+    )
 
 
 def monitor(context: Any, socket: Any) -> Any:
