@@ -68,6 +68,7 @@ class AsyncConnection:
         self._changed = asyncio.Event()
         self._broken: ProtocolError | None = None
         self._told = False
+        self._handshakes = Handshakes(with_keys=keys is not None)
         self._context = zmq.asyncio.Context()
         self._wires = _Wires(asyncio.get_running_loop(), self._context)
         self.sids = self._wires.sids
@@ -260,7 +261,7 @@ class AsyncConnection:
     def _connect(self) -> None:
         self._socket: zmq.asyncio.Socket = dealer(self._context, self._keys)
         self._monitor: zmq.asyncio.Socket = handshakes.monitor(self._context, self._socket)
-        self._handshakes = Handshakes(with_keys=self._keys is not None)
+        self._handshakes = Handshakes(with_keys=self._keys is not None, before=self._handshakes)
         connect(self._socket, self.endpoint)
         self._refused = False
         self._wires.sockets = [self._socket, self._monitor]

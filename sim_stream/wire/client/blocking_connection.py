@@ -57,6 +57,7 @@ class Connection:
         self.sids: set[str] = set()
         self._orphans: deque[str] = deque()
         self._told = False
+        self._handshakes = Handshakes(with_keys=keys is not None)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: list[zmq.Socket[bytes]] = []
         self._left = weakref.finalize(
@@ -212,7 +213,7 @@ class Connection:
     def _connect(self) -> None:
         self._socket: zmq.Socket[bytes] = dealer(self._context, self._keys)
         self._monitor: zmq.Socket[bytes] = handshakes.monitor(self._context, self._socket)
-        self._handshakes = Handshakes(with_keys=self._keys is not None)
+        self._handshakes = Handshakes(with_keys=self._keys is not None, before=self._handshakes)
         self._refused = False
         self._sockets[:] = [self._socket, self._monitor]
         self._poller = zmq.Poller()

@@ -40,11 +40,12 @@ class Handshakes:
     ``reached``: whether somebody listens at the address, whoever it is.
     """
 
-    def __init__(self, *, with_keys: bool) -> None:
+    def __init__(self, *, with_keys: bool, before: Handshakes | None = None) -> None:
+        """``before``: of the socket before this one, whose last words hold until there are new."""
         self._with_keys = with_keys
         self.refusal = ""
-        self.hint = ""
-        self.reached = False
+        self.hint: str = "" if before is None else before.hint
+        self.reached: bool = before is not None and before.reached
 
     def feed(self, parts: Sequence[bytes]) -> None:
         """A message of the monitor."""
