@@ -21,6 +21,7 @@ in ``sim_stream.wire.messages``.
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
@@ -31,7 +32,26 @@ E = TypeVar("E", bound="SimStreamError")
 PRINTED_BITS = 256
 
 
-class SimStreamError(Exception):
+class _Retold(type):
+    """Errors that may be made again of themselves or of their text alone.
+
+    Whoever carries errors between processes does that, Gymnasium's AsyncVectorEnv for one:
+    ``raise type(error)(error)``. Then the attributes are the error's, or their defaults.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        told = args[0] if len(args) == 1 and not kwargs else None
+        if isinstance(told, cls):
+            return copy.copy(told)
+        if isinstance(told, str | BaseException):
+            try:
+                inspect.signature(cls.__init__).bind(None, told)  # type: ignore[misc]
+            except TypeError:
+                return rebuilt(cls, (str(told),), {})  # type: ignore[arg-type]
+        return super().__call__(*args, **kwargs)
+
+
+class SimStreamError(Exception, metaclass=_Retold):
     """Root of every error this package raises on purpose."""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -107,6 +127,10 @@ def _misleads(text: str) -> bool:
 class InvalidInput(SimStreamError, ValueError):
     """A value that is not allowed. Nothing was changed by the call that raised it."""
 
+    field: str = ""
+    given: object = None
+    allowed: str = ""
+
     def __init__(self, field: str, given: object, allowed: str) -> None:
         super().__init__(f"{field}: got {shown(given)}; allowed: {allowed}")
         self.field = field
@@ -148,6 +172,10 @@ class RemoteError(SimStreamError, RuntimeError):
 
     Attributes: ``code`` (wire error code), ``retryable``, ``committed_step`` (-1: none).
     """
+
+    code: str = ""
+    retryable: bool = False
+    committed_step: int = -1
 
     def __init__(self, code: str, message: str, *, retryable: bool, committed_step: int) -> None:
         super().__init__(f"{code}: {message}")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SimStreamError
+from sim_stream.errors import ConnectionLost, InvalidInput, SimStreamError
 from sim_stream.video import read_clip
 from sim_stream.wire.messages import ErrorCode
 
@@ -101,6 +101,17 @@ def test_every_error_comes_back_from_a_pickle_and_a_copy_as_it_was(kind, protoco
     assert_same(copy.deepcopy(error), error)
 
 
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
+def test_an_error_made_of_an_error_or_of_its_text_says_the_same(kind):
+    error = made(kind)
+    assert str(kind(error)) == str(kind(str(error))) == str(error)
+    if issubclass(kind, SimStreamError):
+        assert_same(kind(error), error)
+    for attribute in ("field", "given", "allowed", "code", "retryable", "committed_step"):
+        if hasattr(kind, attribute):
+            getattr(kind(str(error)), attribute)
+
+
 class Stubborn:
     def __str__(self) -> str:
         return "stubborn"
@@ -131,10 +142,6 @@ def test_a_copy_of_what_was_given_is_deep_where_that_is_asked():
     assert copy.deepcopy(error).given == given and copy.deepcopy(error).given[1] is not given[1]
 
 
-def refuse(number: int) -> None:
-    raise RemoteError("LIMIT", f"{number} sessions", retryable=False, committed_step=number)
-
-
 def test_a_pool_of_processes_raises_what_its_workers_raised(tmp_path: Path):
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool, pytest.raises(InvalidInput, match=r"none\.mp4") as caught:
@@ -142,10 +149,10 @@ def test_a_pool_of_processes_raises_what_its_workers_raised(tmp_path: Path):
     assert caught.value.field == "video"
     with (
         ProcessPoolExecutor(1, mp_context=context) as executor,
-        pytest.raises(RemoteError, match="LIMIT: 4 sessions") as refused,
+        pytest.raises(InvalidInput, match=r"none\.mp4") as caught,
     ):
-        executor.submit(refuse, 4).result()
-    assert (refused.value.code, refused.value.committed_step) == ("LIMIT", 4)
+        executor.submit(read_clip, tmp_path / "none.mp4").result()
+    assert caught.value.field == "video"
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,23 @@ def test_who_listens_and_says_nothing_is_not_taken_for_nobody(connecting):
         assert not isinstance(caught.value, NobodyListens)
 
 
+@both
+def test_who_breaks_off_and_then_leaves_is_nobody_in_the_end(connecting):
+    with socket.create_server(("127.0.0.1", 0)) as rude:
+        endpoint = f"tcp://127.0.0.1:{rude.getsockname()[1]}"
+
+        def break_off():
+            for _ in range(2):
+                rude.accept()[0].close()
+            rude.close()
+
+        leaving = threading.Thread(target=break_off)
+        leaving.start()
+        with pytest.raises(NobodyListens):
+            connecting(endpoint, timeout_s=600.0)
+        leaving.join(TIMEOUT_S)
+
+
 @pytest.mark.parametrize("name", ["connect_timeout_s", "busy_s"])
 @pytest.mark.parametrize("value", [-1, float("nan"), "2"])
 def test_impossible_waits_are_refused(name, value):
@@ -104,7 +121,7 @@ def test_impossible_waits_are_refused(name, value):
 
 
 def test_a_server_that_was_there_and_has_gone_is_named_in_the_error(server, client):
-    with StreamClient(server.endpoint, timeout_s=1.0) as other:
+    with StreamClient(server.endpoint, timeout_s=2.0) as other:
         session = other.open(FRAMES)
         server.stop()
         with pytest.raises(RemoteError):  # its farewell

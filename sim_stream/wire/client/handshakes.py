@@ -6,7 +6,9 @@ end all attempts, others may pass. Shared by the blocking and the asyncio connec
 
 from __future__ import annotations
 
+import math
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +27,9 @@ EVENTS = (
     | zmq.Event.HANDSHAKE_FAILED_AUTH
 )
 
+# libzmq connects again after 200 ms at most: who listens and breaks off was reached not longer ago.
+LATELY_S = 0.5
+
 NOT_LISTED = "the server does not know this client's key; put its .pub file on the server's --allow"
 KEYS_WANTED = "the server asks for keys and this client has none; give key and server_key"
 NO_KEYS_WANTED = "this client has keys and the server none; leave out key and server_key"
@@ -35,24 +40,28 @@ OTHER_PEER = BROKEN_OFF + "it asks for keys, or is no sim-stream server"
 
 
 class Handshakes:
-    """``refusal``: why it is over; ``hint``: why the last attempt failed. "" for neither.
-
-    ``reached``: whether somebody listens at the address, whoever it is.
-    """
+    """``refusal``: why it is over; ``hint``: why the last attempt failed. "" for neither."""
 
     def __init__(self, *, with_keys: bool, before: Handshakes | None = None) -> None:
         """``before``: of the socket before this one, whose last words hold until there are new."""
         self._with_keys = with_keys
         self.refusal = ""
         self.hint: str = "" if before is None else before.hint
-        self.reached: bool = before is not None and before.reached
+        self._connected = False
+        self._connected_s = time.monotonic() if before is not None and before.reached else -math.inf
+
+    @property
+    def reached(self) -> bool:
+        """Whether somebody listens at the address, whoever it is."""
+        return self._connected or time.monotonic() - self._connected_s < LATELY_S
 
     def feed(self, parts: Sequence[bytes]) -> None:
         """A message of the monitor."""
         message = parse_monitor_message(list(parts))
         event = message["event"]
         if event in (zmq.Event.CONNECTED, zmq.Event.DISCONNECTED):
-            self.reached = event == zmq.Event.CONNECTED
+            self._connected = event == zmq.Event.CONNECTED
+            self._connected_s = time.monotonic()
         elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
             self.refusal = self.hint = ""
         elif event == zmq.Event.HANDSHAKE_FAILED_AUTH:
@@ -73,12 +82,12 @@ class Handshakes:
 
     def lost(self, endpoint: str, timeout_s: float) -> ConnectionLost:
         """The error of a wait that was too long, with its probable cause."""
-        hint = self.hint if self.hint or self.reached else nobody_listens(endpoint)
+        hint = self.hint if self.reached else nobody_listens(endpoint)
         return ConnectionLost(endpoint, timeout_s, hint=hint)
 
     def raise_absence(self, endpoint: str, waited_s: float) -> None:
         """Raises NobodyListens where no connection has come about."""
-        if not self.reached and not self.hint:
+        if not self.reached:
             raise NobodyListens(endpoint, waited_s, hint=nobody_listens(endpoint))
 
 
