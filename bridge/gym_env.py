@@ -29,13 +29,15 @@ from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError, SessionClosed
 from sim_stream.prompts import read_prompt
 from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
+from sim_stream.wire.client.owner import NotCopied
+from sim_stream.wire.client.patience import CONNECT_TIMEOUT_S
 from sim_stream.wire.messages import HelloOk
 
 Frame = npt.NDArray[np.uint8]
 OPTIONS = ("frames", "actions")
 
 
-class SimStreamEnv(gymnasium.Env[Frame, Any]):
+class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
     """Observations are frames, uint8 [H, W, 3]; an action is (speed, yaw rate), normalised.
 
     ``prompt``: a video file to start from (None: the clip by day). ``lookahead`` 0 shows the frame
@@ -46,7 +48,9 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
     ``server_key`` are ``StreamClient``'s.
 
     A server that is gone or refuses ends the episode: ``truncated``, with ``info["error"]``.
-    Raises InvalidInput, and RemoteError when the server cannot be reached or a reset fails.
+    Raises InvalidInput, and RemoteError when the server cannot be reached or a reset fails;
+    WrongOwner in a process forked from the one that made it. It has no copies: for planning, open
+    another environment, or ``fork`` a session of a ``StreamClient``.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012  # Gymnasium's own
@@ -58,6 +62,7 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         prompt: str | Path | None = None,
         lookahead: int = 0,
         timeout_s: float = 30.0,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
         render_mode: str | None = None,
         key: str | Path | None = None,
         server_key: str | Path | None = None,
@@ -68,7 +73,13 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         self._lookahead = lookahead
         self._session: RemoteSession | None = None
         self._shown: Frame | None = None
-        self._client = StreamClient(endpoint, timeout_s=timeout_s, key=key, server_key=server_key)
+        self._client = StreamClient(
+            endpoint,
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            key=key,
+            server_key=server_key,
+        )
         info = self._client.info
         try:
             size = info.frame_shape[0]
@@ -91,7 +102,7 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         drawn = int(self.np_random.integers(2**63)) if seed is None else seed
         frames, actions = self._start_from(options)
         frame = self._restart(frames, actions, drawn)
-        self._shown = frame.image
+        self._shown = frame.image.copy()
         return frame.image, told(frame)
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
@@ -102,15 +113,18 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         except (RemoteError, SessionClosed) as error:
             self._session.abandon()
             self._session = None
-            return self._shown, 0.0, False, True, {"error": str(error)}
-        self._shown = frame.image
+            return self._shown.copy(), 0.0, False, True, {"error": str(error)}
+        self._shown = frame.image.copy()
         return frame.image, 0.0, False, False, told(frame)
 
     def render(self) -> Frame | None:
-        return self._shown if self.render_mode == "rgb_array" else None
+        """The last frame, a copy: what is drawn on it or on an observation stays there."""
+        if self.render_mode != "rgb_array" or self._shown is None:
+            return None
+        return self._shown.copy()
 
     def close(self) -> None:
-        """Ends the session and the connection. Idempotent."""
+        """Ends the session and the connection, with which the server hears of it. Idempotent."""
         self._session = None
         self._client.close()
 
@@ -139,9 +153,13 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
     def _as_action(self, action: Any) -> Action | None:
         if not self._client.info.takes_actions:
             return None
-        values = np.asarray(action, dtype=np.float64)
+        allowed = "two numbers: speed, yaw rate"
+        try:
+            values = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as error:  # texts, ragged lists, 10**400
+            raise InvalidInput("action", action, allowed) from error
         if values.shape != (2,):
-            raise InvalidInput("action", action, "two numbers: speed, yaw rate")
+            raise InvalidInput("action", action, allowed)
         speed_mps, yaw_rate_radps = values * self.action_scale
         return Action(speed_mps=speed_mps, yaw_rate_radps=yaw_rate_radps)
 

@@ -9,13 +9,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from numbers import Real
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sim_stream.errors import InvalidInput
 
 T = TypeVar("T")
+# The widest integer that a message takes for a count of codes.
+MOST = 2**31 - 1
+
+
+def require_finite(field: str, value: object) -> float:
+    """The number as a float. Raises InvalidInput."""
+    try:
+        finite = isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        finite = False
+    if not finite:
+        raise InvalidInput(field, value, "a finite number")
+    return float(value)  # type: ignore[arg-type]
+
+
+def require_integer(field: str, value: object, least: int, most: int, allowed: str) -> int:
+    """Raises InvalidInput; ``allowed`` says what the bounds are."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:  # type: ignore[operator]
+        raise InvalidInput(field, value, allowed)
+    return int(value)  # type: ignore[call-overload,no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +48,7 @@ class Action:
 
     def __post_init__(self) -> None:
         for name in ("speed_mps", "yaw_rate_radps"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not math.isfinite(value):
-                raise InvalidInput(f"action.{name}", value, "a finite number")
+            require_finite(f"action.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +172,8 @@ class SamplingConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise InvalidInput("sampling.top_k", self.top_k, "1 or more")
-        if not 0.0 < self.temperature <= 10.0:
+        require_integer("sampling.top_k", self.top_k, 1, MOST, "an integer, 1 or more")
+        if not 0.0 < require_finite("sampling.temperature", self.temperature) <= 10.0:
             raise InvalidInput("sampling.temperature", self.temperature, "above 0, at most 10")
 
 
@@ -179,8 +197,7 @@ class DecodingConfig:
             raise InvalidInput("decoding.strategy", self.strategy, ", ".join(STRATEGIES))
         for name in ("window", "k"):
             value = getattr(self, name)
-            if value < 1:
-                raise InvalidInput(f"decoding.{name}", value, "1 or more codes")
+            require_integer(f"decoding.{name}", value, 1, MOST, "an integer, 1 or more codes")
 
     @classmethod
     def parse(cls, text: str) -> DecodingConfig:

@@ -101,7 +101,7 @@ class WireSampling(Struct, frozen=True, kw_only=True):
     def of(cls, sampling: SamplingConfig | None) -> WireSampling | None:
         if sampling is None:
             return None
-        return cls(top_k=sampling.top_k, temperature=sampling.temperature)
+        return cls(top_k=int(sampling.top_k), temperature=float(sampling.temperature))
 
     def to_config(self) -> SamplingConfig:
         return SamplingConfig(top_k=self.top_k, temperature=self.temperature)
@@ -205,16 +205,25 @@ class Resume(Message, frozen=True, kw_only=True, tag="resume"):
 
 
 class Close(Message, frozen=True, kw_only=True, tag="close"):
-    """Ends a session; closing it again is no error."""
+    """Ends a session; closing it again is no error.
+
+    With an ``open_key`` and no ``sid``: the session that this key opened, or is opening, whose
+    ``opened`` its client does not wait for any more.
+    """
 
     sid: SessionId
+    open_key: Name = ""
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
-    """Shows whether the engine moves; answered by ``status``. Keeps the session's lease alive."""
+    """Shows whether the engine moves; answered by ``status``. Keeps the session's lease alive.
+
+    ``awaiting``: the ``rid`` of a request of this connection, to know whether its reply will come.
+    """
 
     sid: SessionId = ""
     client_send_ns: Count = 0
+    awaiting: U64 = 0
 
 
 class FrameInfo(Struct, frozen=True, kw_only=True):
@@ -328,7 +337,8 @@ class Closed(Message, frozen=True, kw_only=True, tag="closed"):
 class Status(Message, frozen=True, kw_only=True, tag="status"):
     """The reply to ``heartbeat``: ``progress`` counts finished jobs, so a hung engine shows.
 
-    ``server_epoch`` shows a client that waits that another server has come.
+    ``server_epoch`` shows a client that waits that another server has come, ``pending`` repeats
+    the heartbeat's ``awaiting`` while that request waits or is computed; else it is 0.
     """
 
     server_epoch: Epoch
@@ -340,6 +350,7 @@ class Status(Message, frozen=True, kw_only=True, tag="status"):
     client_send_ns: Count
     srv_recv_ns: Count
     srv_send_ns: Count
+    pending: U64 = 0
 
 
 class Error(Message, frozen=True, kw_only=True, tag="error"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
+import pickle
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,10 +16,10 @@ from gymnasium.utils.env_checker import check_env
 
 import bridge.gym_env
 from sim_stream.config import Action
-from sim_stream.errors import ConnectionLost, InvalidInput
+from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, WrongOwner
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.conftest import ServerProcess
+from tests.wire.conftest import TIMEOUT_S, ServerProcess
 from tests.wire.toy import PRESET, SIZE, ToyRuntime, prompt_frames
 
 ID = "SimStream-v0"
@@ -124,12 +128,38 @@ def test_server_that_leaves_truncates_and_the_next_server_opens_the_next_episode
         assert len(episode(env, seed=3)) == 5
 
 
-@pytest.mark.parametrize("wrong", [[1.0], [1.0, 2.0, 3.0], [float("nan"), 0.0]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [1.0],
+        [1.0, 2.0, 3.0],
+        [float("nan"), 0.0],
+        ["fast", 0.0],
+        [1.0, [2.0]],
+        [10**400, 0.0],
+        None,
+    ],
+    ids=str,
+)
 def test_impossible_action_is_refused_and_the_episode_goes_on(env, wrong):
     env.reset(seed=0)
     with pytest.raises(InvalidInput, match="action"):
         env.unwrapped.step(wrong)
     assert env.step(env.action_space.sample())[4]["step"] == 1
+
+
+def test_drawing_into_an_observation_or_a_rendered_frame_changes_no_other(env):
+    observation = env.reset(seed=1)[0]
+    first = env.render()
+    np.testing.assert_array_equal(first, observation)
+    observation[:] = 0
+    np.testing.assert_array_equal(env.render(), first)
+    env.render()[:] = 0
+    np.testing.assert_array_equal(env.render(), first)
+    stepped = env.step(env.action_space.sample())[0]
+    drawn = env.render()
+    stepped[:] = 0
+    np.testing.assert_array_equal(env.render(), drawn)
 
 
 def test_no_server_no_prompt_and_unknown_render_mode_are_said(server, tmp_path):
@@ -171,6 +201,69 @@ def test_vector_of_processes_gives_what_one_environment_gives():
         np.testing.assert_array_equal(frames[0], expected[0])
         frames, *_ = envs.step(np.array([[0.2, 0.1]] * 2, np.float32))
         np.testing.assert_array_equal(frames[0], expected[1])
+        envs.close()
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_an_environment_that_ends_leaves_no_session(server, end):
+    with StreamClient(server.endpoint) as watch:
+        for seed in range(6):  # the server has room for four
+            env = gymnasium.make(ID, endpoint=server.endpoint)
+            episode(env, seed=seed)
+            if end == "close":
+                env.close()
+                env.close()
+            del env
+            deadline_s = time.monotonic() + TIMEOUT_S
+            while watch.status().sessions and time.monotonic() < deadline_s:
+                time.sleep(0.02)
+            assert watch.status().sessions == 0
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies_are_refused_with_a_word_about_fork_and_the_episode_goes_on(env, how):
+    env.reset(seed=0)
+    with pytest.raises(InvalidInput, match=r"SimStreamEnv.*fork\(\)"):
+        how(env.unwrapped)
+    assert env.step(env.action_space.sample())[4]["step"] == 1
+
+
+def test_in_a_forked_process_the_environment_says_so_and_closes_without_harm(env):
+    env.reset(seed=0)
+
+    def child(pipe):
+        try:
+            env.unwrapped.step(env.action_space.sample())
+        except WrongOwner as error:
+            env.close()
+            pipe.send(error)
+
+    here, there = multiprocessing.get_context("fork").Pipe()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(there,))
+    process.start()
+    assert here.poll(TIMEOUT_S), "the child hangs"
+    assert "forked process" in str(here.recv())
+    process.join(TIMEOUT_S)
+    assert process.exitcode == 0
+    assert env.step(env.action_space.sample())[4]["step"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # how Gymnasium tells of it
+def test_vectors_of_processes_raise_what_happened_and_close():
+    server = ServerProcess("--max-sessions", "1")
+    made = {"vectorization_mode": "async", "vector_kwargs": {"context": "spawn"}}
+    try:
+        envs = gymnasium.make_vec(ID, num_envs=2, endpoint=server.endpoint, **made)
+        with pytest.raises(RemoteError, match="LIMIT: 1 sessions are open"):
+            envs.reset(seed=1)
+        envs.close()
+        envs = gymnasium.make_vec(ID, num_envs=1, endpoint=server.endpoint, **made)
+        envs.reset(seed=1)
+        with pytest.raises(InvalidInput, match=r"action\.speed_mps: got nan"):
+            envs.step(np.array([[np.nan, 0.0]], np.float32))
         envs.close()
     finally:
         server.process.kill()

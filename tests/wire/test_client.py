@@ -38,12 +38,21 @@ FRAMES = prompt_frames()
         ({"seed": 1.0}, "seed"),
         ({"seed": True}, "seed"),
         ({"actions": [None]}, "actions"),
-        ({"actions": [None, (1.0, 0.0)]}, "actions[1]"),
+        ({"actions": [None, (1.0,)]}, "actions[1]"),
+        ({"actions": [None, (1.0, "0")]}, "actions[1].yaw_rate_radps"),
+        ({"actions": 3}, "actions"),
+        ({"actions": "no"}, "actions"),
         ({"text": b"drive"}, "text"),
         ({"text": "x" * 5000}, "text"),
         ({"sampling": {"top_k": 3}}, "sampling"),
         ({"decoding": "jacobi"}, "decoding"),
         ({"lookahead": 2}, "lookahead"),
+        ({"lookahead": "1"}, "lookahead"),
+        ({"mode": ["lockstep"]}, "mode"),
+        ({"record": np.bool_(False)}, "record"),
+        ({"record": 1}, "record"),
+        ({"seed": "3"}, "seed"),
+        ({"seed": 10**5000}, "seed"),
         ({"lookahead": True}, "lookahead"),
     ],
 )
@@ -54,13 +63,49 @@ def test_open_names_what_is_wrong_before_it_sends(client, arguments, field):
     assert client.status().progress == 0
 
 
-@pytest.mark.parametrize("action", [{"speed_mps": 1.0}, (1.0, 0.0), 3])
+@pytest.mark.parametrize(
+    "action",
+    [{"speed_mps": 1.0}, 3, "82", (1.0,), (1.0, 2.0, 3.0), ("8", 0.0), (8.0, None), (10**400, 0.0)],
+    ids=repr,
+)
 def test_step_without_an_action_is_refused_and_changes_nothing(client, action):
     with client.open(FRAMES) as session:
-        with pytest.raises(InvalidInput) as caught:
+        with pytest.raises(InvalidInput, match="action"):
             session.step(action)
-        assert caught.value.field == "action" and session.in_flight == 0
+        assert session.in_flight == 0
         assert session.step().step == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sim_time_us", 2**63),
+        ("sim_time_us", 0.5),
+        ("sim_time_us", "now"),
+        ("deadline_ms", -1),
+        ("deadline_ms", 10**400),
+        ("deadline_ms", 2.5),
+    ],
+)
+def test_times_that_no_message_can_hold_are_refused_before_they_are_sent(client, name, value):
+    with client.open(FRAMES) as session:
+        with pytest.raises(InvalidInput) as caught:
+            session.step(**{name: value})
+        assert caught.value.field == name and session.in_flight == 0
+        assert session.step(sim_time_us=np.int64(5), deadline_ms=None).sim_time_us == 5
+
+
+@pytest.mark.parametrize(
+    "pair", [(2.0, 0.5), [2.0, 0.5], np.array([2, 0.5]), (2, np.float32(0.5))], ids=repr
+)
+def test_a_pair_is_an_action_as_policies_return_it(client, pair):
+    given = Action(speed_mps=2.0, yaw_rate_radps=0.5)
+    with (
+        client.open(FRAMES, actions=[None, given]) as one,
+        client.open(FRAMES, actions=[None, pair]) as two,
+    ):
+        np.testing.assert_array_equal(one.frame.image, two.frame.image)
+        np.testing.assert_array_equal(one.step(given).image, two.step(pair).image)
 
 
 def test_numpy_numbers_are_actions(client):
@@ -90,7 +135,7 @@ def test_list_of_images_and_strided_array_are_taken(client):
         session.close()
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 10**400, "30", None])
 def test_impossible_timeout_is_refused(timeout_s):
     with pytest.raises(InvalidInput, match="timeout_s"):
         StreamClient(timeout_s=timeout_s)

@@ -429,7 +429,7 @@ def test_resume_s_of_zero_ends_sessions_with_their_server(recording, connected):
 
 
 def test_hung_engine_is_no_restart(recording, connected):
-    session = connected(timeout_s=2.0).open(FRAMES)
+    session = connected(timeout_s=2.0, busy_s=2.0).open(FRAMES)
     go = threading.Event()
     recording.runtime.hooks.predict = lambda session, step: go.wait(TIMEOUT_S)
     with pytest.raises(ConnectionLost):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sim_stream.errors import CheckpointError
+from sim_stream.errors import CheckpointError, SimStreamError
 from sim_stream.models.formats.source import Shape
 
 # What a checkpoint of ours can need, generously: a hostile file is refused before it costs memory.
@@ -39,7 +39,7 @@ _SIZED = {
 _FIXED_EXT = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 
 
-class Fault(Exception):
+class Fault(SimStreamError):
     """Something at a byte that is no checkpoint stream."""
 
     def __init__(self, offset: int, message: str) -> None:

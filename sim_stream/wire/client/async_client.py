@@ -1,31 +1,34 @@
 """``AsyncStreamClient``: ``StreamClient`` for asyncio, with the same names, rules and errors.
 
     async with AsyncStreamClient("tcp://127.0.0.1:5555") as client:
-        async with await client.open(frames_THWC) as session:
+        async with client.open(frames_THWC) as session:
             frame = await session.step(Action(speed_mps=10.0, yaw_rate_radps=0.0))
 
-Sessions of one client may be used by as many tasks; a session belongs to one task at a time.
+``session = await client.open(...)`` does without the context manager; ``fork`` may be used in both
+ways, too. Sessions of one client may be used by as many tasks; a session belongs to one task at a
+time, and all to the event loop that the client was entered in.
 Imports no torch; knows the protocol, not the models.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
 
 import zmq
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.client.async_connection import AsyncConnection
-from sim_stream.wire.client.blocking_client import CLOSE_LINGER_MS, RESUME_S, check_patience
+from sim_stream.wire.client.blocking_client import RESUME_S, check_patience
+from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.frame import RemoteFrame
 from sim_stream.wire.client.link import request_status, say_hello
 from sim_stream.wire.client.operations import run_async
+from sim_stream.wire.client.owner import NotCopied
+from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S
 from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.client.stream import Stream, open_stream
 from sim_stream.wire.keys import ClientKeys
@@ -35,19 +38,15 @@ from sim_stream.wire.observe import Observer
 __all__ = ["AsyncRemoteSession", "AsyncStreamClient"]
 
 
-class AsyncRemoteSession:
+class AsyncRemoteSession(NotCopied):
     """Opened by ``AsyncStreamClient.open``; an async context manager that closes it.
 
     What the methods do and raise is ``RemoteSession``'s.
     """
 
-    def __init__(
-        self, connection: AsyncConnection, stream: Stream, siblings: WeakSet[AsyncRemoteSession]
-    ) -> None:
+    def __init__(self, connection: AsyncConnection, stream: Stream) -> None:
         self._connection = connection
         self._stream = stream
-        self._siblings = siblings
-        siblings.add(self)
 
     async def __aenter__(self) -> AsyncRemoteSession:
         return self
@@ -79,7 +78,7 @@ class AsyncRemoteSession:
 
     async def step(
         self,
-        action: Action | None = None,
+        action: ActionLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
@@ -91,7 +90,7 @@ class AsyncRemoteSession:
 
     async def send_step(
         self,
-        action: Action | None = None,
+        action: ActionLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
@@ -109,7 +108,7 @@ class AsyncRemoteSession:
         frames: Any,
         *,
         seed: int = 0,
-        actions: Sequence[Action | None] | None = None,
+        actions: Sequence[ActionLike | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,
@@ -125,10 +124,13 @@ class AsyncRemoteSession:
         )
         return await run_async(self._stream.reset(start), self._connection)
 
-    async def fork(self) -> AsyncRemoteSession:
+    def fork(self) -> SessionToCome:
         """A second session that continues from here, independent of this one."""
+        return SessionToCome(self._fork())
+
+    async def _fork(self) -> AsyncRemoteSession:
         stream = await run_async(self._stream.fork(), self._connection)
-        return AsyncRemoteSession(self._connection, stream, self._siblings)
+        return AsyncRemoteSession(self._connection, stream)
 
     async def status(self) -> Status:
         """The server's progress; asking keeps the session from expiring."""
@@ -136,14 +138,52 @@ class AsyncRemoteSession:
 
     async def close(self) -> RemoteFrame | None:
         """Ends the session; the last frame, when the lookahead still held one. Idempotent."""
+        if self._connection.elsewhere:
+            return None
         return await run_async(self._stream.close(), self._connection)
 
     def abandon(self) -> bool:
         """Tells the server, without waiting, that the session is over; says whether it did."""
+        if self._connection.elsewhere:
+            return False
+        self._connection.require_owner()
         return self._stream.abandon()
 
 
-class AsyncStreamClient:
+class SessionToCome(Coroutine[Any, Any, AsyncRemoteSession]):
+    """What ``open`` and ``fork`` give: a coroutine to await, or a context manager that does."""
+
+    def __init__(self, opening: Coroutine[Any, Any, AsyncRemoteSession]) -> None:
+        self._opening = opening
+        self._session: AsyncRemoteSession | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncRemoteSession]:
+        return self._opening.__await__()
+
+    async def __aenter__(self) -> AsyncRemoteSession:
+        self._session = await self._opening
+        return self._session
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._session is not None, "entered before"
+        await self._session.__aexit__(kind, error, trace)
+
+    def send(self, value: Any) -> Any:
+        return self._opening.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._opening.throw(*error)
+
+    def close(self) -> None:
+        self._opening.close()
+
+
+class AsyncStreamClient(NotCopied):
     """A connection to one server, made by ``async with``; arguments are ``StreamClient``'s."""
 
     def __init__(
@@ -152,16 +192,18 @@ class AsyncStreamClient:
         *,
         timeout_s: float = 30.0,
         resume_s: float = RESUME_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        busy_s: float = BUSY_S,
         observer: Observer | None = None,
         key: str | Path | None = None,
         server_key: str | Path | None = None,
     ) -> None:
-        check_patience(timeout_s, resume_s)
+        check_patience(timeout_s, resume_s, connect_timeout_s, busy_s)
         self.endpoint = endpoint
         self._timeout_s, self._resume_s = timeout_s, resume_s
+        self._connect_timeout_s, self._busy_s = connect_timeout_s, busy_s
         self._observer = observer
         self._keys = ClientKeys.load(key, server_key)
-        self._sessions: WeakSet[AsyncRemoteSession] = weakref.WeakSet()
         self._link: AsyncConnection | None = None
 
     async def __aenter__(self) -> AsyncStreamClient:
@@ -170,6 +212,8 @@ class AsyncStreamClient:
                 self.endpoint,
                 timeout_s=self._timeout_s,
                 resume_s=self._resume_s,
+                connect_timeout_s=self._connect_timeout_s,
+                busy_s=self._busy_s,
                 keys=self._keys,
             )
         except zmq.ZMQError as error:
@@ -194,19 +238,19 @@ class AsyncStreamClient:
         """What the server said of itself; after a session was resumed, the server that did it."""
         return self._connection.info
 
-    async def open(
+    def open(
         self,
         frames: Any,
         *,
         seed: int = 0,
-        actions: Sequence[Action | None] | None = None,
+        actions: Sequence[ActionLike | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,
         lookahead: int | None = None,
         record: bool | None = None,
         mode: str = "lockstep",
-    ) -> AsyncRemoteSession:
+    ) -> SessionToCome:
         """Opens a session on context frames, uint8 [T, H, W, 3] (``StreamClient.open``)."""
         start = Start(
             frames=frames,
@@ -216,10 +260,14 @@ class AsyncStreamClient:
             sampling=sampling,
             decoding=decoding,
         )
+        return SessionToCome(
+            self._open(Opening(start=start, lookahead=lookahead, record=record, mode=mode))
+        )
+
+    async def _open(self, what: Opening) -> AsyncRemoteSession:
         link = self._connection
-        what = Opening(start=start, lookahead=lookahead, record=record, mode=mode)
         opening = open_stream(link, self._observer, what)
-        return AsyncRemoteSession(link, await run_async(opening, link), siblings=self._sessions)
+        return AsyncRemoteSession(link, await run_async(opening, link))
 
     async def status(self) -> Status:
         """The server's sessions, queue and progress; answered even while the engine computes."""
@@ -228,12 +276,14 @@ class AsyncStreamClient:
 
     async def close(self) -> None:
         """Ends the connection and, without waiting, the sessions still open. Idempotent."""
-        if self._link is not None and not self._link.closed:
-            told = [session.abandon() for session in list(self._sessions)]
-            await self._link.close(linger_ms=CLOSE_LINGER_MS if any(told) else 0)
+        if self._link is not None and not self._link.elsewhere and not self._link.closed:
+            self._link.require_owner()
+            await self._link.close()
 
     @property
     def _connection(self) -> AsyncConnection:
+        if self._link is not None:
+            self._link.require_owner()
         if self._link is None or self._link.closed:
             raise SessionClosed("the client is closed, or was not entered with `async with`")
         return self._link

@@ -3,13 +3,12 @@
     with StreamClient("tcp://127.0.0.1:5555") as client, client.open(frames_THWC) as session:
         frame = session.step(Action(speed_mps=10.0, yaw_rate_radps=0.0))
 
-Imports no torch; knows the protocol, not the models. One client belongs to one thread.
+Imports no torch; knows the protocol, not the models. One client belongs to one process, and to one
+thread at a time.
 """
 
 from __future__ import annotations
 
-import math
-import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,12 +17,15 @@ from typing import Any
 
 import zmq
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import DecodingConfig, SamplingConfig, require_finite
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.client.blocking_connection import Connection
+from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.frame import RemoteFrame
 from sim_stream.wire.client.link import request_status, say_hello
 from sim_stream.wire.client.operations import run
+from sim_stream.wire.client.owner import NotCopied
+from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S
 from sim_stream.wire.client.session import RemoteSession
 from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.client.stream import open_stream
@@ -33,22 +35,23 @@ from sim_stream.wire.observe import Observer
 
 __all__ = ["RemoteFrame", "RemoteSession", "StreamClient"]
 
-# How long the last close messages may take to leave when the client itself is closed.
-CLOSE_LINGER_MS = 200
 # How long a session may take to come back when its server was restarted.
 RESUME_S = 60.0
 
 
-class StreamClient:
+class StreamClient(NotCopied):
     """A connection to one server; ``info`` says what it runs (``messages.HelloOk``).
 
     Where the server records its sessions, they survive its restart: whatever was asked for is
     asked again of the server that comes within ``resume_s``, which goes on where the session was;
     that takes it as long as the session's steps took. 0: sessions end with their server.
 
-    Waits up to ``timeout_s`` for the server to appear, and for every reply after that; what the
-    server does once however often it is asked is asked again meanwhile. Raises
-    ConnectionLost, and RemoteError when the server speaks another protocol version. ``observer``
+    Waits up to ``timeout_s`` for a server that is silent; what the server does once however often
+    it is asked is asked again meanwhile. One that answers heartbeats and says that it has the
+    request, a model that is being compiled, say, is waited for up to ``busy_s`` (a ``timeout_s``
+    below 1.5 s ends before it could say so). At an address where nobody listens a server may take
+    ``connect_timeout_s`` to appear. Raises NobodyListens after that, ConnectionLost,
+    and RemoteError when the server speaks another protocol version. ``observer``
     sees every session's requests and replies (a recorder). A server beyond this machine asks for
     ``key``, this client's secret key file, and ``server_key``, the server's public one; to one that
     does not take them the RemoteError is UNAUTHENTICATED.
@@ -60,20 +63,26 @@ class StreamClient:
         *,
         timeout_s: float = 30.0,
         resume_s: float = RESUME_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        busy_s: float = BUSY_S,
         observer: Observer | None = None,
         key: str | Path | None = None,
         server_key: str | Path | None = None,
     ) -> None:
-        check_patience(timeout_s, resume_s)
+        check_patience(timeout_s, resume_s, connect_timeout_s, busy_s)
         keys = ClientKeys.load(key, server_key)
         try:
             self._connection = Connection(
-                endpoint, timeout_s=timeout_s, resume_s=resume_s, keys=keys
+                endpoint,
+                timeout_s=timeout_s,
+                resume_s=resume_s,
+                connect_timeout_s=connect_timeout_s,
+                busy_s=busy_s,
+                keys=keys,
             )
         except zmq.ZMQError as error:
             raise InvalidInput("endpoint", endpoint, f"tcp://HOST:PORT ({error})") from error
         self._observer = observer
-        self._sessions: weakref.WeakSet[RemoteSession] = weakref.WeakSet()
         with ExitStack() as on_failure:
             on_failure.callback(self._connection.close)
             run(say_hello(self._connection), self._connection)
@@ -104,7 +113,7 @@ class StreamClient:
         frames: Any,
         *,
         seed: int = 0,
-        actions: Sequence[Action | None] | None = None,
+        actions: Sequence[ActionLike | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,
@@ -131,25 +140,32 @@ class StreamClient:
         )
         what = Opening(start=start, lookahead=lookahead, record=record, mode=mode)
         opening = open_stream(self._connection, self._observer, what)
-        return RemoteSession(
-            self._connection, run(opening, self._connection), siblings=self._sessions
-        )
+        return RemoteSession(self._connection, run(opening, self._connection))
 
     def status(self) -> Status:
         """The server's sessions, queue and progress; answered even while the engine computes."""
+        self._connection.require_owner()
         if self._connection.closed:
             raise SessionClosed("the client is closed")
         return run(request_status(self._connection, ""), self._connection)
 
     def close(self) -> None:
-        """Ends the connection and, without waiting, the sessions still open. Idempotent."""
-        told = [session.abandon() for session in list(self._sessions)]
-        self._connection.close(linger_ms=CLOSE_LINGER_MS if any(told) else 0)
+        """Ends the connection and, without waiting, the sessions still open. Idempotent.
+
+        In a process forked from the client's it does nothing.
+        """
+        if not self._connection.elsewhere:
+            with self._connection.using():
+                self._connection.close()
 
 
-def check_patience(timeout_s: float, resume_s: float) -> None:
+def check_patience(
+    timeout_s: float, resume_s: float, connect_timeout_s: float, busy_s: float
+) -> None:
     """Raises InvalidInput."""
-    if not math.isfinite(timeout_s) or timeout_s <= 0:
+    if require_finite("timeout_s", timeout_s) <= 0:
         raise InvalidInput("timeout_s", timeout_s, "more than 0 seconds")
-    if not math.isfinite(resume_s) or resume_s < 0:
-        raise InvalidInput("resume_s", resume_s, "0 seconds or more")
+    others = {"resume_s": resume_s, "connect_timeout_s": connect_timeout_s, "busy_s": busy_s}
+    for name, seconds in others.items():
+        if require_finite(name, seconds) < 0:
+            raise InvalidInput(name, seconds, "0 seconds or more")

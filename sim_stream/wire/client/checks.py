@@ -6,17 +6,24 @@ All raise InvalidInput naming the field. Knows no sockets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import convert
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import (
+    Action,
+    DecodingConfig,
+    SamplingConfig,
+    require_finite,
+    require_integer,
+)
 from sim_stream.errors import InvalidInput
 from sim_stream.wire.messages import MODES, HelloOk, WireAction, WireDecoding, WireSampling
 
 TEXT_CHARS = 4096
+# What a step takes for an action: a pair is (speed_mps, yaw_rate_radps), as policies return them.
+ActionLike: TypeAlias = Action | Sequence[float] | npt.NDArray[Any]
 
 
 def wire_frames(frames: Any, info: HelloOk) -> npt.NDArray[np.uint8]:
@@ -36,23 +43,33 @@ def wire_frames(frames: Any, info: HelloOk) -> npt.NDArray[np.uint8]:
 
 
 def wire_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise InvalidInput("seed", seed, "an integer, 0..2**64 - 1")
-    return int(seed)
+    return require_integer("seed", seed, 0, 2**64 - 1, "an integer, 0..2**64 - 1")
 
 
 def wire_lookahead(lookahead: Any) -> Literal[0, 1] | None:
     if lookahead is None:
         return None
-    if isinstance(lookahead, bool) or lookahead not in (0, 1):
-        raise InvalidInput("lookahead", lookahead, "0, 1 or None")
-    return 1 if lookahead else 0
+    return 1 if require_integer("lookahead", lookahead, 0, 1, "0, 1 or None") else 0
+
+
+def wire_sim_time_us(sim_time_us: Any) -> int | None:
+    if sim_time_us is None:
+        return None
+    allowed = "microseconds as an integer of 64 bits, or None"
+    return require_integer("sim_time_us", sim_time_us, -(2**63), 2**63 - 1, allowed)
+
+
+def wire_deadline_ms(deadline_ms: Any) -> int | None:
+    if deadline_ms is None:
+        return None
+    allowed = "milliseconds, an integer, 0 or more, or None"
+    return require_integer("deadline_ms", deadline_ms, 0, 2**63 - 1, allowed)
 
 
 def wire_mode(mode: Any) -> str:
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise InvalidInput("mode", mode, ", ".join(MODES))
-    return str(mode)
+    return mode
 
 
 def wire_record(record: Any) -> bool | None:
@@ -64,18 +81,28 @@ def wire_record(record: Any) -> bool | None:
 def wire_action(action: Any, info: HelloOk, field: str = "action") -> WireAction | None:
     if action is None:
         return None
-    if not isinstance(action, Action):
-        raise InvalidInput(field, action, "an Action or None")
     if not info.takes_actions:
         raise InvalidInput(field, action, f"None: {info.model_id} takes no actions")
-    return WireAction.of(action)
+    if isinstance(action, Action):
+        return WireAction.of(action)
+    pair = isinstance(action, tuple | list) or (isinstance(action, np.ndarray) and action.ndim == 1)
+    if not pair or len(action) != 2:
+        allowed = "an Action, a pair (speed_mps, yaw_rate_radps), or None"
+        raise InvalidInput(field, action, allowed)
+    speed_mps, yaw_rate_radps = action
+    return WireAction(
+        speed_mps=require_finite(f"{field}.speed_mps", speed_mps),
+        yaw_rate_radps=require_finite(f"{field}.yaw_rate_radps", yaw_rate_radps),
+    )
 
 
 def wire_actions(
-    actions: Sequence[Action | None] | None, frames: int, info: HelloOk
+    actions: Sequence[ActionLike | None] | None, frames: int, info: HelloOk
 ) -> list[WireAction | None] | None:
     if actions is None:
         return None
+    if isinstance(actions, str | bytes) or not isinstance(actions, Sequence | np.ndarray):
+        raise InvalidInput("actions", actions, f"a list of {frames}, one per context frame")
     if len(actions) != frames:
         raise InvalidInput("actions", len(actions), f"{frames}, one per context frame")
     return [wire_action(action, info, f"actions[{i}]") for i, action in enumerate(actions)]
@@ -94,7 +121,11 @@ def wire_decoding(decoding: Any) -> WireDecoding | None:
         return None
     if not isinstance(decoding, DecodingConfig):
         raise InvalidInput("decoding", decoding, "a DecodingConfig or None")
-    return convert(decoding, WireDecoding, from_attributes=True)
+    return WireDecoding(
+        strategy=decoding.strategy,  # type: ignore[arg-type]
+        window=int(decoding.window),
+        k=int(decoding.k),
+    )
 
 
 def wire_sampling(sampling: Any) -> WireSampling | None:

@@ -121,7 +121,7 @@ class Lifeline:
             left_s = max(give_up_s - time.monotonic(), 0.0)
             try:
                 timeout_s = min(self._link.timeout_s, left_s)
-                return (yield from ask(request, timeout_s=timeout_s, anew=True))
+                return (yield from ask(request, timeout_s=timeout_s, anew=True, busy=False))
             except RemoteError as error:
                 if error.code not in COMING:
                     raise

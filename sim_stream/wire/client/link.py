@@ -15,10 +15,14 @@ from sim_stream.wire.messages import Heartbeat, Hello, HelloOk, Message, Status
 
 
 class Link(Protocol):
-    """``timeout_s`` for one answer, ``resume_s`` for a restarted server to come back."""
+    """``timeout_s`` for one answer, ``resume_s`` for a restarted server to come back.
+
+    ``sids``: the sessions that the server is told of when the connection ends.
+    """
 
     timeout_s: float
     resume_s: float
+    sids: set[str]
 
     @property
     def info(self) -> HelloOk: ...
@@ -28,6 +32,8 @@ class Link(Protocol):
     def forget(self, rid: int) -> None: ...
     def was_dropped(self, rid: int) -> bool: ...
     def send_unanswered(self, message: Message) -> bool: ...
+    def orphan(self, sid: str) -> None: ...
+    def require_owner(self) -> None: ...
 
 
 def say_hello(link: Link) -> Operation[HelloOk]:

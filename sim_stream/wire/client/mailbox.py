@@ -6,6 +6,7 @@ the asyncio connection. Knows no sockets and no clocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ class Mailbox:
         self._last_rid = 0
         self._expected: set[int] = set()
         self._replies: dict[int, Received] = {}
+        self._confirmed_s: dict[int, float] = {}
         self._farewell: Error | None = None
         self._farewell_told = False
 
@@ -75,6 +77,8 @@ class Mailbox:
         arrays = framing.unpack(message.arrays, parts[1:])
         if isinstance(message, HelloOk | Status):
             self._meet(message)
+        if isinstance(message, Status) and message.pending in self._expected:
+            self._confirmed_s[message.pending] = recv_ns / 1e9
         if message.rid in self._expected:
             self._replies[message.rid] = Received(message, arrays, recv_ns)
         elif message.rid == 0 and isinstance(message, Error):
@@ -87,9 +91,14 @@ class Mailbox:
         if isinstance(message, HelloOk):
             self.info = message
 
-    def beat(self) -> Heartbeat:
-        """Asks whether the server is still the same; nobody waits for the answer."""
-        return Heartbeat(rid=self.issue())
+    def beat(self, awaiting: int) -> Heartbeat:
+        """Asks whether the server is still the same and has that request; nobody waits for the
+        answer."""
+        return Heartbeat(rid=self.issue(), awaiting=awaiting)
+
+    def confirmed_s(self, rid: int) -> float:
+        """When the server last said that it has that request; minus infinity: never."""
+        return self._confirmed_s.get(rid, -math.inf)
 
     @property
     def heartbeat_s(self) -> float:
@@ -114,10 +123,12 @@ class Mailbox:
         """The reply to this request, come or not, is of no interest any more."""
         self._expected.discard(rid)
         self._replies.pop(rid, None)
+        self._confirmed_s.pop(rid, None)
 
     def forget_all(self) -> None:
         self._expected.clear()
         self._replies.clear()
+        self._confirmed_s.clear()
 
     @property
     def farewell(self) -> bool:

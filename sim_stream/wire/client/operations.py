@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from sim_stream.errors import ConnectionLost, SimStreamError
+from sim_stream.errors import ConnectionLost, NobodyListens
 from sim_stream.wire.client.mailbox import Received
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.messages import Message
@@ -34,10 +35,12 @@ class Send:
 
 @dataclass(frozen=True)
 class Wait:
-    """Answered with the ``Received`` reply."""
+    """Answered with the ``Received`` reply. ``busy``: a server that says that it has the request
+    is waited for longer (``patience``)."""
 
     rid: int
     timeout_s: float
+    busy: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,29 @@ class Blocking(Protocol):
     """The blocking connection."""
 
     def send(self, message: Message, arrays: Arrays, *, anew: bool) -> int: ...
-    def wait(self, rid: int, timeout_s: float) -> Received: ...
+    def wait(self, rid: int, timeout_s: float, *, busy: bool) -> Received: ...
+    def using(self) -> AbstractContextManager[object]: ...
 
 
 class Awaiting(Protocol):
     """The asyncio connection."""
 
     async def send(self, message: Message, arrays: Arrays, *, anew: bool) -> int: ...
-    async def wait(self, rid: int, timeout_s: float) -> Received: ...
+    async def wait(self, rid: int, timeout_s: float, *, busy: bool) -> Received: ...
+    def require_owner(self) -> None: ...
 
 
 def ask(
-    message: Message, arrays: Arrays | None = None, *, timeout_s: float, anew: bool = False
+    message: Message,
+    arrays: Arrays | None = None,
+    *,
+    timeout_s: float,
+    anew: bool = False,
+    busy: bool = True,
 ) -> Operation[Received]:
     """Sends a request, once, and waits for its reply."""
     rid = yield Send(message, arrays or {}, anew)
-    received: Received = yield Wait(rid, timeout_s)
+    received: Received = yield Wait(rid, timeout_s, busy)
     return received
 
 
@@ -78,7 +88,7 @@ def ask_until_answered(
 ) -> Operation[Received]:
     """Sends a request that the server takes once however often it comes, until it is answered.
 
-    Raises ConnectionLost after ``timeout_s`` in all.
+    Raises ConnectionLost after ``timeout_s`` in all, but for the time in which the server had it.
     """
     give_up_s = time.monotonic() + timeout_s
     while True:
@@ -86,13 +96,18 @@ def ask_until_answered(
         attempt_s = min(timeout_s * ATTEMPT, max(left_s, 0.0))
         try:
             return (yield from ask(message, arrays, timeout_s=attempt_s, anew=anew))
-        except ConnectionLost:
-            if time.monotonic() >= give_up_s:
+        except ConnectionLost as error:
+            if isinstance(error, NobodyListens) or time.monotonic() >= give_up_s:
                 raise
 
 
 def run(operation: Operation[T], connection: Blocking) -> T:
-    """Runs an operation to its end; raises what it raises."""
+    """Runs an operation to its end; raises what it raises, and WrongOwner."""
+    with connection.using():
+        return _run(operation, connection)
+
+
+def _run(operation: Operation[T], connection: Blocking) -> T:
     try:
         step = next(operation)
         while True:
@@ -103,8 +118,8 @@ def run(operation: Operation[T], connection: Blocking) -> T:
                     time.sleep(step.seconds)
                     answer = None
                 else:
-                    answer = connection.wait(step.rid, step.timeout_s)
-            except SimStreamError as error:
+                    answer = connection.wait(step.rid, step.timeout_s, busy=step.busy)
+            except BaseException as error:  # Ctrl-C, too: an opening has something to undo
                 step = operation.throw(error)
             else:
                 step = operation.send(answer)
@@ -115,6 +130,7 @@ def run(operation: Operation[T], connection: Blocking) -> T:
 
 async def run_async(operation: Operation[T], connection: Awaiting) -> T:
     """As ``run``; cancelled, it ends the operation where it stands."""
+    connection.require_owner()
     try:
         step = next(operation)
         while True:
@@ -125,8 +141,8 @@ async def run_async(operation: Operation[T], connection: Awaiting) -> T:
                     await asyncio.sleep(step.seconds)
                     answer = None
                 else:
-                    answer = await connection.wait(step.rid, step.timeout_s)
-            except SimStreamError as error:
+                    answer = await connection.wait(step.rid, step.timeout_s, busy=step.busy)
+            except BaseException as error:  # cancelled, too: an opening has something to undo
                 step = operation.throw(error)
             else:
                 step = operation.send(answer)

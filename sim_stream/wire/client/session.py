@@ -1,6 +1,7 @@
 """``RemoteSession``: one stream of predicted frames, as its user sees it.
 
-Runs the operations of ``stream`` and waits for them. Belongs to the thread of its client.
+Runs the operations of ``stream`` and waits for them. One thread at a time uses a client and all its
+sessions; a session that is dropped without a close is closed at the server all the same.
 """
 
 from __future__ import annotations
@@ -8,31 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import DecodingConfig, SamplingConfig
 from sim_stream.wire.client.blocking_connection import Connection
+from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.frame import RemoteFrame
 from sim_stream.wire.client.operations import run
+from sim_stream.wire.client.owner import NotCopied
 from sim_stream.wire.client.start import Start
 from sim_stream.wire.client.stream import Stream
 from sim_stream.wire.messages import Status
 
 
-class RemoteSession:
+class RemoteSession(NotCopied):
     """Opened by ``StreamClient.open``; a context manager that closes it.
 
     Methods raise InvalidInput (nothing was sent), RemoteError (the server refused),
-    ConnectionLost (no answer; the session may live on) and SessionClosed.
+    ConnectionLost (no answer; the session may live on), SessionClosed, and WrongOwner in a forked
+    process or while another thread is in a call of the same client.
     """
 
-    def __init__(
-        self, connection: Connection, stream: Stream, siblings: WeakSet[RemoteSession]
-    ) -> None:
+    def __init__(self, connection: Connection, stream: Stream) -> None:
         self._connection = connection
         self._stream = stream
-        self._siblings = siblings  # the client tells the server when it leaves them open
-        siblings.add(self)
 
     def __enter__(self) -> RemoteSession:
         return self
@@ -64,7 +63,7 @@ class RemoteSession:
 
     def step(
         self,
-        action: Action | None = None,
+        action: ActionLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
@@ -77,7 +76,7 @@ class RemoteSession:
 
     def send_step(
         self,
-        action: Action | None = None,
+        action: ActionLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
@@ -90,13 +89,14 @@ class RemoteSession:
 
     def ready(self, timeout_s: float = 0.0) -> bool:
         """Whether ``receive`` would return at once; waits for that, up to ``timeout_s``."""
-        self._stream.require_open()
-        while in_flight := self._stream.in_flight:
-            if not self._connection.poll(in_flight[0].rid, timeout_s):
-                return False
-            if not self._stream.shed():
-                return True
-        return False
+        with self._connection.using():
+            self._stream.require_open()
+            while in_flight := self._stream.in_flight:
+                if not self._connection.poll(in_flight[0].rid, timeout_s):
+                    return False
+                if not self._stream.shed():
+                    return True
+            return False
 
     def receive(self) -> RemoteFrame:
         """The reply to the oldest step in flight; asks again when it was lost before."""
@@ -107,7 +107,7 @@ class RemoteSession:
         frames: Any,
         *,
         seed: int = 0,
-        actions: Sequence[Action | None] | None = None,
+        actions: Sequence[ActionLike | None] | None = None,
         text: str | None = None,
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,
@@ -126,16 +126,24 @@ class RemoteSession:
     def fork(self) -> RemoteSession:
         """A second session that continues from here, independent of this one."""
         stream = run(self._stream.fork(), self._connection)
-        return RemoteSession(self._connection, stream, self._siblings)
+        return RemoteSession(self._connection, stream)
 
     def status(self) -> Status:
         """The server's progress; asking keeps the session from expiring."""
         return run(self._stream.status(), self._connection)
 
     def close(self) -> RemoteFrame | None:
-        """Ends the session; the last frame, when the lookahead still held one. Idempotent."""
+        """Ends the session; the last frame, when the lookahead still held one. Idempotent.
+
+        In a process forked from the client's it does nothing: the session is the other's.
+        """
+        if self._connection.elsewhere:
+            return None
         return run(self._stream.close(), self._connection)
 
     def abandon(self) -> bool:
         """Tells the server, without waiting, that the session is over; says whether it did."""
-        return self._stream.abandon()
+        if self._connection.elsewhere:
+            return False
+        with self._connection.using():
+            return self._stream.abandon()

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import DecodingConfig, SamplingConfig
 from sim_stream.wire.client import checks
+from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.link import new_key
 from sim_stream.wire.engine import Image
 from sim_stream.wire.messages import HelloOk, Open
@@ -22,7 +23,7 @@ class Start:
 
     frames: Any
     seed: int = 0
-    actions: Sequence[Action | None] | None = None
+    actions: Sequence[ActionLike | None] | None = None
     text: str | None = None
     sampling: SamplingConfig | None = None
     decoding: DecodingConfig | None = None

@@ -11,12 +11,12 @@ awaits. Knows no sockets.
 from __future__ import annotations
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sim_stream.config import Action
 from sim_stream.errors import (
     ConnectionLost,
     InvalidInput,
@@ -25,6 +25,7 @@ from sim_stream.errors import (
     SessionClosed,
 )
 from sim_stream.wire.client import checks
+from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.comeback import Lifeline
 from sim_stream.wire.client.frame import RemoteFrame, remote_frame
 from sim_stream.wire.client.link import Link, new_key, request_status
@@ -92,9 +93,12 @@ class Stream:
         self._latest = frame
         self._closed = False
         self._last: RemoteFrame | None = None
+        # Whoever lets go of a session without closing it leaves none at the server.
+        link.sids.add(opened.sid)
+        self._dropped = weakref.finalize(self, link.orphan, opened.sid)
 
     def step(
-        self, action: Action | None, sim_time_us: int | None, deadline_ms: int | None
+        self, action: ActionLike | None, sim_time_us: int | None, deadline_ms: int | None
     ) -> Operation[RemoteFrame]:
         if self.in_flight:
             raise InvalidInput("step", f"{len(self.in_flight)} in flight", "none; receive() first")
@@ -102,7 +106,7 @@ class Stream:
         return (yield from self.receive())
 
     def send_step(
-        self, action: Action | None, sim_time_us: int | None, deadline_ms: int | None
+        self, action: ActionLike | None, sim_time_us: int | None, deadline_ms: int | None
     ) -> Operation[int]:
         self.require_open()
         self.shed()
@@ -114,8 +118,8 @@ class Stream:
             sid=self.sid,
             step=self._next_step,
             action=checks.wire_action(action, self._link.info),
-            sim_time_us=sim_time_us,
-            deadline_ms=deadline_ms,
+            sim_time_us=checks.wire_sim_time_us(sim_time_us),
+            deadline_ms=checks.wire_deadline_ms(deadline_ms),
         )
         sent = yield from self._watched(lambda: self._send(message))
         self.in_flight.append(sent)
@@ -185,9 +189,15 @@ class Stream:
                 "fork", f"{len(self.in_flight)} steps in flight", "none; receive() first"
             )
         message = Fork(sid=self.sid, open_key=new_key())
-        received = yield from self._watched(lambda: self._ask(message))
-        self._show(message, received, None)
-        return Stream(self._link, self._observer, as_opened(received), self._latest, self._mode)
+
+        def forked() -> Operation[Stream]:
+            received = yield from self._watched(lambda: self._ask(message))
+            opened = as_opened(received)
+            stream = Stream(self._link, self._observer, opened, self._latest, self._mode)
+            self._show(message, received, None)
+            return stream
+
+        return (yield from or_withdrawn(self._link, message.open_key, forked()))
 
     def status(self) -> Operation[Status]:
         self.require_open()
@@ -204,8 +214,10 @@ class Stream:
             received = yield from self._watched(lambda: self._close(message))
         except RemoteError as error:
             if error.code == ErrorCode.NO_SESSION:
+                self._end()
                 return None  # over all the same
             raise
+        self._end()
         if isinstance(received.message, Closed) and received.message.frame is not None:
             self._last = remote_frame(received, send_ns)
         self._show(message, received, self._last)
@@ -215,11 +227,19 @@ class Stream:
         """Tells the server, without waiting, that the session is over; says whether it did."""
         if self._closed or self._link.closed:
             return False
-        self._closed = True
+        self._end()
         self._forget_steps()
         return self._link.send_unanswered(Close(sid=self.sid))
 
+    def _end(self) -> None:
+        """The server has no such session any more, or knows that it is over."""
+        self._closed = True
+        self._dropped.detach()
+        self._link.sids.discard(self.sid)
+
     def require_open(self) -> None:
+        """Raises SessionClosed, WrongOwner."""
+        self._link.require_owner()
         if self._closed or self._link.closed:
             raise SessionClosed(f"session {self.sid} is closed")
 
@@ -274,7 +294,8 @@ class Stream:
             resend = None if anew else self._send_again
             return (yield from self._lifeline.surviving(attempt, resend))
         except RemoteError as error:
-            self._closed = self._closed or error.code in OVER or self._lifeline.cut
+            if error.code in OVER or self._lifeline.cut:
+                self._end()
             raise
 
     def _send_again(self) -> Operation[None]:
@@ -306,17 +327,37 @@ class Stream:
             self._link.forget(self.in_flight.popleft().rid)
 
 
-def open_stream(link: Link, observer: Observer | None, opening: Opening) -> Operation[Stream]:
+def open_stream(link: Link, observer: Observer | None, what: Opening) -> Operation[Stream]:
     if link.closed:
         raise SessionClosed("the client is closed")
-    array, message = opening.message(link.info)
+    array, message = what.message(link.info)
     arrays: Arrays = {"frames": array}
     send_ns = time.monotonic_ns()
-    received = yield from ask_until_answered(message, arrays, timeout_s=link.timeout_s, anew=True)
-    opened, frame = as_opened(received), remote_frame(received, send_ns)
-    if observer is not None:
-        observer(as_client_saw_it(link.info, message, opened, frame, array))
-    return Stream(link, observer, opened, frame, message.mode)
+
+    def opening() -> Operation[Stream]:
+        received = yield from ask_until_answered(
+            message, arrays, timeout_s=link.timeout_s, anew=True
+        )
+        opened, frame = as_opened(received), remote_frame(received, send_ns)
+        stream = Stream(link, observer, opened, frame, message.mode)
+        if observer is not None:
+            observer(as_client_saw_it(link.info, message, opened, frame, array))
+        return stream
+
+    return (yield from or_withdrawn(link, message.open_key, opening()))
+
+
+def or_withdrawn(link: Link, open_key: str, opening: Operation[T]) -> Operation[T]:
+    """Runs it; whoever leaves before its session stands has it closed as soon as it does.
+
+    That may be a timeout, Ctrl-C, a cancelled task, or a reply that makes no sense.
+    """
+    try:
+        return (yield from opening)
+    except BaseException as error:
+        if isinstance(error, ConnectionLost) or not isinstance(error, RemoteError):
+            link.send_unanswered(Close(sid="", open_key=open_key))
+        raise
 
 
 def as_opened(received: Received) -> Opened:

@@ -108,6 +108,7 @@ class Dispatcher:
         self._sessions = Sessions(self.info, self.submit, self.admission, self.archive)
         self._held = HeldReplies()
         self._drops: list[Outgoing] = []
+        self._owed: set[tuple[bytes, int]] = set()  # replies still to come: route and rid
 
     @property
     def sessions(self) -> int:
@@ -128,7 +129,10 @@ class Dispatcher:
                 raise Refusal(ErrorCode.VERSION, f"v: got {envelope.v}; allowed: {VERSION}")
             request = codec.decode_request(parts[0])
             arrays = unpack(request.arrays, parts[1:])
-            return self._answer(request, arrays, Waiter(route, request.rid, user), recv_ns)
+            answer = self._answer(request, arrays, Waiter(route, request.rid, user), recv_ns)
+            if answer is None:
+                self._owed.add((route, request.rid))
+            return answer
         except ProtocolError as error:
             refusal = Refusal(ErrorCode.BAD_MESSAGE, str(error))
         except Refusal as raised:
@@ -180,6 +184,7 @@ class Dispatcher:
         else:
             waiters = self._sessions.settle(result, packet)
         for waiter in waiters:
+            self._owed.discard((waiter.route, waiter.rid))
             yield Outgoing(waiter.route, addressed(packet, waiter.rid))
         if result.info is not None:
             yield Outgoing(None, viewers_copy(packet))
@@ -224,6 +229,8 @@ class Dispatcher:
             case Resume():
                 self._require_running()
                 return self._sessions.resume(request, waiter, recv_ns)
+            case Close() if request.open_key and not request.sid:
+                return self._sessions.withdraw(request, waiter)
             case Close() if not self._sessions.owns(waiter.user, request.sid):
                 return self._sessions.closed_before(request, waiter)
         record = self._sessions.seen(request.sid, waiter, recv_ns)
@@ -258,6 +265,7 @@ class Dispatcher:
             srv_recv_ns=recv_ns,
             srv_send_ns=self.clock_ns(),
             server_epoch=self.info.server_epoch,
+            pending=request.awaiting if (waiter.route, request.awaiting) in self._owed else 0,
         )
 
     def _step(
@@ -289,6 +297,7 @@ class Dispatcher:
         )
         self.counters.errors[ErrorCode.DROPPED] += 1
         for waiter in record.drop(job.request.step):
+            self._owed.discard((waiter.route, waiter.rid))
             error = refusal.to_error(
                 rid=waiter.rid, sid=record.sid, committed_step=record.committed_step
             )

@@ -41,9 +41,10 @@ def refused(error: Error, kind: str) -> None:
     _refused(error.code, error.message, kind, ids)
 
 
-def expired(sid: str, committed_step: int) -> None:
-    """Nobody was heard of for a lease."""
-    log.info("session %s: lease ran out", sid, extra={"sid": sid, "step": committed_step})
+def expired(sid: str, committed_step: int, *, unwanted: bool = False) -> None:
+    """Nobody was heard of for a lease, or whoever opened it did not wait for it."""
+    why = "nobody waits for it" if unwanted else "lease ran out"
+    log.info("session %s: %s", sid, why, extra={"sid": sid, "step": committed_step})
 
 
 def _refused(code: ErrorCode, message: str, kind: str, ids: dict[str, object]) -> None:

@@ -40,7 +40,8 @@ class InFlight:
 class SessionRecord:
     """``control``: an open, reset, fork or close is under way; ``closing``: it is a close.
 
-    ``owner``: the key of the client that opened it, "" where clients have none.
+    ``owner``: the key of the client that opened it, "" where clients have none. ``unwanted``: its
+    client did not wait until it stood.
     ``dropped`` counts a realtime session's steps that gave way, ``newest`` is the last that came.
     """
 
@@ -52,6 +53,7 @@ class SessionRecord:
     control: bool = False
     closing: bool = False
     realtime: bool = False
+    unwanted: bool = False
     dropped: int = 0
     newest: int = 0
     in_flight: dict[int, InFlight] = field(default_factory=dict)

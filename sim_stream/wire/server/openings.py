@@ -23,6 +23,8 @@ from sim_stream.wire.server.faults import Refusal
 from sim_stream.wire.server.ledger import MAX_WAITERS, Waiter
 
 ENDED_KEPT = 16
+# In place of the digest of a content that never came.
+WITHDRAWN = b""
 
 
 @dataclass
@@ -48,11 +50,19 @@ class Openings:
         opening = self._by_key.get((waiter.user, key))
         if opening is None:
             return False
-        if opening.digest != digest:
+        if opening.digest not in (digest, WITHDRAWN):
             raise Refusal(ErrorCode.STEP_CONFLICT, "open_key: was used before with another content")
         if opening.ended:
             raise Refusal(ErrorCode.NO_SESSION, "open_key: the session that it opened has ended")
         return opening.reply or self.join(opening.sid, waiter)
+
+    def withdraw(self, key: str, user: str) -> str:
+        """The session that was or is being opened with that key; "": none, nor will there be."""
+        opening = self._by_key.setdefault((user, key), Opening(WITHDRAWN, "", [], ended=True))
+        if not opening.ended:
+            return opening.sid
+        self._forget_ended()
+        return ""
 
     def join(self, sid: str, waiter: Waiter) -> bool:
         """Waits for a session that is being made; False: it stands already. Raises Refusal."""
@@ -87,6 +97,9 @@ class Openings:
         opening = self._by_key[key]
         opening.reply, opening.ended = None, True
         self._by_key.move_to_end(key)
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
         ended = [key for key, opening in self._by_key.items() if opening.ended]
         for key in ended[:-ENDED_KEPT]:
             del self._by_key[key]

@@ -76,14 +76,15 @@ class Sessions:
         return record
 
     def expire(self, now_ns: int, lease_ns: int) -> list[str]:
-        """Closes those whose lease ran out; their sids."""
+        """Closes those whose lease ran out, and those that nobody wants; their sids."""
         expired: list[str] = []
         for record in self._records.values():
-            if record.idle and now_ns - record.last_seen_ns > lease_ns:
+            over = record.unwanted or now_ns - record.last_seen_ns > lease_ns
+            if record.idle and over:
                 job = Job(sid=record.sid, request=Close(sid=record.sid), t_recv_ns=now_ns)
                 if self._submit(job):
                     record.control = record.closing = True
-                    journal.expired(record.sid, record.committed_step)
+                    journal.expired(record.sid, record.committed_step, unwanted=record.unwanted)
                     expired.append(record.sid)
         return expired
 
@@ -195,6 +196,14 @@ class Sessions:
         elif not isinstance(job.request, Reset):
             del self._records[record.sid]
         return waiters
+
+    def withdraw(self, request: Close, waiter: Waiter) -> Packet:
+        """The session of an ``open_key`` ends as soon as it is idle; its opening is not undone.
+        One that comes only now, on a connection that was slower, opens nothing."""
+        sid = self._openings.withdraw(request.open_key, waiter.user)
+        if sid:
+            self._records[sid].unwanted = True
+        return addressed(Packet(Closed(sid=sid, committed_step=-1)), request.rid)
 
     def closed_before(self, request: Close, waiter: Waiter) -> Packet:
         """The reply to a close of a session that is not there."""

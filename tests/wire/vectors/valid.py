@@ -95,7 +95,9 @@ REQUESTS = (
     _Sample("fork with a key", m.Fork(rid=9, sid=SID, open_key="0123456789abcdef")),
     _Sample("resume", m.Resume(rid=14, resume_token=TOKEN)),
     _Sample("close", m.Close(rid=10, sid=SID)),
+    _Sample("close of an opening", m.Close(rid=13, sid="", open_key="e5f1")),
     _Sample("heartbeat of the connection", m.Heartbeat(rid=11)),
+    _Sample("heartbeat of one that waits", m.Heartbeat(rid=14, awaiting=U64_MAX)),
     _Sample("heartbeat of a session", m.Heartbeat(rid=12, sid=SID, client_send_ns=I64_MAX)),
 )
 
@@ -233,7 +235,7 @@ def _other_spellings(message: m.Message) -> list[Valid]:
     plain = fields(message)
     spellings = {
         "keys in another order": _packed(dict(reversed(plain.items()))),
-        "unknown fields": _packed(plain | {"wings": {"left": [1, None, b"\x00"]}, "pad": "x"}),
+        "unknown fields": _packed(plain | {"wings": {"left": [1, None, b"\x00"]}}),
         "wide integers": _packed(plain).replace(b"\xa1v\x01", b"\xa1v\xcf" + bytes(7) + b"\x01"),
         "signed integers": _packed(plain).replace(b"\xa1v\x01", b"\xa1v\xd0\x01"),
         "a long map header": b"\xde" + len(plain).to_bytes(2, "big") + _packed(plain)[1:],
