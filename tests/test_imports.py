@@ -22,8 +22,10 @@ BASE = {"clips", "errors", "config", "layout", "prompts", "video", "video_writer
 ALLOWED: dict[str, set[str]] = {
     **{name: BASE for name in BASE},
     "models": BASE | {"models"},
-    "decoding": BASE | {"models", "decoding"},
-    "runtime": BASE | {"models", "decoding", "runtime"},
+    "quiet": set(),
+    "onnx_runtime": {"quiet"},
+    "decoding": BASE | {"models", "decoding", "onnx_runtime"},
+    "runtime": BASE | {"models", "decoding", "onnx_runtime", "runtime"},
     "wire": BASE | {"wire"},
     "recording": BASE | {"recording", "model_options", "server_process", "wire"},
     "serve": BASE | {"metrics", "model_options", "models", "recording", "runtime", "wire"},
