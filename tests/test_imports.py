@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("sim_stream", "engines", "train", "bridge")
 
 # errors and config, and what stands beside them: counts of positions, video files and prompts.
-BASE = {"clips", "errors", "config", "layout", "prompts", "video", "video_writer"}
+BASE = {"clips", "errors", "expects", "config", "layout", "prompts", "video", "video_writer"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
     **{name: BASE for name in BASE},

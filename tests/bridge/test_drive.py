@@ -25,7 +25,7 @@ import pytest
 from bridge.__main__ import main
 from bridge.driving.log import first_not, lane_lost_at
 from bridge.driving.loop import Loop, Moment
-from bridge.driving.measures import Measure, Pose, asphalt_ahead, pose_from, psnr_db
+from bridge.driving.measures import Measure, Pose, asphalt_ahead, pose_from
 from bridge.motion import control_for
 from bridge.painted import PaintedWorld
 from bridge.policies.contract import Policy, PolicyFailed
@@ -266,13 +266,6 @@ def test_video_is_driven_along_by_the_command(
 
 
 # The measures.
-
-
-def test_psnr_of_equal_frames_is_the_most_and_falls_with_the_error() -> None:
-    frame = np.full((8, 8, 3), 100, np.uint8)
-    assert psnr_db(frame, frame) == 99.0
-    assert psnr_db(frame, frame + 1) == pytest.approx(20 * math.log10(255))
-    assert psnr_db(frame, frame + 10) == pytest.approx(20 * math.log10(25.5))
 
 
 @pytest.mark.parametrize("heading_rad", [0.0, 1.2, -2.5])

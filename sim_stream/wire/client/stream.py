@@ -10,6 +10,7 @@ awaits. Knows no sockets.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from sim_stream.errors import (
     RemoteError,
     SessionClosed,
 )
+from sim_stream.expects import is_foreign, prompt_warning
 from sim_stream.wire.client import checks
 from sim_stream.wire.client.comeback import Lifeline
 from sim_stream.wire.client.frame import RemoteFrame, remote_frame
@@ -54,6 +56,8 @@ from sim_stream.wire.messages import (
 )
 from sim_stream.wire.observe import Observer, SessionRequest
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 # After these errors the server has no such session any more.
 # A realtime session's steps are answered at once or soon; more without an answer is a server gone.
@@ -72,7 +76,10 @@ class _Sent:
 
 
 class Stream:
-    """``frame`` came with the opening, the last reset, or is the parent's last after a fork."""
+    """``frame`` came with the opening, the last reset, or is the parent's last after a fork.
+
+    ``prompt_psnr_db``: how close the last prompt frame is to its reconstruction; None: not known.
+    """
 
     def __init__(
         self,
@@ -84,6 +91,7 @@ class Stream:
     ) -> None:
         self.sid = opened.sid
         self.frame = frame
+        self.prompt_psnr_db = opened.prompt_psnr_db
         self.in_flight: deque[_Sent] = deque()
         self._link, self._observer = link, observer
         self._mode = mode
@@ -92,6 +100,21 @@ class Stream:
         self._latest = frame
         self._closed = False
         self._last: RemoteFrame | None = None
+
+    @property
+    def prompt_is_foreign(self) -> bool:
+        """Whether it is below what the server's model can go on from."""
+        return is_foreign(self.prompt_psnr_db, self._link.info.prompt_psnr_min_db)
+
+    @property
+    def prompt_warning(self) -> str:
+        """That in words; empty where it is not foreign."""
+        info = self._link.info
+        return prompt_warning(self.prompt_psnr_db, info.prompt_psnr_min_db, info.prompt_psnr_own_db)
+
+    def warn_of_prompt(self) -> None:
+        if self.prompt_is_foreign:
+            log.warning("%s", self.prompt_warning, extra={"sid": self.sid})
 
     def step(
         self, action: Action | None, sim_time_us: int | None, deadline_ms: int | None
@@ -175,6 +198,9 @@ class Stream:
         self.frame = self._latest = remote_frame(received, send_ns)
         self._next_step = self.frame.committed_step + 1
         self._lifeline.log.restart(self.frame.committed_step)
+        reply = received.message
+        self.prompt_psnr_db = reply.prompt_psnr_db if isinstance(reply, FrameMessage) else None
+        self.warn_of_prompt()
         self._show(message, received, self.frame, array)
         return self.frame
 
@@ -316,7 +342,9 @@ def open_stream(link: Link, observer: Observer | None, opening: Opening) -> Oper
     opened, frame = as_opened(received), remote_frame(received, send_ns)
     if observer is not None:
         observer(as_client_saw_it(link.info, message, opened, frame, array))
-    return Stream(link, observer, opened, frame, message.mode)
+    stream = Stream(link, observer, opened, frame, message.mode)
+    stream.warn_of_prompt()
+    return stream
 
 
 def as_opened(received: Received) -> Opened:
