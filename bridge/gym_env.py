@@ -92,7 +92,7 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         frames, actions = self._start_from(options)
         frame = self._restart(frames, actions, drawn)
         self._shown = frame.image
-        return frame.image, told(frame)
+        return frame.image, self._told(frame)
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         if self._session is None or self._shown is None:
@@ -104,7 +104,7 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
             self._session = None
             return self._shown, 0.0, False, True, {"error": str(error)}
         self._shown = frame.image
-        return frame.image, 0.0, False, False, told(frame)
+        return frame.image, 0.0, False, False, self._told(frame)
 
     def render(self) -> Frame | None:
         return self._shown if self.render_mode == "rgb_array" else None
@@ -113,6 +113,10 @@ class SimStreamEnv(gymnasium.Env[Frame, Any]):
         """Ends the session and the connection. Idempotent."""
         self._session = None
         self._client.close()
+
+    def _told(self, frame: RemoteFrame) -> dict[str, Any]:
+        assert self._session is not None
+        return told(frame, self._session.prompt_psnr_db)
 
     def _start_from(self, options: dict[str, Any]) -> tuple[Any, Sequence[Action | None] | None]:
         frames = options.get("frames")
@@ -154,13 +158,14 @@ def action_space(info: HelloOk) -> spaces.Space[Any]:
     return spaces.Box(low, np.ones_like(low), dtype=np.float32)
 
 
-def told(frame: RemoteFrame) -> dict[str, Any]:
+def told(frame: RemoteFrame, prompt_psnr_db: float | None) -> dict[str, Any]:
     """What Gymnasium's ``info`` says: nothing that differs between equal episodes."""
     return {
         "step": frame.step,
         "frame_id": frame.frame_id,
         "lag_frames": frame.lag_frames,
         "approximated": frame.approximated,
+        "prompt_psnr_db": prompt_psnr_db,
     }
 
 

@@ -157,7 +157,11 @@ class _Driver:
                 drive.add(moment)
         return drive.finish(
             {"seed": seed, **(world.describe(seed) if isinstance(world, RoadWorld) else {})},
-            {"wall_s": round(time.monotonic() - start_s, 1)},
+            {
+                "prompt_psnr_db": rounded(loop.prompt_psnr_db),
+                "prompt_is_foreign": loop.prompt_is_foreign,
+                "wall_s": round(time.monotonic() - start_s, 1),
+            },
         )
 
     def _kept(self, world: World, seed: int) -> KeptDrive:
@@ -176,6 +180,10 @@ class _Driver:
             frame_s=1.0 / world.fps,
             name=f"drive {seed}",
         )
+
+
+def rounded(psnr_db: float | None) -> float | None:
+    return None if psnr_db is None else round(psnr_db, 2)
 
 
 def totals(drives: list[dict[str, Any]]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from sim_stream.video import SAMPLE, halve
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import ServerProcess
-from tests.wire.toy import PRESET, SIZE, ToyRuntime
+from tests.wire.toy import OWN_DB, PRESET, SIZE, ToyRuntime
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 90_001
@@ -369,6 +369,7 @@ def test_drive_leaves_video_picture_lines_and_a_summary(
     assert one == json.loads((driven / "d.json").read_text())
     assert (one["seed"], one["frames"], one["end"]) == (90_000, 5, "length")
     assert one["on_road_s"] == 1.25
+    assert (one["prompt_psnr_db"], one["prompt_is_foreign"]) == (OWN_DB, False)
     assert one["psnr_db_at"]["4"] == told[4]["psnr_db"]
 
 
