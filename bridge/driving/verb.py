@@ -16,6 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from bridge.driving.kept import KeptDrive
 from bridge.driving.loop import Loop, See
 from bridge.driving.page import Page
@@ -152,7 +154,7 @@ class _Driver:
         )
         start_s = time.monotonic()
         drive = self._kept(world, seed)
-        with drive:
+        with drive, logging_redirect_tqdm():  # a warning of the prompt gets a line of its own
             for moment in loop.run(seed):
                 drive.add(moment)
         return drive.finish(

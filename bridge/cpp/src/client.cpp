@@ -45,7 +45,7 @@ std::string Session::prompt_warning() const {
   }
   std::ostringstream words;
   words << std::fixed << std::setprecision(1) << "the model cannot show this prompt: " << *found
-        << " dB, its own world " << std::defaultfloat
+        << " dB, its own world " << std::defaultfloat << std::setprecision(6)
         << impl_->info->prompt_psnr_own_db.value_or(*least)
         << " dB or more; expect the drive to collapse";
   return words.str();
