@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from dataclasses import fields
@@ -116,6 +117,7 @@ def run_drive(options: argparse.Namespace) -> dict[str, object]:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s")  # warnings, to stderr
     try:
         print(to_json(options.run(options)), flush=True)
     except SimStreamError as error:

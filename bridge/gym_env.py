@@ -103,7 +103,7 @@ class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
         frames, actions = self._start_from(options)
         frame = self._restart(frames, actions, drawn)
         self._shown = frame.image.copy()
-        return frame.image, told(frame)
+        return frame.image, self._told(frame)
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         if self._session is None or self._shown is None:
@@ -115,7 +115,7 @@ class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
             self._session = None
             return self._shown.copy(), 0.0, False, True, {"error": str(error)}
         self._shown = frame.image.copy()
-        return frame.image, 0.0, False, False, told(frame)
+        return frame.image, 0.0, False, False, self._told(frame)
 
     def render(self) -> Frame | None:
         """The last frame, a copy: what is drawn on it or on an observation stays there."""
@@ -127,6 +127,10 @@ class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
         """Ends the session and the connection, with which the server hears of it. Idempotent."""
         self._session = None
         self._client.close()
+
+    def _told(self, frame: RemoteFrame) -> dict[str, Any]:
+        assert self._session is not None
+        return told(frame, self._session.prompt_psnr_db)
 
     def _start_from(self, options: dict[str, Any]) -> tuple[Any, Sequence[Action | None] | None]:
         frames = options.get("frames")
@@ -172,13 +176,14 @@ def action_space(info: HelloOk) -> spaces.Space[Any]:
     return spaces.Box(low, np.ones_like(low), dtype=np.float32)
 
 
-def told(frame: RemoteFrame) -> dict[str, Any]:
+def told(frame: RemoteFrame, prompt_psnr_db: float | None) -> dict[str, Any]:
     """What Gymnasium's ``info`` says: nothing that differs between equal episodes."""
     return {
         "step": frame.step,
         "frame_id": frame.frame_id,
         "lag_frames": frame.lag_frames,
         "approximated": frame.approximated,
+        "prompt_psnr_db": prompt_psnr_db,
     }
 
 

@@ -1,7 +1,8 @@
 """PaintedWorld: a straight road painted with numpy, for tests and for trying tools anywhere.
 
 A real World (camera, kinematic bicycle, road view) that needs nothing installed and answers in a
-millisecond. It has no traffic, no curves and no look to speak of: nothing worth training on.
+millisecond. It has no traffic, no curves and no look to speak of: nothing worth training on, and
+nothing that a trained model knows: a drive that it seeds is warned of, and collapses.
 """
 
 from __future__ import annotations

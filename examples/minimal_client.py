@@ -1,8 +1,9 @@
 """Drives a sim-stream server with nothing but zmq, msgpack and numpy.
 
-    python examples/minimal_client.py [tcp://127.0.0.1:5555]
+    python examples/minimal_client.py [tcp://127.0.0.1:5555 [prompt.rgb]]
 
 A message is [msgpack header][array]*; every request has a `rid` that its reply repeats.
+write_prompt.py makes a prompt.rgb; without it: grey, which no model can go on from.
 """
 
 import sys
@@ -50,7 +51,12 @@ if __name__ == "__main__":
     client = Client(sys.argv[1] if len(sys.argv) > 1 else "tcp://127.0.0.1:5555")
     info, _ = client.ask("hello")
     frames = np.full((2, *info["frame_shape"]), 128, np.uint8)  # two images of the road go here
+    if len(sys.argv) > 2:
+        frames = np.fromfile(sys.argv[2], np.uint8).reshape(-1, *info["frame_shape"])
     opened, arrays = client.ask("open", {"frames": frames}, seed=7)
+    reached, least = opened["prompt_psnr_db"], info["prompt_psnr_min_db"]
+    if least is not None and reached < least:
+        print(f"the model cannot show this prompt: {reached:.1f} dB, it takes {least:g} or more")
     show(opened, arrays)
     for step in range(1, 6):
         action = {"speed_mps": 8.0, "yaw_rate_radps": 0.1 * step} if info["action_spec"] else None

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sim_stream import quiet
+
 if TYPE_CHECKING:
     from sim_stream.config import Action, SamplingConfig, get_preset
     from sim_stream.errors import InvalidInput, SimStreamError
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from sim_stream.wire.client.async_client import AsyncStreamClient
     from sim_stream.wire.client.blocking_client import StreamClient
     from sim_stream.wire.server.server import StreamServer
+
+quiet.switch_off()
 
 __version__ = "0.1.0"
 

@@ -165,6 +165,8 @@ def _drive_server(
                 session, script if takes_actions else [None] * len(script), options.pace_fps, keep
             )
         summary = summarise(drive, options) | {
+            "prompt_psnr_db": session.prompt_psnr_db and round(session.prompt_psnr_db, 2),
+            "prompt_is_foreign": session.prompt_is_foreign,
             "model_id": client.info.model_id,
             "weights_sha256": client.info.weights_sha256,
             "out": str(options.out),

@@ -18,7 +18,7 @@ from typing import Any
 
 import sim_stream
 from sim_stream.clips import SAMPLE
-from sim_stream.config import TORCH_ENGINES, get_preset
+from sim_stream.config import TORCH_ENGINES, get_preset, to_dict
 from sim_stream.errors import SimStreamError
 from sim_stream.plain_json import to_json
 
@@ -238,7 +238,12 @@ def _weights(weights: Path | None, problems: list[str]) -> dict[str, Any]:
     except (ImportError, OSError, SimStreamError) as error:
         problems.append(f"weights of preset {PRESET}: {error}")
         return found
-    return found | {"verified": True, "model_id": loaded.model_id, "sha256": loaded.sha256}
+    return found | {
+        "verified": True,
+        "model_id": loaded.model_id,
+        "sha256": loaded.sha256,
+        "expects": to_dict(loaded.expects),
+    }
 
 
 def _sample(problems: list[str]) -> dict[str, Any]:
@@ -260,6 +265,20 @@ def _encoder(problems: list[str]) -> dict[str, Any]:
     return {"h264": "libx264"}
 
 
+def _expectations(expects: dict[str, Any]) -> list[str]:
+    """What the weights say of what they take, a line each."""
+    lines = []
+    if camera := expects.get("camera"):
+        lines.append(
+            "camera       the model knows frames of {field_of_view_deg:g} degrees both ways, from "
+            "{up_m:g} m up, {pitch_down_deg:g} degrees down".format(**camera)
+        )
+    if expects.get("prompt_psnr_min_db") is not None:
+        least = expects["prompt_psnr_min_db"]
+        lines.append(f"prompts      foreign below {least:g} dB to their reconstruction")
+    return lines
+
+
 def _as_text(report: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     weights, device = report["weights"], report["device"]
@@ -274,6 +293,7 @@ def _as_text(report: dict[str, Any]) -> str:
         + (f" ({report['engines']['why']})" if "why" in report["engines"] else ""),
         f"weights      {weights['preset']}: {weights.get('path', 'none')}"
         + (" (match their manifest)" if weights["verified"] else " (NOT USABLE)"),
+        *_expectations(weights.get("expects", {})),
         f"sample clip  {report['sample']['path']}"
         + ("" if report["sample"]["found"] else " (MISSING)"),
     ]

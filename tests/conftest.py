@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from sim_stream import quiet
+
 ROOT = Path(__file__).resolve().parent.parent
+
+# Before any test module is imported: what tests alone use (Selenium) sends nothing, and a model is
+# a folder or nothing.
+quiet.switch_off()
+os.environ.update({"DO_NOT_TRACK": "1", "SE_AVOID_STATS": "true", "HF_HUB_OFFLINE": "1"})
 
 
 def _missing(marker: str) -> str | None:

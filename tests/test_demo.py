@@ -172,6 +172,8 @@ def test_demo_writes_marked_prompt_and_predicted_frames_and_a_summary(
     name = "pocket-untrained+inflated" if inflated else "pocket-untrained"
     assert (summary["seed"], summary["model_id"]) == (7, name)
     assert len(summary["weights_sha256"]) == 64
+    assert 0.0 <= summary["prompt_psnr_db"] < 25.0  # untrained
+    assert not summary["prompt_is_foreign"]  # but these weights do not say what they can show
     assert {"end_to_end", "world_model", "video_decode"} <= set(summary["latency_ms"])
     for percentiles in summary["latency_ms"].values():
         assert 0 <= percentiles["p50"] <= percentiles["p95"] <= percentiles["p99"]

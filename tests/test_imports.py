@@ -17,14 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("sim_stream", "engines", "train", "bridge")
 
 # errors and config, and what stands beside them: counts of positions, JSON, videos and prompts.
-BASE = {"clips", "errors", "config", "layout", "plain_file", "plain_json", "prompts"}
+BASE = {"clips", "errors", "expects", "config", "layout", "plain_file", "plain_json", "prompts"}
 BASE |= {"jpeg", "media_path", "video", "video_reader", "video_writer"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
     **{name: BASE for name in BASE},
     "models": BASE | {"models"},
-    "decoding": BASE | {"models", "decoding"},
-    "runtime": BASE | {"models", "decoding", "runtime"},
+    "quiet": set(),
+    "onnx_runtime": {"quiet"},
+    "decoding": BASE | {"models", "decoding", "onnx_runtime"},
+    "runtime": BASE | {"models", "decoding", "onnx_runtime", "runtime"},
     "wire": BASE | {"wire"},
     "recording": BASE | {"recording", "model_options", "server_process", "wire"},
     "serve": BASE | {"metrics", "model_options", "models", "recording", "runtime", "wire"},

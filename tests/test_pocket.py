@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from bridge.camera import Camera
+from bridge.painted import PaintedWorld
+from sim_stream.clips import CLIPS
 from sim_stream.config import POCKET, Action, DecodingConfig, SamplingConfig
+from sim_stream.expects import CameraPose
+from sim_stream.expects import psnr_db as psnr8_db
 from sim_stream.models import checkpoints
 from sim_stream.models.vq_model import from_pixels
 from sim_stream.runtime.runtime import Runtime
-from sim_stream.video import SAMPLE, read_clip
+from sim_stream.video import SAMPLE, halve, read_clip
 from train.evaluate import far_shift_px
 from train.losses import psnr_db
 
@@ -91,3 +96,57 @@ def test_jacobi_finds_the_trained_models_raster_codes_in_fewer_passes(
         found[window] = ids
         assert passes == 3 * 256 if window == 1 else passes < 0.8 * 3 * 256
     assert all(ids == found[1] for ids in found.values())
+
+
+@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_a_prompt_of_each_shipped_clip_is_of_the_models_own_world(
+    runtime: Runtime, name: str, frames: int
+) -> None:
+    prompt = read_clip(CLIPS[name], frames=frames, size=POCKET.vq.image_size)
+    assert prompt_psnr_db(runtime, prompt) >= runtime.expects.prompt_psnr_own_db
+
+
+@pytest.mark.parametrize("what", ["grey", "black", "noise", "upside down", "painted"])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_prompt_of_another_world_is_foreign(
+    runtime: Runtime, clip: np.ndarray, what: str, frames: int
+) -> None:
+    """As far below the least as the clips are above it, or nearly: no accident of one picture."""
+    shape = (frames, *clip.shape[1:])
+    worlds = {
+        "grey": np.full(shape, 128, np.uint8),
+        "black": np.zeros(shape, np.uint8),
+        "noise": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+        "upside down": clip[:frames, ::-1],
+        "painted": np.stack([halve(PaintedWorld(size_px=512).reset(7).frame)] * frames),
+    }
+    assert prompt_psnr_db(runtime, worlds[what]) < runtime.expects.prompt_psnr_min_db - 4.0
+
+
+def prompt_psnr_db(runtime: Runtime, prompt: np.ndarray) -> float:
+    """The same whatever the lookahead, and of a fork."""
+    found = set()
+    for lookahead in (0, 1):
+        with runtime.open_session(lookahead=lookahead) as session:
+            first = session.reset(prompt, seed=0)
+            with session.fork() as fork:
+                found |= {session.prompt_psnr_db, fork.prompt_psnr_db}
+            found.add(psnr8_db(prompt[-1], first.image))
+    (only,) = found
+    return only
+
+
+def test_the_weights_say_what_they_expect(runtime: Runtime) -> None:
+    """The bridge's camera is the one that the training drives were recorded with."""
+    expects, camera = runtime.expects, Camera()
+    assert (expects.prompt_psnr_min_db, expects.prompt_psnr_own_db) == (25.0, 28.0)
+    assert expects.camera == CameraPose(
+        field_of_view_deg=camera.field_of_view_deg,
+        up_m=camera.up_m,
+        pitch_down_deg=camera.pitch_down_deg,
+    )
+    assert expects.actions == {"speed_mps": "end", "yaw_rate_radps": "mean"}
+    manifest = checkpoints.read_manifest(checkpoints.weights_dir("pocket", None))
+    drives = manifest["held_out"]["reconstruction"]["video_decoder_psnr_db_by_drive"].values()
+    assert min(drives) >= expects.prompt_psnr_own_db

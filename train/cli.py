@@ -17,8 +17,11 @@ from train.data import cli as data_cli
 def pack(args: argparse.Namespace) -> None:
     from train.build import Sources
     from train.pack import pack as write
+    from train.pack import read_expects
 
     about = {"model_id": args.model_id, "made_by": args.made_by}
+    if args.expects is not None:
+        about["expects"] = read_expects(args.expects)
     sources = Sources(cache=Path(), init=args.init, runs=args.runs)
     manifest = write(get_preset(args.preset), sources, args.out, about)
     print(to_json(manifest["files"]))
@@ -39,6 +42,13 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, required=True, help="weights folder")
     verb.add_argument("--model-id", required=True)
     verb.add_argument("--made-by", default="", help="machine, data and commands, for the manifest")
+    verb.add_argument(
+        "--expects",
+        type=Path,
+        metavar="FILE",
+        help="JSON for the manifest: what prompts, camera and actions the model expects "
+        "(docs/weights.md)",
+    )
     return top
 
 

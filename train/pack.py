@@ -8,6 +8,7 @@ from typing import Any
 
 from sim_stream.config import Preset
 from sim_stream.errors import InvalidInput
+from sim_stream.expects import Expects
 from sim_stream.models import checkpoints
 from sim_stream.plain_json import to_json
 from train.build import Sources, trained_models
@@ -36,6 +37,16 @@ def pack(preset: Preset, sources: Sources, out: Path, about: dict[str, Any]) -> 
         prompt = checkpoints.read_manifest(sources.init).get("prompt_ids")
         about = {**about, "prompt_ids": prompt} if prompt else about
     return checkpoints.save(out, preset, models, {**about, "stages": stages})
+
+
+def read_expects(path: Path) -> dict[str, Any]:
+    """The `expects` of a manifest from a file of its own. Raises InvalidInput."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput("expects", f"{path} ({error})", "a JSON file") from error
+    Expects.of_manifest(values)
+    return values
 
 
 def add_figures(folder: Path, figures: dict[str, Any]) -> None:

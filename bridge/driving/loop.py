@@ -64,7 +64,10 @@ class Lead:
 
 
 class Loop:
-    """One drive of `frames` steps; iterating over `run` drives it. The caller owns what it gets."""
+    """One drive of `frames` steps; iterating over `run` drives it. The caller owns what it gets.
+
+    `prompt_psnr_db`, `prompt_is_foreign`: of the seed frames, once they were sent.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,8 @@ class Loop:
         self._check(world, client, lead_in)
         self._world, self._client, self._policy = world, client, policy
         self._frames, self._lead_in, self._see = frames, lead_in, see
+        self.prompt_psnr_db: float | None = None
+        self.prompt_is_foreign = False
         self._side_px = client.info.frame_shape[0]
         self._frame_s = 1.0 / world.fps
 
@@ -93,6 +98,8 @@ class Loop:
         with self._client.open(
             np.stack(lead.frames), seed=seed, actions=lead.actions, lookahead=0
         ) as session:
+            self.prompt_psnr_db = session.prompt_psnr_db
+            self.prompt_is_foreign = session.prompt_is_foreign
             yield from self._both(lead, session)
 
     def _both(self, lead: Lead, session: RemoteSession) -> Iterator[Moment]:

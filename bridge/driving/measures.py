@@ -25,10 +25,10 @@ from bridge.policies.lane_keep import ENOUGH_MARKED
 from bridge.policies.lanes import LaneFinder, is_asphalt
 from bridge.worlds import EgoState, RoadView
 from sim_stream.config import Action
+from sim_stream.expects import psnr_db
 
 Frame = npt.NDArray[np.uint8]
 # Equal frames have no PSNR; JSON has no infinity. 8-bit noise of one grey level is at 48 dB.
-MOST_PSNR_DB = 99.0
 AHEAD_M, BESIDE_M = np.arange(4.5, 8.0, 0.5), np.arange(-0.9, 0.91, 0.3)
 ROAD_SHARE = 0.5
 LANE_AHEAD_M = 8.0
@@ -151,14 +151,6 @@ def _ahead_on(road: RoadView) -> tuple[float, float]:
 def difference(one_HW3: Frame, other_HW3: Frame) -> float:
     """Mean absolute difference, of 255."""
     return float(np.abs(one_HW3.astype(np.int16) - other_HW3).mean())
-
-
-def psnr_db(one_HW3: Frame, other_HW3: Frame) -> float:
-    """Peak signal-to-noise ratio in dB, at most 99."""
-    mean_square = float(np.square(one_HW3.astype(np.float64) - other_HW3).mean())
-    if mean_square == 0.0:
-        return MOST_PSNR_DB
-    return min(10.0 * math.log10(255.0**2 / mean_square), MOST_PSNR_DB)
 
 
 def lane_offset_m(road: RoadView) -> float:

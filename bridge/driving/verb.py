@@ -16,6 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from bridge.driving.kept import KeptDrive
 from bridge.driving.loop import Loop, See
 from bridge.driving.page import Page
@@ -152,12 +154,16 @@ class _Driver:
         )
         start_s = time.monotonic()
         drive = self._kept(world, seed)
-        with drive:
+        with drive, logging_redirect_tqdm():  # a warning of the prompt gets a line of its own
             for moment in loop.run(seed):
                 drive.add(moment)
         return drive.finish(
             {"seed": seed, **(world.describe(seed) if isinstance(world, RoadWorld) else {})},
-            {"wall_s": round(time.monotonic() - start_s, 1)},
+            {
+                "prompt_psnr_db": rounded(loop.prompt_psnr_db),
+                "prompt_is_foreign": loop.prompt_is_foreign,
+                "wall_s": round(time.monotonic() - start_s, 1),
+            },
         )
 
     def _kept(self, world: World, seed: int) -> KeptDrive:
@@ -176,6 +182,10 @@ class _Driver:
             frame_s=1.0 / world.fps,
             name=f"drive {seed}",
         )
+
+
+def rounded(psnr_db: float | None) -> float | None:
+    return None if psnr_db is None else round(psnr_db, 2)
 
 
 def totals(drives: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from sim_stream.decoding.passes import TorchPasses
 from sim_stream.decoding.step_graph import step_graph
 from sim_stream.decoding.strategy import Draw
 from sim_stream.models.kv_cache import KVPool
+from sim_stream.onnx_runtime import onnxruntime as ort
 
 
 class OnnxPasses:

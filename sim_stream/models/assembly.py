@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from sim_stream.config import Preset
 from sim_stream.errors import CheckpointError, InvalidInput
+from sim_stream.expects import Expects
 from sim_stream.models import checkpoints
 from sim_stream.models.checkpoints import PARTS, Loaded
 from sim_stream.models.formats import identify, peft_adapter
@@ -104,7 +105,19 @@ def load(
         model_id=model_id(places, adapter),
         sha256=weights_sha256(places, adapter),
         inflated="video_decoder" not in places,
+        expects=expects_of(places),
     )
+
+
+def expects_of(places: Mapping[str, Place]) -> Expects:
+    """The tokenizer's manifest knows prompts, the world model's the camera and the actions."""
+    said = {
+        part: checkpoints.expects_of(place.folder, place.manifest)
+        for part, place in places.items()
+        if part in ("vq_model", "world_model")
+    }
+    world = said["world_model"]
+    return replace(said["vq_model"], camera=world.camera, actions=world.actions)
 
 
 def merged(place: Place, preset: Preset, adapter: Adapter, device: torch.device) -> Tensors:

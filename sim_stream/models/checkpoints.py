@@ -26,7 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sim_stream.config import Preset, to_dict
-from sim_stream.errors import CheckpointError
+from sim_stream.errors import CheckpointError, InvalidInput
+from sim_stream.expects import NOTHING_SAID, Expects
 from sim_stream.models.formats.safetensors_files import file_tensors
 from sim_stream.models.formats.source import Shape, listed
 from sim_stream.models.video_decoder import VideoDecoder
@@ -56,6 +57,7 @@ class Loaded:
     model_id: str
     sha256: str
     inflated: bool = False  # the video decoder is the image decoder, untrained in time
+    expects: Expects = NOTHING_SAID
 
 
 def weights_dir(preset_name: str, weights: Path | str | None) -> Path:
@@ -87,6 +89,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if missing or not isinstance(files, dict) or not files or set(files) - set(PARTS):
         raise CheckpointError(f"{path}: missing fields {missing}, or files other than {PARTS}")
     return manifest
+
+
+def expects_of(folder: Path, manifest: Mapping[str, Any]) -> Expects:
+    """What a manifest says that its weights expect, if anything. Raises CheckpointError."""
+    try:
+        return Expects.of_manifest(manifest.get("expects", {}))
+    except InvalidInput as error:
+        raise CheckpointError(f"{folder}: the manifest's expects: {error}") from error
 
 
 def sha256_of(data: bytes) -> str:
@@ -263,6 +273,7 @@ def load(folder: Path, preset: Preset) -> Loaded:
         prompt_ids=tuple(manifest.get("prompt_ids", ())),
         model_id=manifest["model_id"],
         sha256=folder_sha256(manifest),
+        expects=expects_of(folder, manifest),
     )
 
 

@@ -41,6 +41,8 @@ def verify(folder: Path, *, preset: Preset | None = None, video: Path = SAMPLE) 
         check_prompt(folder, manifest, preset)
     if "vq_model" in manifest["files"]:
         report |= check_pictures(folder, manifest, preset, video)
+    checkpoints.expects_of(folder, manifest)
+    report["expects"] = manifest.get("expects", {})
     report["sha256"] = checkpoints.folder_sha256(manifest)
     return report
 

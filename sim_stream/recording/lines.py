@@ -65,7 +65,8 @@ class Prompt(Struct, frozen=True, kw_only=True):
 class Shown(Line, frozen=True, kw_only=True, tag="frame"):
     """A request and the frame it brought. ``sha256`` is that of its pixels, RGB row by row.
 
-    ``index``: which frame of the video they are. ``prompt``: with an open or reset.
+    ``index``: which frame of the video they are. ``prompt`` and ``prompt_psnr_db``: with an open or
+    reset.
     """
 
     request: Open | Reset | Step | Close
@@ -74,6 +75,7 @@ class Shown(Line, frozen=True, kw_only=True, tag="frame"):
     sha256: Sha256
     index: Count
     prompt: Prompt | None = None
+    prompt_psnr_db: float | None = None
 
 
 class Forked(Line, frozen=True, kw_only=True, tag="forked"):

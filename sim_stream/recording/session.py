@@ -15,7 +15,7 @@ from typing import Literal
 from sim_stream.recording.formats import Create
 from sim_stream.recording.lines import RECORDED_AT, AnyLine, End, Forked, Header, Refused, Shown
 from sim_stream.recording.pixels import WRITE_ERRORS, sha256_of
-from sim_stream.wire.messages import Error, Fork, Resume
+from sim_stream.wire.messages import Closed, Error, Fork, Resume
 from sim_stream.wire.observe import Exchange, FrameReply
 
 Options = dict[str, str | int | None]
@@ -119,6 +119,7 @@ class SessionRecording:
             sha256=sha256_of(image),
             index=self._files.write_frame(image),
             prompt=prompt,
+            prompt_psnr_db=None if isinstance(reply, Closed) else reply.prompt_psnr_db,
         )
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import Tensor
 
 from sim_stream.errors import EngineError, InvalidInput, Unavailable
+from sim_stream.onnx_runtime import onnxruntime as ort
 from sim_stream.runtime.engine_manifest import GraphManifest
 
 PROVIDERS: Mapping[str, str] = {

@@ -31,6 +31,7 @@ from sim_stream.decoding.raster import Raster
 from sim_stream.decoding.static_lanes import StaticLane, StaticLanes
 from sim_stream.decoding.strategy import Strategy, Task
 from sim_stream.errors import InvalidInput
+from sim_stream.expects import NOTHING_SAID, Expects
 from sim_stream.layout import FrameLayout
 from sim_stream.models import assembly
 from sim_stream.models.assembly import Parts
@@ -71,6 +72,7 @@ class Runtime:
         model_id: str = "unnamed",
         weights_sha256: str = "",
         inflated: bool = False,
+        expects: Expects = NOTHING_SAID,
         step_engine: str = "auto",
         attention: str = "auto",
         max_sessions: int = MAX_SESSIONS,
@@ -78,7 +80,7 @@ class Runtime:
     ) -> None:
         """`max_sessions`: KV cache is allocated for as many. `engines`: how PyTorch runs encoder
         and video decoder, or a folder of built engines. `inflated`: the video decoder was never
-        trained in time.
+        trained in time. `expects`: what the weights say of prompts, camera and actions.
         """
         if bool(preset.prompt) != bool(prompt_ids):
             raise InvalidInput("prompt_ids", prompt_ids, f"the ids of the prompt {preset.prompt!r}")
@@ -86,7 +88,7 @@ class Runtime:
         self.layout = FrameLayout.of(preset, len(prompt_ids))
         self.prompt_ids = prompt_ids
         self.model_id, self.weights_sha256 = model_id, weights_sha256
-        self.inflated = inflated
+        self.inflated, self.expects = inflated, expects
 
         # Before the weights change: a folder's engines are held to those that were loaded.
         mode = str(engines) if str(engines) in TORCH_ENGINES else None
@@ -165,6 +167,7 @@ class Runtime:
             model_id=loaded.model_id,
             weights_sha256=loaded.sha256,
             inflated=loaded.inflated,
+            expects=loaded.expects,
             step_engine=step_engine,
             attention=attention,
             max_sessions=max_sessions,

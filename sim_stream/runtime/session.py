@@ -30,6 +30,7 @@ from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.static_lanes import StaticLane
 from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput, SessionClosed
+from sim_stream.expects import psnr_db
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.runtime.context import Context
 from sim_stream.runtime.frame import Frame, Pending
@@ -86,6 +87,8 @@ class Session:
     def __init__(self, runtime: Runtime, config: SessionConfig) -> None:
         self._runtime, self.config = runtime, config
         self._closed = False
+        # Of the last prompt frame and frame 0, its reconstruction; a fork has its parent's.
+        self.prompt_psnr_db = 0.0
         self._context = self._over_a_row(
             lambda cache: Context(
                 runtime.world_model, runtime.layout, config, runtime.prompt_ids, cache
@@ -131,7 +134,9 @@ class Session:
         sampling: SamplingConfig | None = None,
         decoding: DecodingConfig | None = None,
     ) -> Frame:
-        """Starts over from prompt frames; gives frame 0, the last of them.
+        """Starts over from prompt frames; gives frame 0, the last of them as the model shows it:
+        decoded from the ids of the last three, with no right neighbour. `prompt_psnr_db` says how
+        close the two are, whatever the lookahead.
 
         `actions`: what led to each prompt frame (None: unknown). Raises InvalidInput.
         """
@@ -155,7 +160,9 @@ class Session:
         with clock.stage("prefill"):
             self._context.prefill()
         self.committed_step = 0
-        return self._pending(clock, right_slot=True).render()
+        frame = self._pending(clock, right_slot=True).render()
+        self.prompt_psnr_db = psnr_db(frames_THWC[-1], frame.image)
+        return frame
 
     @on_model_stream
     def begin(

@@ -128,6 +128,7 @@ class Drive(Channel):
             name=self.name,
             state=self._state(),
             note=self._note,
+            warning=self._session.prompt_warning,
             parent=self.parent,
             seed=self.seed,
             committed_step=self.latest.header.committed_step if self.latest else -1,

@@ -137,12 +137,14 @@ class SessionState(Struct, frozen=True, kw_only=True):
 
     ``state``: running, paused, waiting (the server does not answer), failed, ended, or foreign:
     another client's, to be looked at only. ``late``: steps sent too late to keep the pace.
+    ``warning``: that the model cannot show the session's prompt, for people.
     """
 
     sid: str
     name: int
     state: str
     note: str = ""
+    warning: str = ""
     parent: int | None = None
     seed: int | None = None
     committed_step: int = -1

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim_stream.config import Action, DecodingConfig, Preset, SamplingConfig
+from sim_stream.expects import Expects
 
 Image = npt.NDArray[np.uint8]
 
@@ -68,6 +69,11 @@ class Session(Protocol):
     @property
     def committed_step(self) -> int: ...
 
+    @property
+    def prompt_psnr_db(self) -> float:
+        """Since the last reset: of its last prompt frame and the frame that it gave; finite."""
+        ...
+
     def reset(
         self,
         frames_THWC: Image,
@@ -108,6 +114,8 @@ class Runtime(Protocol):
     def model_id(self) -> str: ...
     @property
     def weights_sha256(self) -> str: ...
+    @property
+    def expects(self) -> Expects: ...
 
     def open_session(self, *, lookahead: int | None = None) -> Session: ...
 

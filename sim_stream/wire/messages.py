@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.expects import CameraPose
 
 VERSION = 1
 
@@ -56,6 +57,12 @@ def require_finite(field: str, value: float) -> None:
     """A float without bounds may be NaN. Raises ValueError, which msgspec reports as its own."""
     if not math.isfinite(value):
         raise ValueError(f"{field}: got {value}; allowed: a finite number")
+
+
+def require_decibels(field: str, value: float | None) -> None:
+    """Null, or a number. Raises ValueError."""
+    if value is not None:
+        require_finite(field, value)
 
 
 class ArraySpec(Struct, frozen=True, kw_only=True):
@@ -253,12 +260,41 @@ class FrameInfo(Struct, frozen=True, kw_only=True):
 
 
 class ActionSpec(Struct, frozen=True, kw_only=True):
-    """One number of an action; values beyond ``low`` and ``high`` are clamped by the model."""
+    """One number of an action; values beyond ``low`` and ``high`` are clamped by the model.
+
+    ``bins``: how many values the model tells apart, 0 where it is not known. ``taken``: how it was
+    taken in training, "end" (at the frame that the action leads to) or "mean" (over the time since
+    the frame before); "" where the weights do not say.
+    """
 
     name: Name
     unit: Name
     low: float
     high: float
+    bins: Count = 0
+    taken: Name = ""
+
+
+class WireCamera(Struct, frozen=True, kw_only=True):
+    """The camera of the training frames (``expects.CameraPose``)."""
+
+    field_of_view_deg: float
+    up_m: float
+    pitch_down_deg: float
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            require_finite(f"camera.{name}", getattr(self, name))
+
+    @classmethod
+    def of(cls, camera: CameraPose | None) -> WireCamera | None:
+        if camera is None:
+            return None
+        return cls(
+            field_of_view_deg=float(camera.field_of_view_deg),
+            up_m=float(camera.up_m),
+            pitch_down_deg=float(camera.pitch_down_deg),
+        )
 
 
 class ServerLimits(Struct, frozen=True, kw_only=True):
@@ -277,6 +313,9 @@ class HelloOk(Message, frozen=True, kw_only=True, tag="hello_ok"):
     ``heartbeat_ms``: how often a client that waits asks whether the server is still the same.
     ``resume_steps``: how many of its last steps a client must remember so that none is lost when
     the server is restarted; 0: it does not record, so sessions end with it.
+    ``camera``: that of the frames the model was trained on. ``prompt_psnr_min_db``: a prompt whose
+    ``opened.prompt_psnr_db`` is below it is foreign to the model, ``prompt_psnr_own_db``: what its
+    own world reaches. Null: the weights do not say.
     """
 
     protocol: Count
@@ -296,6 +335,13 @@ class HelloOk(Message, frozen=True, kw_only=True, tag="hello_ok"):
     lease_ms: Count
     heartbeat_ms: Count
     resume_steps: Count
+    camera: WireCamera | None = None
+    prompt_psnr_min_db: float | None = None
+    prompt_psnr_own_db: float | None = None
+
+    def __post_init__(self) -> None:
+        require_decibels("prompt_psnr_min_db", self.prompt_psnr_min_db)
+        require_decibels("prompt_psnr_own_db", self.prompt_psnr_own_db)
 
     @property
     def fps(self) -> float:
@@ -310,20 +356,29 @@ class Opened(Message, frozen=True, kw_only=True, tag="opened"):
     """A session stands. ``frame`` is its first frame; null after ``fork`` and ``resume``.
 
     ``resume_token``: brings it back after a restart; empty where it is not recorded.
+    ``prompt_psnr_db``: how close the last prompt frame is to frame 0, its reconstruction.
     """
 
     sid: SessionId
     committed_step: I64
     frame: FrameInfo | None = None
     resume_token: Name = ""
+    prompt_psnr_db: float | None = None
+
+    def __post_init__(self) -> None:
+        require_decibels("prompt_psnr_db", self.prompt_psnr_db)
 
 
 class FrameMessage(Message, frozen=True, kw_only=True, tag="frame"):
-    """The reply to ``step`` and ``reset``."""
+    """The reply to ``step`` and ``reset``; after a reset with ``prompt_psnr_db``."""
 
     sid: SessionId
     committed_step: I64
     frame: FrameInfo
+    prompt_psnr_db: float | None = None
+
+    def __post_init__(self) -> None:
+        require_decibels("prompt_psnr_db", self.prompt_psnr_db)
 
 
 class Closed(Message, frozen=True, kw_only=True, tag="closed"):

@@ -25,7 +25,7 @@ import pytest
 from bridge.__main__ import main
 from bridge.driving.log import first_not, lane_lost_at
 from bridge.driving.loop import Loop, Moment
-from bridge.driving.measures import Measure, Pose, asphalt_ahead, pose_from, psnr_db
+from bridge.driving.measures import Measure, Pose, asphalt_ahead, pose_from
 from bridge.motion import control_for
 from bridge.painted import PaintedWorld
 from bridge.policies.contract import Policy, PolicyFailed
@@ -37,7 +37,7 @@ from sim_stream.video import SAMPLE, halve
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import ServerProcess
-from tests.wire.toy import PRESET, SIZE, ToyRuntime
+from tests.wire.toy import OWN_DB, PRESET, SIZE, ToyRuntime
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 90_001
@@ -268,13 +268,6 @@ def test_video_is_driven_along_by_the_command(
 # The measures.
 
 
-def test_psnr_of_equal_frames_is_the_most_and_falls_with_the_error() -> None:
-    frame = np.full((8, 8, 3), 100, np.uint8)
-    assert psnr_db(frame, frame) == 99.0
-    assert psnr_db(frame, frame + 1) == pytest.approx(20 * math.log10(255))
-    assert psnr_db(frame, frame + 10) == pytest.approx(20 * math.log10(25.5))
-
-
 @pytest.mark.parametrize("heading_rad", [0.0, 1.2, -2.5])
 def test_pose_is_told_in_the_frame_of_the_start(heading_rad: float) -> None:
     def ego(x_m: float, y_m: float, turned_rad: float) -> EgoState:
@@ -376,6 +369,7 @@ def test_drive_leaves_video_picture_lines_and_a_summary(
     assert one == json.loads((driven / "d.json").read_text())
     assert (one["seed"], one["frames"], one["end"]) == (90_000, 5, "length")
     assert one["on_road_s"] == 1.25
+    assert (one["prompt_psnr_db"], one["prompt_is_foreign"]) == (OWN_DB, False)
     assert one["psnr_db_at"]["4"] == told[4]["psnr_db"]
 
 

@@ -20,7 +20,7 @@ from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, WrongOw
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, ServerProcess
-from tests.wire.toy import PRESET, SIZE, ToyRuntime, prompt_frames
+from tests.wire.toy import FOREIGN_DB, OWN_DB, PRESET, SIZE, ToyRuntime, prompt_frames
 
 ID = "SimStream-v0"
 
@@ -99,9 +99,13 @@ def test_spaces_are_the_servers_with_actions_normalised(env):
 
 def test_info_tells_which_frame_it_is(server):
     env = gymnasium.make(ID, endpoint=server.endpoint, lookahead=1)
-    env.reset(seed=0)
+    prompt = {"prompt_psnr_db": OWN_DB}
+    first = env.reset(seed=0)[1]
+    assert first == {"step": 0, "frame_id": 0, "lag_frames": 0, "approximated": False} | prompt
     info = env.step(env.action_space.sample())[4]
-    assert info == {"step": 1, "frame_id": 0, "lag_frames": 1, "approximated": False}
+    assert info == {"step": 1, "frame_id": 0, "lag_frames": 1, "approximated": False} | prompt
+    grey = np.full_like(prompt_frames(), 128)
+    assert env.reset(options={"frames": grey})[1]["prompt_psnr_db"] == FOREIGN_DB
     env.close()
 
 

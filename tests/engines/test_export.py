@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
@@ -14,6 +13,7 @@ from engines import export as exporting
 from engines.export import OPSET, ExportOptions, export
 from sim_stream.config import Preset
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.onnx_runtime import onnxruntime as ort
 from sim_stream.runtime.engine import ENCODE, FORMS, STEADY
 from sim_stream.runtime.engine_manifest import files_sha256, graph_path, read_graph
 from tests.engines.conftest import TINY, source_of

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sim_stream.errors import CheckpointError
+from sim_stream.expects import NOTHING_SAID
 from sim_stream.models import checkpoints
 from tests.small import (
     SMALL,
@@ -115,3 +116,12 @@ def test_missing_folders_and_files_say_what_is_missing(folder: Path, tmp_path: P
         checkpoints.load(folder, SMALL)
     with pytest.raises(CheckpointError, match="ships no weights"):
         checkpoints.weights_dir("openviga", None)
+
+
+def test_what_weights_expect_is_read_or_refused(folder: Path) -> None:
+    assert checkpoints.load(folder, SMALL).expects == NOTHING_SAID
+    edit_manifest(folder, expects={"prompt_psnr_min_db": 25})
+    assert checkpoints.load(folder, SMALL).expects.prompt_psnr_min_db == 25
+    edit_manifest(folder, expects={"camera": "wide"})
+    with pytest.raises(CheckpointError, match="expects: camera: got str; allowed: a map"):
+        checkpoints.load(folder, SMALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ from sim_stream.view.web import serving
 from sim_stream.wire.client.async_client import AsyncRemoteSession, AsyncStreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.view.conftest import QUICK
-from tests.wire.toy import SIZE, ToyRuntime
+from tests.wire.toy import SIZE, ToyRuntime, prompt_frames
 
 
 def test_a_viewer_is_greeted_and_shown_the_first_frame(page):
@@ -214,6 +215,23 @@ def test_sessions_start_from_the_prompt_that_is_named(page):
             await viewer.send("reset", sid=viewer.watching, seed=3, prompt="night")
             await viewer.until(lambda: viewer.session()["seed"] == 3)
             assert await speed_of_first_step(viewer) == 2.0
+
+    page(test)
+
+
+def test_a_prompt_that_the_model_cannot_show_is_said_in_words(page):
+    async def test(page):
+        async with page.viewer() as viewer:
+            assert viewer.session()["warning"] == ""
+            page.hub.sessions.prompts["grey"] = replace(
+                page.hub.sessions.prompt("day"), frames_THWC=np.full_like(prompt_frames(), 128)
+            )
+            await viewer.send("reset", sid=viewer.watching, seed=2, prompt="grey")
+            await viewer.until(lambda: viewer.session()["seed"] == 2)
+            assert "cannot show this prompt: 14.9 dB" in viewer.session()["warning"]
+            await viewer.send("reset", sid=viewer.watching, seed=3, prompt="day")
+            await viewer.until(lambda: viewer.session()["seed"] == 3)
+            assert viewer.session()["warning"] == ""
 
     page(test)
 

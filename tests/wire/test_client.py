@@ -259,20 +259,25 @@ def test_reply_that_breaks_the_protocol_is_refused():
         answering.join(TIMEOUT_S)
 
 
-def test_minimal_client_drives_a_server(server_process):
+def test_minimal_client_drives_a_server(server_process, tmp_path):
     example = ROOT / "examples" / "minimal_client.py"
     source = example.read_text()
-    assert len(source.splitlines()) < 60 and "sim_stream" not in source
-    done = subprocess.run(
-        [sys.executable, example, server_process.endpoint],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    words = [line.split() for line in done.stdout.splitlines()]
-    assert [int(word[1]) for word in words] == [0, 0, 1, 2, 3, 4, 5]
+    assert len(source.splitlines()) < 65 and "sim_stream" not in source
+    (tmp_path / "prompt.rgb").write_bytes(prompt_frames().tobytes())
+    grey = "the model cannot show this prompt: 14.9 dB, it takes 25 or more"
+    for prompt, warning in (([], [grey]), ([tmp_path / "prompt.rgb"], [])):
+        done = subprocess.run(
+            [sys.executable, example, server_process.endpoint, *prompt],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[: len(warning)] == warning
+        shown = [line.split() for line in lines[len(warning) :]]
+        assert [int(word[1]) for word in shown] == [0, 0, 1, 2, 3, 4, 5]
 
 
 def test_another_epoch_in_any_reply_ends_the_wait_for_the_server_before():

@@ -16,6 +16,7 @@ import numpy as np
 
 from sim_stream.config import POCKET, Action, DecodingConfig, Preset, SamplingConfig, SessionConfig
 from sim_stream.errors import InvalidInput
+from sim_stream.expects import CameraPose, Expects
 
 SIZE = 32
 PRESET = replace(
@@ -25,6 +26,13 @@ PRESET = replace(
     session=SessionConfig(context_frames=6, anchor_frames=2),
 )
 SPEED_REFUSED_MPS = 999.0
+EXPECTS = Expects(
+    prompt_psnr_min_db=25.0,
+    prompt_psnr_own_db=28.0,
+    camera=CameraPose(field_of_view_deg=66.0, up_m=1.9, pitch_down_deg=3.5),
+    actions={"speed_mps": "end", "yaw_rate_radps": "mean"},
+)
+OWN_DB, FOREIGN_DB = 31.5, 14.875
 
 
 def nothing(session: ToySession, step: int) -> None:
@@ -110,6 +118,7 @@ class ToySession:
     committed_step: int = -1
     states: list[bytes] = field(default_factory=list)
     closed: bool = False
+    prompt_psnr_db: float = 0.0
 
     def reset(
         self,
@@ -128,6 +137,7 @@ class ToySession:
         how = (sampling or preset.sampling, decoding or preset.decoding)
         self.states = [digest(prompt, seed, actions, *how)]
         self.committed_step = 0
+        self.prompt_psnr_db = OWN_DB if np.ptp(frames_THWC) else FOREIGN_DB  # of one colour
         return ToyPending(self, 0, self.states[0], None, 0, self.lookahead == 0).render()
 
     @property
@@ -181,6 +191,7 @@ class ToyRuntime:
     preset: Preset = PRESET
     model_id: str = "toy"
     weights_sha256: str = "0" * 64
+    expects: Expects = EXPECTS
     hooks: Hooks = field(default_factory=Hooks)
     sessions_open: int = 0
     settled: int = 0

@@ -1,7 +1,11 @@
 // Drives a sim-stream server: a street, a few seconds of steering, the last frame as an image.
 //
 //     sim-stream serve --bind tcp://127.0.0.1:5555
-//     drive [FRAMES] [OUT.ppm]
+//     drive [FRAMES] [OUT.ppm] [PROMPT.rgb]
+//
+// A drive starts from PROMPT.rgb: frames of raw pixels as `python examples/write_prompt.py` writes
+// them from a clip that the model knows. Without it, from a painted street, which a trained model
+// does not know: the drive then says so and soon shows something else.
 //
 // SIM_STREAM_ENDPOINT names another server; to one that asks for keys SIM_STREAM_KEY and
 // SIM_STREAM_SERVER_KEY name the files of ClientOptions.
@@ -12,7 +16,10 @@
 #include <exception>
 #include <fstream>
 #include <iostream>
+#include <iterator>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "sim_stream/client.hpp"
 
@@ -39,6 +46,26 @@ sim_stream::Image camera(const sim_stream::ServerInfo& info) {
   return image;
 }
 
+// Raw RGB frames, one after the other, of the size that the server takes.
+std::vector<sim_stream::Image> read_prompt(const std::string& path,
+                                           const sim_stream::ServerInfo& info) {
+  const auto height = static_cast<std::size_t>(info.frame_shape[0]);
+  const auto width = static_cast<std::size_t>(info.frame_shape[1]);
+  const std::size_t bytes = height * width * 3;
+  std::ifstream file(path, std::ios::binary);
+  const std::vector<char> raw{std::istreambuf_iterator<char>(file), {}};
+  if (!file || raw.empty() || raw.size() % bytes != 0) {
+    throw std::runtime_error(path + ": got " + std::to_string(raw.size()) +
+                             " bytes; allowed: frames of " + std::to_string(bytes) + " bytes");
+  }
+  std::vector<sim_stream::Image> frames;
+  for (std::size_t start = 0; start < raw.size(); start += bytes) {
+    const auto first = raw.begin() + static_cast<std::ptrdiff_t>(start);
+    frames.push_back({height, width, {first, first + static_cast<std::ptrdiff_t>(bytes)}});
+  }
+  return frames;
+}
+
 void write_ppm(const std::string& path, const sim_stream::Image& image) {
   std::ofstream file(path, std::ios::binary);
   file << "P6\n" << image.width << ' ' << image.height << "\n255\n";
@@ -54,7 +81,7 @@ std::string environment(const char* name, const char* otherwise) {
   return value != nullptr ? value : otherwise;
 }
 
-void drive(int frames, const std::string& out) {
+void drive(int frames, const std::string& out, const std::string& prompt) {
   sim_stream::ClientOptions options;
   options.key_file = environment("SIM_STREAM_KEY", "");
   options.server_key_file = environment("SIM_STREAM_SERVER_KEY", "");
@@ -62,7 +89,11 @@ void drive(int frames, const std::string& out) {
   const auto& info = client.info();
   std::cout << info.model_id << " at " << info.fps() << " fps\n";
 
-  auto session = client.open({camera(info), camera(info)});
+  const std::vector<sim_stream::Image> painted(2, camera(info));
+  auto session = client.open(prompt.empty() ? painted : read_prompt(prompt, info));
+  if (const auto warning = session.prompt_warning(); !warning.empty()) {
+    std::cout << "drive: " << warning << '\n';
+  }
   sim_stream::Frame frame = session.first_frame();
   for (int n = 1; n <= frames; ++n) {
     const sim_stream::Action action{8.0, 0.2 * std::sin(0.5 * n)};
@@ -84,7 +115,7 @@ void drive(int frames, const std::string& out) {
 int main(int argc, char** argv) {
   try {
     const int frames = argc > 1 ? std::stoi(argv[1]) : 20;
-    drive(frames, argc > 2 ? argv[2] : "");
+    drive(frames, argc > 2 ? argv[2] : "", argc > 3 ? argv[3] : "");
     return EXIT_SUCCESS;
   } catch (const std::exception& error) {
     std::cerr << "drive: " << error.what() << '\n';

@@ -1,5 +1,7 @@
 #include "sim_stream/client.hpp"
 
+#include <iomanip>
+#include <sstream>
 #include <utility>
 
 #include "session.hpp"
@@ -33,6 +35,22 @@ Session::Impl& Session::open_impl() const {
 
 const std::string& Session::sid() const { return impl_->sid; }
 const Frame& Session::first_frame() const { return impl_->first; }
+std::optional<double> Session::prompt_psnr_db() const { return impl_->prompt_psnr_db; }
+
+std::string Session::prompt_warning() const {
+  const auto& least = impl_->info->prompt_psnr_min_db;
+  const auto& found = impl_->prompt_psnr_db;
+  if (!least || !found || *found >= *least) {
+    return "";
+  }
+  std::ostringstream words;
+  words << std::fixed << std::setprecision(1) << "the model cannot show this prompt: " << *found
+        << " dB, its own world " << std::defaultfloat << std::setprecision(6)
+        << impl_->info->prompt_psnr_own_db.value_or(*least)
+        << " dB or more; expect the drive to collapse";
+  return words.str();
+}
+
 std::size_t Session::in_flight() const { return impl_->in_flight.size(); }
 
 Frame Session::step(const std::optional<Action>& action, const StepOptions& options) {

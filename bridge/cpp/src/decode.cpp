@@ -96,9 +96,16 @@ std::vector<ActionSpec> read_action_spec(const Value& value) {
   for (const Value& item : value.items(16)) {
     const Fields fields = item.fields();
     specs.push_back({fields.required("name").name(), fields.required("unit").name(),
-                     fields.required("low").number(), fields.required("high").number()});
+                     fields.required("low").number(), fields.required("high").number(),
+                     fields.get_or<std::int64_t>("bins", 0, &Value::count),
+                     fields.get_or<std::string>("taken", "", &Value::name)});
   }
   return specs;
+}
+
+Camera read_camera(const Fields& fields) {
+  return {fields.required("field_of_view_deg").finite(), fields.required("up_m").finite(),
+          fields.required("pitch_down_deg").finite()};
 }
 
 ServerInfo read_info(const Fields& fields) {
@@ -125,6 +132,11 @@ ServerInfo read_info(const Fields& fields) {
   info.lease_ms = fields.required("lease_ms").count();
   info.heartbeat_ms = fields.required("heartbeat_ms").count();
   info.resume_steps = fields.required("resume_steps").count();
+  if (const auto camera = fields.nullable("camera")) {
+    info.camera = read_camera(camera->fields());
+  }
+  info.prompt_psnr_min_db = fields.finite_or_null("prompt_psnr_min_db");
+  info.prompt_psnr_own_db = fields.finite_or_null("prompt_psnr_own_db");
   return info;
 }
 
@@ -164,6 +176,9 @@ T read_with_frame(const Fields& fields) {
   }
   if constexpr (std::is_same_v<T, Opened>) {
     reply.resume_token = fields.get_or<std::string>("resume_token", "", &Value::name);
+  }
+  if constexpr (!std::is_same_v<T, Closed>) {
+    reply.prompt_psnr_db = fields.finite_or_null("prompt_psnr_db");
   }
   return reply;
 }

@@ -57,6 +57,11 @@ class Value {
             "a number");
     return object_->via.f64;
   }
+  [[nodiscard]] double finite() const {
+    const double value = number();
+    require(std::isfinite(value), "a finite number");
+    return value;
+  }
   [[nodiscard]] bool boolean() const {
     require(object_->type == msgpack::type::BOOLEAN, "true or false");
     return object_->via.boolean;
@@ -129,6 +134,10 @@ class Fields {
   [[nodiscard]] std::optional<Value> nullable(std::string_view name) const {
     const auto found = find(name);
     return found && !found->is_null() ? found : std::nullopt;
+  }
+  [[nodiscard]] std::optional<double> finite_or_null(std::string_view name) const {
+    const auto found = nullable(name);
+    return found ? std::optional(found->finite()) : std::nullopt;
   }
 
   [[nodiscard]] std::optional<Value> find(std::string_view name) const {

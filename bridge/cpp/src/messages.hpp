@@ -78,12 +78,14 @@ struct Opened {
   std::int64_t committed_step = -1;
   std::optional<FrameInfo> frame;
   std::string resume_token;
+  std::optional<double> prompt_psnr_db;
 };
 
 struct FrameReply {
   std::string sid;
   std::int64_t committed_step = -1;
   FrameInfo frame;
+  std::optional<double> prompt_psnr_db;
 };
 
 struct Closed {

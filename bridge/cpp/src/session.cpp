@@ -30,6 +30,7 @@ Session::Impl::Impl(std::shared_ptr<Connection> its_connection,
       info(std::move(its_info)),
       sid(opened.sid),
       first(frame),
+      prompt_psnr_db(opened.prompt_psnr_db),
       latest(std::move(frame)),
       next_step(opened.committed_step + 1),
       realtime(in_realtime),
@@ -265,6 +266,7 @@ Frame Session::Impl::reset(const std::vector<Image>& frames, const StartOptions&
   const auto& reply = expect<wire::FrameReply>(received, "frame");
   const FrameInfo frame = reply.frame;
   const std::int64_t committed_step = reply.committed_step;
+  prompt_psnr_db = reply.prompt_psnr_db;
   first = latest = make_frame(std::move(received), frame, committed_step, at);
   next_step = committed_step + 1;
   log_.clear();

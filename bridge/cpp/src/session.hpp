@@ -56,6 +56,7 @@ struct Session::Impl {
   std::shared_ptr<const ServerInfo> info;
   std::string sid;
   Frame first;
+  std::optional<double> prompt_psnr_db;
   Frame latest;
   std::optional<Frame> last;
   std::deque<Sent> in_flight;

@@ -158,6 +158,8 @@ inline void check_body(const sim_stream::ServerInfo& info, const Map& expected) 
     CHECK(info.action_spec[i].unit == text(specs[i], "unit"));
     CHECK(info.action_spec[i].low == specs[i].at("low").as<double>());
     CHECK(info.action_spec[i].high == specs[i].at("high").as<double>());
+    CHECK(info.action_spec[i].bins == number(specs[i], "bins"));
+    CHECK(info.action_spec[i].taken == text(specs[i], "taken"));
   }
   const auto limits = expected.at("limits").as<Map>();
   CHECK(info.limits.header_bytes == number(limits, "header_bytes"));
@@ -168,6 +170,15 @@ inline void check_body(const sim_stream::ServerInfo& info, const Map& expected) 
   CHECK(info.lease_ms == number(expected, "lease_ms"));
   CHECK(info.heartbeat_ms == number(expected, "heartbeat_ms"));
   CHECK(info.resume_steps == number(expected, "resume_steps"));
+  const auto camera = maybe<Map>(expected, "camera");
+  REQUIRE(info.camera.has_value() == camera.has_value());
+  if (camera) {
+    CHECK(info.camera->field_of_view_deg == camera->at("field_of_view_deg").as<double>());
+    CHECK(info.camera->up_m == camera->at("up_m").as<double>());
+    CHECK(info.camera->pitch_down_deg == camera->at("pitch_down_deg").as<double>());
+  }
+  CHECK(info.prompt_psnr_min_db == maybe<double>(expected, "prompt_psnr_min_db"));
+  CHECK(info.prompt_psnr_own_db == maybe<double>(expected, "prompt_psnr_own_db"));
 }
 
 inline void check_body(const sim_stream::wire::Opened& opened, const Map& expected) {
@@ -175,6 +186,7 @@ inline void check_body(const sim_stream::wire::Opened& opened, const Map& expect
   CHECK(opened.sid == text(expected, "sid"));
   CHECK(opened.committed_step == number(expected, "committed_step"));
   CHECK(opened.resume_token == text(expected, "resume_token"));
+  CHECK(opened.prompt_psnr_db == maybe<double>(expected, "prompt_psnr_db"));
   check_frame(opened.frame, expected.at("frame"));
 }
 
@@ -182,6 +194,7 @@ inline void check_body(const sim_stream::wire::FrameReply& reply, const Map& exp
   CHECK(text(expected, "t") == "frame");
   CHECK(reply.sid == text(expected, "sid"));
   CHECK(reply.committed_step == number(expected, "committed_step"));
+  CHECK(reply.prompt_psnr_db == maybe<double>(expected, "prompt_psnr_db"));
   check_frame(std::optional(reply.frame), expected.at("frame"));
 }
 

@@ -76,6 +76,31 @@ std::string code_of(Call&& call) {
 
 }  // namespace
 
+TEST_CASE("a prompt that the model cannot show is named, at the opening, in a fork, after a reset") {
+  Client client(endpoint());
+  const auto& info = client.info();
+  REQUIRE(info.prompt_psnr_min_db.has_value());
+  REQUIRE(info.camera.has_value());
+  CHECK(info.camera->field_of_view_deg == 66.0);
+  CHECK(info.action_spec.front().taken == "end");
+  const auto side = static_cast<std::size_t>(info.frame_shape[0]);
+  const Image grey{side, side, std::vector<std::uint8_t>(side * side * 3, 128)};
+
+  auto session = client.open({grey});
+  REQUIRE(session.prompt_psnr_db().has_value());
+  CHECK(*session.prompt_psnr_db() < *info.prompt_psnr_min_db);
+  CHECK(session.prompt_warning() ==
+        "the model cannot show this prompt: 14.9 dB, its own world 28 dB or more; expect the drive "
+        "to collapse");
+  CHECK(session.fork().prompt_psnr_db() == session.prompt_psnr_db());
+
+  const auto before = session.prompt_psnr_db();
+  session.reset(prompt(info));
+  CHECK(session.prompt_psnr_db() != before);
+  session.reset({grey});
+  CHECK(session.prompt_psnr_db() == before);
+}
+
 TEST_CASE("hello says what runs") {
   Client client(endpoint());
   CHECK(client.info().protocol == 1);

@@ -111,7 +111,8 @@ function owner(current, mine) {
 function hintFor(current) {
   if (!current) return "No session: press N for a new one.";
   if (current.note) return current.note;
-  return current.state === "paused" ? "Paused. Space starts, arrow keys drive." : "";
+  const paused = current.state === "paused" ? "Paused. Space starts, arrow keys drive." : "";
+  return current.warning ? `Careful: ${current.warning}. ${paused}` : paused;
 }
 
 function turnTo(sid) {

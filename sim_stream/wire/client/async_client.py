@@ -72,6 +72,27 @@ class AsyncRemoteSession(NotCopied):
         return self._stream.frame
 
     @property
+    def prompt_psnr_db(self) -> float | None:
+        """Of the last prompt frame and ``frame`` 0, its reconstruction; None: the server is older.
+
+        A fork has its parent's.
+        """
+        return self._stream.prompt_psnr_db
+
+    @property
+    def prompt_is_foreign(self) -> bool:
+        """Whether the model cannot show its prompt, so that the drive will collapse; logged once.
+
+        False where the weights do not say what they can show (``info.prompt_psnr_min_db``).
+        """
+        return self._stream.prompt_is_foreign
+
+    @property
+    def prompt_warning(self) -> str:
+        """That in words; empty where the prompt is not foreign."""
+        return self._stream.prompt_warning
+
+    @property
     def in_flight(self) -> int:
         """Steps sent whose frames were not received."""
         return len(self._stream.in_flight)

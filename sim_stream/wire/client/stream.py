@@ -10,6 +10,7 @@ awaits. Knows no sockets.
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from collections import deque
@@ -24,6 +25,7 @@ from sim_stream.errors import (
     RemoteError,
     SessionClosed,
 )
+from sim_stream.expects import is_foreign, prompt_warning
 from sim_stream.wire.client import checks
 from sim_stream.wire.client.checks import ActionLike
 from sim_stream.wire.client.comeback import Lifeline
@@ -55,6 +57,8 @@ from sim_stream.wire.messages import (
 )
 from sim_stream.wire.observe import Observer, SessionRequest
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 # After these errors the server has no such session any more.
 # A realtime session's steps are answered at once or soon; more without an answer is a server gone.
@@ -73,7 +77,10 @@ class _Sent:
 
 
 class Stream:
-    """``frame`` came with the opening, the last reset, or is the parent's last after a fork."""
+    """``frame`` came with the opening, the last reset, or is the parent's last after a fork.
+
+    ``prompt_psnr_db``: how close the last prompt frame is to its reconstruction; None: not known.
+    """
 
     def __init__(
         self,
@@ -85,6 +92,7 @@ class Stream:
     ) -> None:
         self.sid = opened.sid
         self.frame = frame
+        self.prompt_psnr_db = opened.prompt_psnr_db
         self.in_flight: deque[_Sent] = deque()
         self._link, self._observer = link, observer
         self._mode = mode
@@ -96,6 +104,21 @@ class Stream:
         # Whoever lets go of a session without closing it leaves none at the server.
         link.sids.add(opened.sid)
         self._dropped = weakref.finalize(self, link.orphan, opened.sid)
+
+    @property
+    def prompt_is_foreign(self) -> bool:
+        """Whether it is below what the server's model can go on from."""
+        return is_foreign(self.prompt_psnr_db, self._link.info.prompt_psnr_min_db)
+
+    @property
+    def prompt_warning(self) -> str:
+        """That in words; empty where it is not foreign."""
+        info = self._link.info
+        return prompt_warning(self.prompt_psnr_db, info.prompt_psnr_min_db, info.prompt_psnr_own_db)
+
+    def warn_of_prompt(self) -> None:
+        if self.prompt_is_foreign:
+            log.warning("%s", self.prompt_warning, extra={"sid": self.sid})
 
     def step(
         self, action: ActionLike | None, sim_time_us: int | None, deadline_ms: int | None
@@ -179,6 +202,9 @@ class Stream:
         self.frame = self._latest = remote_frame(received, send_ns)
         self._next_step = self.frame.committed_step + 1
         self._lifeline.log.restart(self.frame.committed_step)
+        reply = received.message
+        self.prompt_psnr_db = reply.prompt_psnr_db if isinstance(reply, FrameMessage) else None
+        self.warn_of_prompt()
         self._show(message, received, self.frame, array)
         return self.frame
 
@@ -342,6 +368,7 @@ def open_stream(link: Link, observer: Observer | None, what: Opening) -> Operati
         stream = Stream(link, observer, opened, frame, message.mode)
         if observer is not None:
             observer(as_client_saw_it(link.info, message, opened, frame, array))
+        stream.warn_of_prompt()
         return stream
 
     return (yield from or_withdrawn(link, message.open_key, opening()))

@@ -6,6 +6,7 @@ belong to the engine thread, but for ``mark_failed``. Knows no threads, queues o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from sim_stream.wire import engine
@@ -44,6 +45,11 @@ class SessionHost:
     def committed_step(self, sid: str) -> int:
         live = self._sessions.get(sid)
         return -1 if live is None else live.committed_step
+
+    def prompt_psnr_db(self, sid: str) -> float | None:
+        """Of a session that has begun."""
+        live = self._sessions.get(sid)
+        return None if live is None else live.session.prompt_psnr_db
 
     def begin(self, job: Job, request: Step, now_ns: int) -> engine.Prediction:
         """Starts the world model's part of a step; ``advance`` takes it further."""
@@ -146,13 +152,14 @@ def _start(
 ) -> engine.Frame:
     assert frames is not None, "the dispatcher refuses an open or reset without frames"
     actions = request.actions
-    return checked(
-        session.reset(
-            frames,
-            seed=request.seed,
-            text=request.text,
-            actions=None if actions is None else [a.to_action() if a else None for a in actions],
-            sampling=request.sampling.to_config() if request.sampling else None,
-            decoding=request.decoding.to_config() if request.decoding else None,
-        )
+    first = session.reset(
+        frames,
+        seed=request.seed,
+        text=request.text,
+        actions=None if actions is None else [a.to_action() if a else None for a in actions],
+        sampling=request.sampling.to_config() if request.sampling else None,
+        decoding=request.decoding.to_config() if request.decoding else None,
     )
+    if not math.isfinite(session.prompt_psnr_db):
+        raise TypeError(f"prompt_psnr_db is {session.prompt_psnr_db}, not a finite number")
+    return checked(first)

@@ -65,7 +65,8 @@ class Remembered:
 class Result:
     """How a job ended. ``committed_step`` is the session's, -1 where none exists.
 
-    ``past`` and ``remembered``: of a session that was resumed.
+    ``past`` and ``remembered``: of a session that was resumed. ``prompt_psnr_db``: of one that
+    begins.
     """
 
     job: Job
@@ -75,6 +76,7 @@ class Result:
     refusal: Refusal | None = None
     past: Past | None = None
     remembered: Sequence[Remembered] = ()
+    prompt_psnr_db: float | None = None
 
 
 def checked(frame: engine.Frame) -> engine.Frame:

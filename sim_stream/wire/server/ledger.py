@@ -41,7 +41,7 @@ class SessionRecord:
     """``control``: an open, reset, fork or close is under way; ``closing``: it is a close.
 
     ``owner``: the key of the client that opened it, "" where clients have none. ``unwanted``: its
-    client did not wait until it stood.
+    client did not wait until it stood. ``prompt_psnr_db``: of its prompt, once it stands.
     ``dropped`` counts a realtime session's steps that gave way, ``newest`` is the last that came.
     """
 
@@ -50,6 +50,7 @@ class SessionRecord:
     last_seen_ns: int
     owner: str = ""
     committed_step: int = -1
+    prompt_psnr_db: float | None = None
     control: bool = False
     closing: bool = False
     realtime: bool = False

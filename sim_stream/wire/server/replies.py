@@ -18,7 +18,7 @@ from sim_stream.wire.messages import (
     Opened,
     Resume,
 )
-from sim_stream.wire.server.jobs import Job, Remembered, Result
+from sim_stream.wire.server.jobs import Remembered, Result
 
 
 def reply_to(result: Result, *, queue_depth: int, dropped: int, now_ns: int) -> Packet:
@@ -34,18 +34,17 @@ def reply_to(result: Result, *, queue_depth: int, dropped: int, now_ns: int) -> 
             info, queue_depth=queue_depth, dropped=dropped, stamps_ns=stamps_ns
         )
     arrays: Arrays = {} if result.image is None else {"image": result.image}
-    return Packet(_message(job, result.committed_step, info), arrays)
+    return Packet(_message(result, info), arrays)
 
 
-def _message(
-    job: Job, committed_step: int, info: FrameInfo | None
-) -> Opened | FrameMessage | Closed:
+def _message(result: Result, info: FrameInfo | None) -> Opened | FrameMessage | Closed:
+    job, step, psnr_db = result.job, result.committed_step, result.prompt_psnr_db
     if isinstance(job.request, Open | Fork | Resume):
-        return Opened(sid=job.sid, committed_step=committed_step, frame=info)
+        return Opened(sid=job.sid, committed_step=step, frame=info, prompt_psnr_db=psnr_db)
     if isinstance(job.request, Close):
-        return Closed(sid=job.sid, committed_step=committed_step, frame=info)
+        return Closed(sid=job.sid, committed_step=step, frame=info)
     assert info is not None, "a step or reset that succeeds has a frame"
-    return FrameMessage(sid=job.sid, committed_step=committed_step, frame=info)
+    return FrameMessage(sid=job.sid, committed_step=step, frame=info, prompt_psnr_db=psnr_db)
 
 
 def remembered_reply(sid: str, one: Remembered) -> Packet:

@@ -28,9 +28,10 @@ import zmq
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
-from sim_stream.wire.messages import VERSION, ActionSpec, HelloOk, ServerLimits, WireSampling
+from sim_stream.wire.messages import VERSION, HelloOk, ServerLimits, WireCamera, WireSampling
 from sim_stream.wire.observe import Observer
 from sim_stream.wire.server import ipc_path, viewers
+from sim_stream.wire.server.action_spec import action_spec
 from sim_stream.wire.server.addresses import require_bindable
 from sim_stream.wire.server.admission import Admission
 from sim_stream.wire.server.archive import RESUME_STEPS, Archive
@@ -268,17 +269,10 @@ def describe(
     resumable: bool = False,
 ) -> HelloOk:
     """What ``hello_ok`` says of a runtime and this server's limits."""
-    preset = runtime.preset
+    preset, expects = runtime.preset, runtime.expects
     size = preset.vq.image_size
     # The context must have room for the frame that is predicted next.
     context_max = preset.session.context_frames - 1
-    bins = preset.action_bins
-    action_spec = [
-        ActionSpec(name="speed_mps", unit="m/s", low=0.0, high=bins.speed_max_mps),
-        ActionSpec(
-            name="yaw_rate_radps", unit="rad/s", low=-bins.yaw_max_radps, high=bins.yaw_max_radps
-        ),
-    ]
     sampling = WireSampling.of(preset.sampling)
     assert sampling is not None
     return HelloOk(
@@ -293,7 +287,7 @@ def describe(
         context_max=context_max,
         lookahead=preset.session.lookahead,
         sampling=sampling,
-        action_spec=action_spec if preset.actions_per_frame else [],
+        action_spec=action_spec(preset, expects),
         limits=ServerLimits(
             header_bytes=HEADER_BYTES,
             parts=PARTS,
@@ -304,6 +298,9 @@ def describe(
         lease_ms=round(lease_s * 1e3),
         heartbeat_ms=max(1, min(HEARTBEAT_MS, round(lease_s * 1e3 / 3))),
         resume_steps=RESUME_STEPS if resumable else 0,
+        camera=WireCamera.of(expects.camera),
+        prompt_psnr_min_db=expects.prompt_psnr_min_db,
+        prompt_psnr_own_db=expects.prompt_psnr_own_db,
     )
 
 

@@ -123,7 +123,9 @@ class Sessions:
             return None
         record.require_no_control()
         record.last_seen_ns = recv_ns
-        there = Opened(sid=sid, committed_step=record.committed_step)
+        there = Opened(
+            sid=sid, committed_step=record.committed_step, prompt_psnr_db=record.prompt_psnr_db
+        )
         return addressed(self.with_token(Packet(there)), waiter.rid)
 
     def with_token(self, opened: Packet) -> Packet:
@@ -212,6 +214,7 @@ class Sessions:
 
     def _begin(self, record: SessionRecord, result: Result) -> None:
         record.restart(result.committed_step)
+        record.prompt_psnr_db = result.prompt_psnr_db
         if result.past is not None:
             record.realtime = result.past.mode == "realtime"
         for one in result.remembered:

@@ -253,6 +253,7 @@ class EngineWorker:
             committed_step=rebuild.committed_step,
             past=rebuild.past,
             remembered=remembered,
+            prompt_psnr_db=self._host.prompt_psnr_db(job.sid),
         )
 
     def _gave_up(self, job: Job, refusal: Refusal) -> Result:
@@ -270,6 +271,7 @@ class EngineWorker:
         frame = attempt(lambda: self._host.control(job), what=f"{job.kind} {job.sid}", ids=job.ids)
         end_ns = time.monotonic_ns()
         committed_step, seed = self._host.committed_step(job.sid), self._host.seed(job.sid)
+        prompt_psnr_db = self._host.prompt_psnr_db(job.sid)
         if isinstance(job.request, Close):
             self._host.forget(job.sid)
         if isinstance(frame, Refusal):
@@ -277,10 +279,16 @@ class EngineWorker:
                 self._host.mark_failed(job.sid)
             return Result(job=job, committed_step=committed_step, refusal=frame)
         if frame is None:
-            return Result(job=job, committed_step=committed_step)
+            return Result(job=job, committed_step=committed_step, prompt_psnr_db=prompt_psnr_db)
         stamps_ns = {"engine_start": start_ns, "engine_end": end_ns}
         info = describe(frame, job, committed_step, seed, stamps_ns)
-        return Result(job=job, committed_step=committed_step, info=info, image=frame.image)
+        return Result(
+            job=job,
+            committed_step=committed_step,
+            info=info,
+            image=frame.image,
+            prompt_psnr_db=prompt_psnr_db,
+        )
 
     # Decoder thread.
 

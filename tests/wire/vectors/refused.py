@@ -141,6 +141,8 @@ OTHER_REQUESTS = {
 IMAGE_BYTES = IMAGE["image"].tobytes()
 IMAGE_SPEC = spec(name="image", shape=[SIZE, SIZE, 3], nbytes=len(IMAGE_BYTES))
 FRAME_FIELDS = {"sid": SID, "committed_step": 300, "frame": msgspec.to_builtins(LATER)}
+CAMERA = {"field_of_view_deg": 66.0, "up_m": 1.9, "pitch_down_deg": 3.5}
+ACTION = {"name": "speed_mps", "unit": "m/s", "low": 0.0, "high": 32.0}
 ERROR_FIELDS = {"code": "BUSY", "message": "", "retryable": True}
 
 
@@ -162,6 +164,14 @@ BAD_REPLIES = BROKEN | {
     "0 frames a second": info(fps_num=0),
     "an unknown frame encoding": info(frame_encoding="bgr8"),
     "limits as a list": info(limits=[65_536, 16, 1, 1, 1]),
+    "camera as a list": info(camera=[66.0, 1.9, 3.5]),
+    "camera without its height": info(camera={"field_of_view_deg": 66.0, "pitch_down_deg": 3.5}),
+    "camera of an infinite height": info(camera=CAMERA | {"up_m": INF}),
+    "least PSNR as text": info(prompt_psnr_min_db="25"),
+    "least PSNR that is no number": info(prompt_psnr_min_db=NAN),
+    "action bins below 0": info(action_spec=[ACTION | {"bins": -1}]),
+    "prompt's PSNR without bound": framed(prompt_psnr_db=INF),
+    "prompt's PSNR that is no number": framed(prompt_psnr_db=NAN),
     "frame without its fields": framed(frame={"step": 1}),
     "frame that is null": framed(frame=None),
     "negative frame id": framed(frame=FRAME_FIELDS["frame"] | {"frame_id": -1}),

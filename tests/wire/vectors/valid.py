@@ -126,8 +126,8 @@ LIMITS = m.ServerLimits(
     max_in_flight=2,
 )
 ACTION_SPEC = [
-    m.ActionSpec(name="speed_mps", unit="m/s", low=0.0, high=32.0),
-    m.ActionSpec(name="yaw_rate_radps", unit="rad/s", low=-0.8, high=0.8),
+    m.ActionSpec(name="speed_mps", unit="m/s", low=0.0, high=32.0, bins=64, taken="end"),
+    m.ActionSpec(name="yaw_rate_radps", unit="rad/s", low=-0.8, high=0.8, bins=61, taken="mean"),
 ]
 
 
@@ -150,6 +150,9 @@ def hello_ok(**changes: Any) -> m.HelloOk:
         "lease_ms": 60_000,
         "heartbeat_ms": 1000,
         "resume_steps": 0,
+        "camera": m.WireCamera(field_of_view_deg=66.0, up_m=1.9, pitch_down_deg=3.5),
+        "prompt_psnr_min_db": 25.0,
+        "prompt_psnr_own_db": 28.0,
     }
     return m.HelloOk(**(values | changes))
 
@@ -161,7 +164,21 @@ REPLIES = (
         hello_ok(action_spec=[], fps_num=30_000, fps_den=1001, lookahead=0),
     ),
     _Sample("hello_ok of a server that records", hello_ok(resume_steps=1024)),
+    _Sample(
+        "hello_ok of weights that say nothing of what they expect",
+        hello_ok(
+            camera=None,
+            prompt_psnr_min_db=None,
+            prompt_psnr_own_db=None,
+            action_spec=[m.ActionSpec(name="speed_mps", unit="m/s", low=0.0, high=32.0)],
+        ),
+    ),
     _Sample("opened by open", m.Opened(rid=2, sid=SID, committed_step=0, frame=FIRST), IMAGE),
+    _Sample(
+        "opened from a foreign prompt",
+        m.Opened(rid=2, sid=SID, committed_step=0, frame=FIRST, prompt_psnr_db=14.875),
+        IMAGE,
+    ),
     _Sample(
         "opened, to be resumed",
         m.Opened(rid=2, sid=SID, committed_step=0, frame=FIRST, resume_token=TOKEN),
@@ -169,6 +186,11 @@ REPLIES = (
     ),
     _Sample("opened by fork", m.Opened(rid=9, sid=SID, committed_step=300)),
     _Sample("frame", m.FrameMessage(rid=7, sid=SID, committed_step=300, frame=LATER), IMAGE),
+    _Sample(
+        "frame of a reset",
+        m.FrameMessage(rid=4, sid=SID, committed_step=0, frame=FIRST, prompt_psnr_db=31.5),
+        IMAGE,
+    ),
     _Sample(
         "closed with the last frame",
         m.Closed(rid=10, sid=SID, committed_step=300, frame=LATER),

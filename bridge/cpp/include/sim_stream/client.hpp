@@ -78,6 +78,13 @@ class Session {
   // The frame of the opening or the last reset; after a fork the parent's latest.
   [[nodiscard]] const Frame& first_frame() const;
 
+  // How close the last prompt frame is to the first frame, its reconstruction; nullopt: the server
+  // does not say. A fork has its parent's.
+  [[nodiscard]] std::optional<double> prompt_psnr_db() const;
+  // In words that the model cannot show its prompt, so that the drive will collapse; empty where it
+  // can, or where the weights do not say what they can show.
+  [[nodiscard]] std::string prompt_warning() const;
+
   // Predicts one frame further and waits for it. No step may be in flight.
   Frame step(const std::optional<Action>& action = std::nullopt, const StepOptions& options = {});
 

@@ -39,11 +39,24 @@ struct Image {
   std::vector<std::uint8_t> rgb;
 };
 
+// `bins`: how many values the model tells apart, 0 where it is not known. `taken`: how it was taken
+// in training: "end" (at the frame that the action leads to), "mean" (over the time since the frame
+// before), or "" where the weights do not say.
 struct ActionSpec {
   std::string name;
   std::string unit;
   double low = 0.0;
   double high = 0.0;
+  std::int64_t bins = 0;
+  std::string taken;
+};
+
+// The camera of the frames that the model was trained on; the field of view is that of the square
+// frame, both ways.
+struct Camera {
+  double field_of_view_deg = 0.0;
+  double up_m = 0.0;
+  double pitch_down_deg = 0.0;
 };
 
 struct ServerLimits {
@@ -73,6 +86,11 @@ struct ServerInfo {
   std::int64_t lease_ms = 0;
   std::int64_t heartbeat_ms = 0;
   std::int64_t resume_steps = 0;  // 0: it does not record, so sessions end with it
+  // Where the weights say it: their camera, below which `Session::prompt_psnr_db` a prompt is
+  // foreign to the model, and what its own world reaches.
+  std::optional<Camera> camera;
+  std::optional<double> prompt_psnr_min_db;
+  std::optional<double> prompt_psnr_own_db;
 
   [[nodiscard]] double fps() const {
     return static_cast<double>(fps_num) / static_cast<double>(fps_den);
