@@ -10,6 +10,8 @@ namespace {
 // Nothing in the protocol nests deeper than 5; the rest is room for fields of later versions.
 constexpr std::size_t kDepth = 16;
 constexpr std::size_t kAccepted = 65'536;
+// What a shape may claim, counting a size of 0 as 1.
+constexpr std::uint64_t kArrayBytes = 2'147'483'647;
 
 const std::set<std::string> kCodes = {
     "BAD_MESSAGE",   "VERSION", "UNAUTHENTICATED", "NO_SESSION", "STEP_CONFLICT",
@@ -231,18 +233,19 @@ void check_parts(const std::vector<ArraySpec>& arrays, const std::vector<std::si
   std::set<std::string> names;
   for (std::size_t i = 0; i < arrays.size(); ++i) {
     const ArraySpec& array = arrays[i];
-    // Compared by division: the product of a hostile shape overflows.
-    std::size_t left = part_bytes[i] / (array.dtype == "|u1" ? 1 : 4);
+    // Every size is below 2^31 and so is the product so far, hence no overflow.
+    std::uint64_t claimed = array.dtype == "|u1" ? 1 : 4;
     bool empty = false;
-    bool fits = part_bytes[i] % (array.dtype == "|u1" ? 1 : 4) == 0;
     for (const std::int64_t size : array.shape) {
-      const auto extent = static_cast<std::size_t>(size);
-      empty = empty || extent == 0;
-      fits = fits && (extent == 0 || left % extent == 0);
-      left = extent == 0 ? left : left / extent;
+      empty = empty || size == 0;
+      claimed *= static_cast<std::uint64_t>(std::max<std::int64_t>(size, 1));
+      if (claimed > kArrayBytes) {
+        throw ProtocolError("reply.arrays." + array.name + ".shape: allowed: " +
+                            std::to_string(kArrayBytes) + " bytes at most, a 0 counted as 1");
+      }
     }
-    fits = empty ? part_bytes[i] == 0 : fits && left == 1;
-    if (!fits || static_cast<std::uint64_t>(array.nbytes) != part_bytes[i]) {
+    const std::uint64_t expected = empty ? 0 : claimed;
+    if (part_bytes[i] != expected || static_cast<std::uint64_t>(array.nbytes) != expected) {
       throw ProtocolError("reply.arrays." + array.name + ": does not fit its part of " +
                           std::to_string(part_bytes[i]) + " bytes");
     }
