@@ -15,7 +15,8 @@ constexpr std::uint64_t kArrayBytes = 2'147'483'647;
 
 const std::set<std::string> kCodes = {
     "BAD_MESSAGE",   "VERSION", "UNAUTHENTICATED", "NO_SESSION", "STEP_CONFLICT",
-    "ENGINE_FAILED", "LIMIT",   "BUSY",            "DEADLINE",   "SHUTTING_DOWN", "DROPPED"};
+    "ENGINE_FAILED", "LIMIT",   "BUSY",            "DEADLINE",   "SHUTTING_DOWN", "DROPPED",
+    "INTERNAL"};
 
 std::string one_of(const Value& value, const std::set<std::string>& allowed) {
   std::string text = value.name();

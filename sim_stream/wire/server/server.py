@@ -24,6 +24,7 @@ import msgspec
 import zmq
 
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.last_resort import InternalErrors
 from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.messages import VERSION, ActionSpec, HelloOk, ServerLimits, WireSampling
@@ -32,6 +33,7 @@ from sim_stream.wire.server.addresses import require_bindable
 from sim_stream.wire.server.admission import Admission
 from sim_stream.wire.server.archive import RESUME_STEPS, Archive
 from sim_stream.wire.server.dispatch import Counters, Dispatcher
+from sim_stream.wire.server.doorkeeper import Doorkeeper, guard_door, seed_routing_ids
 from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.io_loop import IoLoop, Sockets
 from sim_stream.wire.server.rates import REQUESTS_PER_S
@@ -54,8 +56,9 @@ class StreamServer:
     requests and replies (a recorder); from an ``archive`` that it writes, sessions are resumed
     after a restart. Port 0 binds a free port; see ``endpoint``. ``guard`` protects both sockets;
     then a session is its key's, and a key has ``max_sessions_per_key`` (None: all). A connection,
-    or a key, may send ``requests_per_s``. ``counters`` may be read at any time. Raises InvalidInput
-    for an address that is not this machine's without a guard.
+    or a key, may send ``requests_per_s``. ``counters`` may be read at any time; ``errors``, a part
+    of them, counts what escaped from the server's loops. Raises InvalidInput for an address that is
+    not this machine's without a guard.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class StreamServer:
         guard: Guard | None = None,
         max_sessions_per_key: int | None = None,
         requests_per_s: float = REQUESTS_PER_S,
+        errors: InternalErrors | None = None,
     ) -> None:
         for name, count in (("max_sessions", max_sessions), ("max_in_flight", max_in_flight)):
             if count < 1:
@@ -96,9 +100,10 @@ class StreamServer:
         self._lease_s = lease_s
         self._stop_timeout_s = stop_timeout_s
         self._observer = observer
-        self.counters = Counters()
+        self.counters = Counters(internal=errors or InternalErrors())
         self._archive = archive
         self._context: Context | None = None
+        self._door: Doorkeeper | None = None
         self._worker: EngineWorker | None = None
         self._io: IoLoop | None = None
         self.endpoint = ""
@@ -124,8 +129,12 @@ class StreamServer:
         with ExitStack() as on_failure:
             on_failure.callback(context.destroy, linger=0)
             if self._guard is not None:
-                self._guard.start(context)
+                self._guard.start(context, self.counters.internal)
                 on_failure.callback(self._guard.stop)
+            else:
+                self._door = Doorkeeper(context, None, self.counters.internal)
+                self._door.start()
+                on_failure.callback(self._door.stop)
             sockets = self._open_sockets(context)
             on_failure.pop_all()
         info = msgspec.structs.replace(self._info, server_epoch=secrets.token_hex(8))
@@ -138,6 +147,7 @@ class StreamServer:
             depth=depth,
             max_in_flight=limits.max_in_flight,
             archive=self._archive,
+            errors=self.counters.internal,
         )
         dispatcher = Dispatcher(
             info,
@@ -177,6 +187,8 @@ class StreamServer:
         self._io.join()
         if self._guard is not None:
             self._guard.stop()
+        elif self._door is not None:
+            self._door.stop()
         if self._worker.join(timeout_s=0.5):
             self._context.term()
         else:  # a thread hangs in the engine; its socket can be freed only when it returns
@@ -200,6 +212,7 @@ class StreamServer:
                 self.stop()
 
     def _open_sockets(self, context: Context) -> Sockets:
+        seed_routing_ids()
         router = context.socket(zmq.ROUTER)
         router.linger = 0
         router.set(zmq.ROUTER_MANDATORY, 1)
@@ -208,6 +221,8 @@ class StreamServer:
         router.set_hwm(CLIENT_QUEUE)
         if self._guard is not None:
             self._guard.protect(router)
+        else:
+            guard_door(router)
         self.endpoint = _bind(router, self._bind)
         publisher = None
         if self._publish is not None:
