@@ -12,6 +12,8 @@ constexpr std::size_t kDepth = 16;
 constexpr std::size_t kAccepted = 65'536;
 // What a shape may claim, counting a size of 0 as 1.
 constexpr std::uint64_t kArrayBytes = 2'147'483'647;
+// The largest frame that a reply can bring.
+constexpr std::int64_t kFrameBytes = 64 * 1024 * 1024;
 
 const std::set<std::string> kCodes = {
     "BAD_MESSAGE",   "VERSION", "UNAUTHENTICATED", "NO_SESSION", "STEP_CONFLICT",
@@ -81,7 +83,7 @@ ServerLimits read_limits(const Fields& fields) {
   limits.parts = fields.required("parts").count();
   limits.message_bytes = fields.required("message_bytes").count();
   limits.max_sessions = fields.required("max_sessions").count();
-  limits.max_in_flight = fields.required("max_in_flight").count();
+  limits.max_in_flight = fields.required("max_in_flight").integer(1, kI64Max);
   return limits;
 }
 
@@ -100,13 +102,16 @@ std::vector<ActionSpec> read_action_spec(const Value& value) {
     const Fields fields = item.fields();
     specs.push_back({fields.required("name").name(), fields.required("unit").name(),
                      fields.required("low").number(), fields.required("high").number()});
+    const ActionSpec& spec = specs.back();
+    item.require(std::isfinite(spec.low) && std::isfinite(spec.high) && spec.low < spec.high,
+                 "finite bounds, low below high");
   }
   return specs;
 }
 
 ServerInfo read_info(const Fields& fields) {
   ServerInfo info;
-  info.protocol = fields.required("protocol").count();
+  info.protocol = fields.required("protocol").integer(kVersion, kVersion);
   info.server_epoch = fields.required("server_epoch").text(64);
   info.model_id = fields.required("model_id").text(256);
   info.weights_sha256 = fields.required("weights_sha256").text(128);
@@ -117,16 +122,25 @@ ServerInfo read_info(const Fields& fields) {
   shape.require(sizes.size() == 3, "height, width, channels");
   std::transform(sizes.begin(), sizes.end(), info.frame_shape.begin(),
                  [](const Value& size) { return size.count(); });
+  // A frame that no reply could bring, or none at all: nothing may be computed with that.
+  std::int64_t left = kFrameBytes;
+  for (const std::int64_t size : info.frame_shape) {
+    shape.require(size >= 1 && size <= left, "1.." + std::to_string(kFrameBytes) + " bytes");
+    left /= size;
+  }
+  shape.require(info.frame_shape[2] == 3, "3 channels");
   const auto encoding = fields.find("frame_encoding");
   info.frame_encoding = encoding ? one_of(*encoding, {"rgb8"}) : "rgb8";
   info.context_min = fields.required("context_min").count();
   info.context_max = fields.required("context_max").count();
+  fields.required("context_min")
+      .require(info.context_min >= 1 && info.context_min <= info.context_max, "1..context_max");
   info.lookahead = fields.required("lookahead").count();
   info.sampling = read_sampling(fields.required("sampling").fields());
   info.action_spec = read_action_spec(fields.required("action_spec"));
   info.limits = read_limits(fields.required("limits").fields());
-  info.lease_ms = fields.required("lease_ms").count();
-  info.heartbeat_ms = fields.required("heartbeat_ms").count();
+  info.lease_ms = fields.required("lease_ms").integer(1, kI64Max);
+  info.heartbeat_ms = fields.required("heartbeat_ms").integer(1, kI64Max);
   info.resume_steps = fields.required("resume_steps").count();
   return info;
 }

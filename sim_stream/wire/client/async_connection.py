@@ -167,11 +167,15 @@ class AsyncConnection:
             except ProtocolError as error:
                 self._broken = error
             self._announce()
+            # What is there already is received without waiting: a server that never stops sending
+            # would leave no turn to anybody else.
+            await asyncio.sleep(0)
 
     async def _watch(self, state: Handshakes, socket: zmq.asyncio.Socket) -> None:
         while True:
             state.feed(await socket.recv_multipart())
             self._announce()
+            await asyncio.sleep(0)
 
     def _announce(self) -> None:
         """Wakes everybody who waits; whoever comes later waits for the next change."""

@@ -16,7 +16,13 @@ from sim_stream.errors import ConnectionLost, RemoteError
 from sim_stream.wire import framing
 from sim_stream.wire.client import handshakes
 from sim_stream.wire.client.handshakes import Handshakes
-from sim_stream.wire.client.mailbox import LIMITS, MAX_REPLY_BYTES, Mailbox, Received
+from sim_stream.wire.client.mailbox import (
+    LIMITS,
+    MAX_REPLY_BYTES,
+    READ_AT_ONCE,
+    Mailbox,
+    Received,
+)
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.messages import HelloOk, Message
@@ -175,7 +181,10 @@ class Connection:
         room.poll(max(1, round(left_s * 1e3)))
 
     def _read_waiting(self) -> None:
-        while self._socket.poll(0, zmq.POLLIN):
+        """No more than READ_AT_ONCE: a server that never stops sending must not hold us here."""
+        for _ in range(READ_AT_ONCE):
+            if not self._socket.poll(0, zmq.POLLIN):
+                return
             frames = framing.receive(self._socket, LIMITS, routed=False)
             self._mail.put(framing.buffers(frames), time.monotonic_ns())
 

@@ -55,6 +55,7 @@ from sim_stream.wire.messages import (
 from sim_stream.wire.observe import Observer, SessionRequest
 
 T = TypeVar("T")
+R = TypeVar("R", Opened, FrameMessage, Closed, FrameMessage | Closed)
 # After these errors the server has no such session any more.
 # A realtime session's steps are answered at once or soon; more without an answer is a server gone.
 UNANSWERED = 64
@@ -155,7 +156,7 @@ class Stream:
                 self._settle(error.committed_step)
             raise
         sent = self.in_flight.popleft()
-        frame = remote_frame(received, sent.send_ns)
+        frame = self._frame(received, sent.send_ns, FrameMessage)
         self._show(sent.message, received, frame)
         self._settle(frame.committed_step)
         self._lifeline.log.add(sent.message)
@@ -172,7 +173,7 @@ class Stream:
         received = yield from self._watched(
             lambda: ask(message, {"frames": array}, timeout_s=timeout_s), anew=True
         )
-        self.frame = self._latest = remote_frame(received, send_ns)
+        self.frame = self._latest = self._frame(received, send_ns, FrameMessage)
         self._next_step = self.frame.committed_step + 1
         self._lifeline.log.restart(self.frame.committed_step)
         self._show(message, received, self.frame, array)
@@ -186,8 +187,9 @@ class Stream:
             )
         message = Fork(sid=self.sid, open_key=new_key())
         received = yield from self._watched(lambda: self._ask(message))
+        opened = as_opened(received)
         self._show(message, received, None)
-        return Stream(self._link, self._observer, as_opened(received), self._latest, self._mode)
+        return Stream(self._link, self._observer, opened, self._latest, self._mode)
 
     def status(self) -> Operation[Status]:
         self.require_open()
@@ -206,8 +208,8 @@ class Stream:
             if error.code == ErrorCode.NO_SESSION:
                 return None  # over all the same
             raise
-        if isinstance(received.message, Closed) and received.message.frame is not None:
-            self._last = remote_frame(received, send_ns)
+        if expected(received, Closed).frame is not None:
+            self._last = self._frame(received, send_ns, Closed)
         self._show(message, received, self._last)
         return self._last
 
@@ -293,8 +295,15 @@ class Stream:
         if self._observer is None:
             return
         reply = received.message
-        assert isinstance(reply, Opened | FrameMessage | Closed)
+        if not isinstance(reply, Opened | FrameMessage | Closed):
+            raise ProtocolError("reply", type(reply).__name__, "opened, frame or closed")
         self._observer(as_client_saw_it(self._link.info, request, reply, frame, frames))
+
+    def _frame(
+        self, received: Received, send_ns: int, kind: type[FrameMessage | Closed]
+    ) -> RemoteFrame:
+        expected(received, kind)
+        return remote_frame(received, send_ns, self._link.info.frame_shape)
 
     def _settle(self, committed_step: int) -> None:
         """After a refusal the next step is the server's next; those in flight fail likewise."""
@@ -313,14 +322,19 @@ def open_stream(link: Link, observer: Observer | None, opening: Opening) -> Oper
     arrays: Arrays = {"frames": array}
     send_ns = time.monotonic_ns()
     received = yield from ask_until_answered(message, arrays, timeout_s=link.timeout_s, anew=True)
-    opened, frame = as_opened(received), remote_frame(received, send_ns)
+    opened = as_opened(received)
+    frame = remote_frame(received, send_ns, link.info.frame_shape)
     if observer is not None:
         observer(as_client_saw_it(link.info, message, opened, frame, array))
     return Stream(link, observer, opened, frame, message.mode)
 
 
 def as_opened(received: Received) -> Opened:
-    opened = received.message
-    if not isinstance(opened, Opened):
-        raise ProtocolError("reply", type(opened).__name__, "opened")
-    return opened
+    return expected(received, Opened)
+
+
+def expected(received: Received, kind: type[R]) -> R:
+    """The reply, which must be of that kind. Raises ProtocolError."""
+    if not isinstance(received.message, kind):
+        raise ProtocolError("reply", type(received.message).__name__, kind.__name__)
+    return received.message

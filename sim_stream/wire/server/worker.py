@@ -141,31 +141,44 @@ class EngineWorker:
 
     def _engine_loop(self) -> None:
         with Wake(self._context) as wake:
-            while self._serve(wake):
+            while self._go_round(wake):
                 pass
         self._decodes.join()
         with self._engine_resort.around("closing all sessions"):
             self._host.close_all()
         self._decodes.put(None)
 
-    def _serve(self, wake: Wake) -> bool:
-        """The jobs that may run now, and a pass for all steps under way; False: no more come."""
+    def _go_round(self, wake: Wake) -> bool:
+        """As ``_serve``; a rest after a round that failed as a whole."""
         try:
-            jobs = self._inbox.take(self._under_way)
+            more = self._serve(wake)
         except Exception as error:
-            self._engine_resort.caught(error, "the jobs that wait")
+            self._engine_resort.caught(error, "a round of the engine's thread")
             time.sleep(self._engine_resort.pause_s())
             return True
         self._engine_resort.well()
+        return more
+
+    def _serve(self, wake: Wake) -> bool:
+        """The jobs that may run now, and a pass for all steps under way; False: no more come."""
+        jobs = self._inbox.take(self._under_way)
         if jobs is None:
             return False
         for job in jobs:
-            self._reply(self._run(job), wake)
+            self._hand_over(self._run(job), wake, self._engine_resort)
         if self._under_way:
             failed = attempt(self._host.advance, what="pass")
             for step in [*self._under_way.values()]:
-                self._reply(self._go_on(step, failed), wake)
+                self._hand_over(self._go_on(step, failed), wake, self._engine_resort)
         return True
+
+    def _hand_over(self, result: Result | None, wake: Wake, resort: LastResort) -> None:
+        """Without a result the job goes on: its step is under way or is being rendered."""
+        if result is not None:
+            self.progress += 1
+            self.results.put(result)
+            with resort.around("the I/O thread's bell"):  # unheard it is found a little later
+                wake.ring()
 
     def _run(self, job: Job) -> Result | None:
         try:
@@ -199,16 +212,6 @@ class EngineWorker:
                 self._host.drop(job.sid)
         refusal = Refusal(ErrorCode.ENGINE_FAILED, failure(f"{job.kind} {job.sid}", error))
         return Result(job=job, committed_step=committed_step, refusal=refusal)
-
-    def _reply(self, result: Result | None, wake: Wake, resort: LastResort | None = None) -> None:
-        """Without a result the job goes on: its step is under way or is being rendered."""
-        if result is None:
-            return
-        self.progress += 1
-        self.results.put(result)
-        # Not heard the result is found all the same, a little later.
-        with (resort or self._engine_resort).around("the I/O thread's bell"):
-            wake.ring()
 
     def _begin(self, job: Job, request: Step) -> Result | None:
         """A result when refused."""
@@ -329,7 +332,7 @@ class EngineWorker:
                     self._decoder_resort.caught(error, f"decode {job.sid}", job.ids)
                     self._host.mark_failed(job.sid)
                     self._inbox.give_up(job.sid)
-                self._reply(result, wake, self._decoder_resort)
+                self._hand_over(result, wake, self._decoder_resort)
                 self._decodes.task_done()
             self.results.put(None)
             wake.ring()

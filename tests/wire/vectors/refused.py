@@ -174,6 +174,21 @@ BAD_REPLIES = BROKEN | {
     "a request's type": [packed("step", sid=SID, step=1)],
     "rid as a string": info(rid="1"),
     "frame shape of two numbers": info(frame_shape=[SIZE, SIZE]),
+    "frames of no pixels": info(frame_shape=[0, SIZE, 3]),
+    "frames of four channels": info(frame_shape=[SIZE, SIZE, 4]),
+    "frames beyond any reply": info(frame_shape=[2**62, 2**62, 3]),
+    "context that is none": info(context_min=0),
+    "context upside down": info(context_min=6, context_max=5),
+    "no step in flight": info(limits=fields(hello_ok())["limits"] | {"max_in_flight": 0}),
+    "a lease of 0": info(lease_ms=0),
+    "heartbeats without a pause": info(heartbeat_ms=0),
+    "another protocol chosen": info(protocol=2),
+    "an action without bounds": info(
+        action_spec=[{"name": "speed_mps", "unit": "m/s", "low": 0.0, "high": INF}]
+    ),
+    "an action upside down": info(
+        action_spec=[{"name": "speed_mps", "unit": "m/s", "low": 1.0, "high": 0.0}]
+    ),
     "0 frames a second": info(fps_num=0),
     "an unknown frame encoding": info(frame_encoding="bgr8"),
     "limits as a list": info(limits=[65_536, 16, 1, 1, 1]),
