@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -269,12 +270,11 @@ class Hub:
             await asyncio.sleep(STATE_EVERY_S)
 
     async def _tell_all(self) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(STATE_AFTER_S):
                 await self._dirty.wait()
-        except TimeoutError:
-            for channel in self.sessions.forget_silent():
-                self._show_others(channel)
+        for channel in self.sessions.forget_silent():
+            self._show_others(channel)
         self._dirty.clear()
         state = encode(self.state())
         for viewer in self._viewers.values():

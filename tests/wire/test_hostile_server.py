@@ -209,7 +209,8 @@ KINDS = ("hello", "open", "step", "fork", "reset", "heartbeat", "close")
 def test_every_kind_of_reply_where_another_belongs_is_a_typed_error_or_taken(user, kind):
     """A request of that kind is answered with what others get, and an error."""
     for other in KINDS:
-        if (kind, other) in {("step", "reset"), ("reset", "step")} or kind == other:
+        alike = {("step", "reset"), ("reset", "step"), ("fork", "open")}
+        if kind == other or (kind, other) in alike:
             continue
 
         def answer(request: dict[str, Any], other: str = other) -> list[Parts]:
@@ -229,7 +230,8 @@ def test_every_refused_reply_is_a_typed_error(user):
             def answer(request: dict[str, Any], kind: str = kind, vector: Any = vector) -> Any:
                 if request["t"] != kind:
                     return [sound(request)]
-                return [addressed(vector.parts, request["rid"])]
+                broken_rid = vector.name == "rid as a string"
+                return [vector.parts if broken_rid else addressed(vector.parts, request["rid"])]
 
             with HostileServer(answer) as server:
                 assert survive(user, server.endpoint), (kind, vector.name)
