@@ -51,6 +51,14 @@ class Action:
             require_finite(f"action.{name}", getattr(self, name))
 
 
+def _is_finite(value: Real) -> bool:
+    """Also of an integer or a fraction beyond what a float can hold, which is not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class VQConfig:
     """VQGAN tokenizer and image decoder (OpenViCA Sec. III-A; diffusers' ``VQModel`` names)."""
@@ -149,8 +157,9 @@ class ActionBins:
         return self.speed_bins + self.yaw_bins + 2
 
     def speed_bin(self, speed_mps: float) -> int:
-        scaled = round(speed_mps / self.speed_max_mps * (self.speed_bins - 1))
-        return min(max(scaled, 0), self.speed_bins - 1)
+        # Clamped first: a speed may be finite and its product with the number of bins not.
+        part = min(max(speed_mps / self.speed_max_mps, 0.0), 1.0)
+        return round(part * (self.speed_bins - 1))
 
     def yaw_bin(self, yaw_rate_radps: float) -> int:
         """Square-root spacing: fine around straight driving, coarse in tight turns.

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from sim_stream import __version__
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.scrapes import ScrapeServer
 from sim_stream.wire.messages import Close, Error, ErrorCode, FrameInfo, Step
 from sim_stream.wire.observe import Exchange
@@ -38,14 +39,20 @@ BUCKETS_S = (
     *(0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
 )
 BUCKETS_CODES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Loops of a server that have a last resort: each is shown from the start.
+PLACES = (
+    *("request", "result", "delivery", "tick", "io", "observer"),
+    *("engine", "decoder", "door", "recorder", "metrics"),
+)
 ADDRESS = "PORT or HOST:PORT with a port of 0..65535; the host is 127.0.0.1 unless given"
 
 
 class Metrics:
     """An ``Observer``; ``watch`` adds what the server counts itself."""
 
-    def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
+    def __init__(self, errors: InternalErrors | None = None) -> None:
+        self._errors = errors or InternalErrors()
+        registry = self.registry = GuardedRegistry(self._errors)
         self._build = Info(
             "sim_stream_build", "The package and the model that it serves.", registry=registry
         )
@@ -94,6 +101,8 @@ class Metrics:
     def watch(self, counters: Counters) -> None:
         """Shows a server's own counters, too."""
         self.registry.register(ServerCounters(counters))
+        if counters.internal is not self._errors:
+            self.registry.errors.append(counters.internal)
 
     def __call__(self, exchange: Exchange) -> None:
         if self._known != exchange.info.model_id:
@@ -137,6 +146,42 @@ class Metrics:
                 "weights_sha256": info.weights_sha256,
             }
         )
+
+
+class GuardedRegistry(CollectorRegistry):
+    """A collector that fails costs a scrape its own figures; the others are shown.
+
+    Counts that with ``errors``, the loops' internal errors, which it shows last.
+    """
+
+    def __init__(self, errors: InternalErrors) -> None:
+        self.errors = [errors]
+        self._resort = LastResort("metrics", errors)
+        self._collectors: list[Collector] = []
+        super().__init__()
+
+    def register(self, collector: Collector) -> None:
+        super().register(collector)
+        self._collectors.append(collector)
+
+    def collect(self) -> Iterator[Metric]:
+        for collector in [*self._collectors]:
+            with self._resort.around(f"the figures of {type(collector).__name__}"):
+                yield from [*collector.collect()]
+        yield self._internal_errors()
+
+    def _internal_errors(self) -> Metric:
+        family = CounterMetricFamily(
+            "sim_stream_internal_errors",
+            "What nobody foresaw and a loop of the server survived, by the loop.",
+            labels=["where"],
+        )
+        counts = Tally(dict.fromkeys(PLACES, 0))
+        for errors in self.errors:
+            counts.update(errors.by_place())
+        for where, count in counts.items():
+            family.add_metric([where], count)
+        return family
 
 
 class AcceptedCodes(Collector):

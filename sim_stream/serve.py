@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from sim_stream.config import DecodingConfig
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.last_resort import InternalErrors
 from sim_stream.model_options import ModelOptions, as_recorded
 from sim_stream.wire.server.rates import REQUESTS_PER_S
 
@@ -65,13 +66,13 @@ def run(options: ServeOptions) -> int:
     """Serves; 0 after SIGINT or SIGTERM. Raises SimStreamError."""
     if options.random_weights and options.weights is not None:
         raise InvalidInput("weights", options.weights, "none beside --random-weights")
-    guard = _guard(options)
+    guard, errors = _guard(options), InternalErrors()
     if os.name == "posix":
         from sim_stream.wire.server.descriptors import raise_limit
 
         raise_limit()
-    with _metrics(options) as metrics, _recorder(options) as recorder:
-        _serve(options, recorder, metrics, guard)
+    with _metrics(options, errors) as metrics, _recorder(options, errors) as recorder:
+        _serve(options, recorder, metrics, guard, errors)
     return 0
 
 
@@ -88,7 +89,7 @@ def _guard(options: ServeOptions) -> Guard | None:
 
 
 @contextmanager
-def _metrics(options: ServeOptions) -> Iterator[Metrics | None]:
+def _metrics(options: ServeOptions, errors: InternalErrors) -> Iterator[Metrics | None]:
     """Answers scrapes from before the model is loaded, so that a taken port is known at once."""
     if options.metrics is None:
         yield None
@@ -97,19 +98,25 @@ def _metrics(options: ServeOptions) -> Iterator[Metrics | None]:
         raise Unavailable("--metrics needs prometheus-client: pip install 'sim-stream[metrics]'")
     from sim_stream.metrics import Metrics, exported
 
-    metrics = Metrics()
+    metrics = Metrics(errors)
     with exported(metrics, options.metrics) as url:
         log.info("metrics at %s", url)
         yield metrics
 
 
-def _recorder(options: ServeOptions) -> AbstractContextManager[Recorder | None]:
+def _recorder(
+    options: ServeOptions, errors: InternalErrors
+) -> AbstractContextManager[Recorder | None]:
     if options.record is None:
         return nullcontext()
     from sim_stream.recording.recorder import Recorder
 
     return Recorder(
-        options.record, by="server", form=options.record_format, options=as_recorded(options)
+        options.record,
+        by="server",
+        form=options.record_format,
+        options=as_recorded(options),
+        errors=errors,
     )
 
 
@@ -126,6 +133,7 @@ def _serve(
     recorder: Recorder | None,
     metrics: Metrics | None,
     guard: Guard | None,
+    errors: InternalErrors,
 ) -> None:
     import torch
 
@@ -178,6 +186,7 @@ def _serve(
         guard=guard,
         max_sessions_per_key=options.max_sessions_per_key,
         requests_per_s=options.requests_per_s,
+        errors=errors,
     )
     if metrics is not None:
         metrics.watch(server.counters)

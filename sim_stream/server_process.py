@@ -51,6 +51,7 @@ class ServerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="backslashreplace",  # bytes that are no text must not end the listener
             process_group=0,
         )
         self._listener = threading.Thread(target=self._listen, daemon=True)

@@ -65,3 +65,19 @@ def test_a_model_without_actions_refuses_one() -> None:
         FrameLayout.of(OPENVIGA, prompt_length=0).action_ids(
             Action(speed_mps=1.0, yaw_rate_radps=0.0)
         )
+
+
+@pytest.mark.parametrize("huge", [33.0, 1e9, 1e308, 1.7976931348623157e308, 10**300])
+def test_numbers_beyond_the_bins_are_clamped_however_large(huge: float) -> None:
+    bins = ActionBins()
+    assert (bins.speed_bin(huge), bins.speed_bin(-huge)) == (bins.speed_bins - 1, 0)
+    assert (bins.yaw_bin(huge), bins.yaw_bin(-huge)) == (bins.yaw_bins - 1, 0)
+    assert bins.speed_bin(5e-324) == 0
+    layout = FrameLayout.of(POCKET, prompt_length=0)
+    assert len(layout.action_ids(Action(speed_mps=huge, yaw_rate_radps=-huge))) == 2
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), "1", None])
+def test_what_no_float_holds_is_refused_as_an_action(value: object) -> None:
+    with pytest.raises(InvalidInput, match="speed_mps"):
+        Action(speed_mps=value, yaw_rate_radps=0.0)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from datetime import datetime
 import pytest
 
 from sim_stream.errors import RemoteError
-from sim_stream.logs import JsonFormatter
+from sim_stream.logs import JsonFormatter, TextFormatter
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import ToyRuntime, prompt_frames
@@ -123,3 +123,53 @@ def test_an_expired_lease_is_logged(client, caplog, runtime):
     while client.status().sessions:  # asks for no session: its lease runs out
         pass
     assert one(caplog, "lease ran out")["sid"] == session.sid
+
+
+# Line ends of every kind, escape codes (also C1's), directions, a half of a character, a NUL.
+FORGED = "a\n2026 INFO x: forged\r\x1b[2J\x9b31m\x85\u2028\u202e\ud800\x00\x7fz"
+
+
+def forged_record(error: BaseException | None = None) -> logging.LogRecord:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    return logging.LogRecord(FORGED, logging.ERROR, "", 0, "got %s", (FORGED,), info)
+
+
+def test_text_of_a_peer_writes_no_line_and_no_escape_code_of_its_own():
+    line = TextFormatter().format(forged_record())
+    assert line.isprintable() and line.isascii()
+    assert r"a\n2026 INFO x: forged\r\x1b[2J" in line and r"\ud800\x00\x7fz" in line
+
+
+def test_an_exception_of_a_peers_words_writes_no_line_of_its_own():
+    def fail() -> None:
+        try:
+            raise ValueError(FORGED)
+        except ValueError as cause:
+            raise ExceptionGroup(FORGED, [KeyError(FORGED), RuntimeError("plain")]) from cause
+
+    with pytest.raises(ExceptionGroup) as caught:
+        fail()
+    first, *lines = TextFormatter().format(forged_record(caught.value)).split("\n")
+    assert "got a" in first and all(line.isprintable() for line in lines)
+    assert not any(line.startswith(("2026", "got")) for line in lines)
+    assert [line for line in lines if line.startswith(("ValueError: a", "ExceptionGroup: a"))]
+    assert "  RuntimeError: plain" in lines and "which led to:" in lines
+
+
+def test_an_exception_that_cannot_say_what_it_is_does_not_cost_the_record():
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    text = TextFormatter().format(forged_record(Mute()))
+    assert "Mute: (its text failed with RuntimeError)" in text
+
+
+def test_a_json_line_stays_one_line_for_every_reader_and_every_stream():
+    record = forged_record()
+    record.sid = FORGED  # type: ignore[attr-defined]
+    line = JsonFormatter().format(record)
+    assert len(line.splitlines()) == 1 and line.isprintable()
+    line.encode()
+    entry = json.loads(line)
+    assert entry["sid"] == FORGED and entry["message"] == f"got {FORGED}"

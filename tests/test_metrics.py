@@ -18,11 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from sim_stream import __version__, cli, scrapes
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError, Unavailable
-from sim_stream.metrics import Metrics, exported, parse_address
+from sim_stream.metrics import AcceptedCodes, Metrics, ServerCounters, exported, parse_address
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.messages import FrameInfo, FrameMessage, Step
 from sim_stream.wire.observe import Exchange, together
+from sim_stream.wire.server.dispatch import Dispatcher
 from sim_stream.wire.server.server import StreamServer, describe
+from tests.wire.test_last_resort import Plant
 from tests.wire.toy import PRESET, ToyRuntime, drive, prompt_frames
 
 Scrape = Callable[..., float | None]
@@ -139,6 +141,29 @@ def test_sessions_and_progress_are_what_they_are_now(served):
     settle(client)
     assert scrape("sessions") == 0
     assert (scrape("queue_depth"), scrape("undelivered_total")) == (0, 0)
+
+
+def test_what_escaped_is_counted_by_its_loop(served, monkeypatch):
+    client, scrape = served
+    assert scrape("internal_errors_total", where="request") == 0
+    Plant(monkeypatch, Dispatcher, "_answer").left = 2
+    for _ in range(2):
+        with pytest.raises(RemoteError, match="INTERNAL"):
+            client.status()
+    assert scrape("internal_errors_total", where="request") == 2
+    assert scrape("errors_total", code="INTERNAL") == 2
+
+
+@pytest.mark.parametrize("collector", [ServerCounters, AcceptedCodes])
+def test_a_collector_that_fails_costs_its_own_figures(collector, served, monkeypatch):
+    client, scrape = served
+    client.status()
+    plant = Plant(monkeypatch, collector, "collect")
+    plant.left = 1
+    assert scrape("late_frames_total") == 0  # of another one
+    assert plant.raised == 1
+    assert scrape("internal_errors_total", where="metrics") == 1
+    assert scrape("sessions") == 0 and scrape("accepted_codes_count") == 0
 
 
 def test_the_model_is_named(served):

@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return verb.run(args)
     except SimStreamError as error:
-        print(f"sim-stream {args.verb}: {error}", file=sys.stderr)
+        # Of several lines at times, but without escape codes of a server's or a file's.
+        lines = "\n".join(map(logs.one_line, str(error).split("\n")))
+        print(f"sim-stream {args.verb}: {lines}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         # A server told to stop has done what it was asked to; a demo or a benchmark has not.

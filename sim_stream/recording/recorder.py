@@ -4,8 +4,8 @@
         with StreamClient(endpoint, observer=recorder) as client: ...
 
 Called with every exchange, it only puts it into a bounded backlog; a thread of its own writes.
-Whatever happens to the files (a full disk, a disk too slow) ends the recording concerned, with a
-line in the log and a mark in the recording; the session goes on.
+Whatever happens to the files (a full disk, a disk too slow), or to the writer itself, ends the
+recording concerned, with a line in the log and a mark in the recording; the session goes on.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from types import TracebackType
 from typing import Literal, Self
 
 from sim_stream.errors import InvalidInput
+from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.recording.formats import create_files
 from sim_stream.recording.lock import FolderLock
 from sim_stream.recording.pixels import WRITE_ERRORS
 from sim_stream.recording.session import Before, Options, SessionRecording, Style, reason_of
-from sim_stream.wire.messages import Close, Error, Fork, Open, Resume, Step
+from sim_stream.wire.messages import Close, Error, ErrorCode, Fork, Open, Resume, Step
 from sim_stream.wire.observe import Exchange
 from sim_stream.wire.server.archive import RESUME_STEPS
 
@@ -103,9 +104,9 @@ class Recorder:
     """An ``Observer`` (``wire.observe``) and a context manager.
 
     ``form``: ``ffv1`` or ``mcap``, lossless, or ``mp4``, for looking; all replay. ``options``: how
-    the server was started, for the header. A server has its folder to itself (``lock``). Raises
-    InvalidInput when ``folder`` cannot be written to or is another server's, Unavailable for MCAP
-    without the extra.
+    the server was started, for the header. A server has its folder to itself (``lock``). ``errors``
+    counts what escapes from the writer. Raises InvalidInput when ``folder`` cannot be written to or
+    is another server's, Unavailable for MCAP without the extra.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Recorder:
         form: str = "ffv1",
         options: Options | None = None,
         backlog_bytes: int = BACKLOG_BYTES,
+        errors: InternalErrors | None = None,
     ) -> None:
         create = create_files(form)
         self._style = Style(folder=Path(folder), by=by, create=create, options=options)
@@ -130,6 +132,7 @@ class Recorder:
                 "record", f"{folder} ({error.strerror})", "a folder to write to"
             ) from error
         self._backlog = Backlog(backlog_bytes)
+        self._resort = LastResort("recorder", errors or InternalErrors())
         self._recordings: dict[str, SessionRecording] = {}
         self.lost: dict[str, str] = {}  # by session: why its recording ended before it did
         self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
@@ -169,15 +172,23 @@ class Recorder:
 
     def _write(self) -> None:
         if sys.platform == "linux":  # elsewhere priorities are a process's, not a thread's
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+            with self._resort.around("the writer's priority"):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         while (exchange := self._backlog.take()) is not None:
-            self._record(exchange)
-            if exchange.written is not None:
+            try:
+                self._record(exchange)
+            except Exception as error:
+                self._resort.caught(error, f"the recording of session {exchange.sid}")
+                with self._resort.around(f"the end of {exchange.sid}'s recording"):
+                    self._fail(exchange.sid, f"the recorder failed: {type(error).__name__}")
+            if exchange.written is not None and not exchange.written.done():
                 exchange.written.set_result(exchange.sid in self._recordings)
-            for sid in self._backlog.overflown():
-                self._fail(sid, TOO_SLOW)
+            with self._resort.around("recordings that the disk was too slow for"):
+                for sid in self._backlog.overflown():
+                    self._fail(sid, TOO_SLOW)
         for sid in [*self._recordings]:
-            self._end(sid, RECORDER_CLOSED, complete=False)
+            with self._resort.around(f"the end of {sid}'s recording"):
+                self._end(sid, RECORDER_CLOSED, complete=False)
 
     def _record(self, exchange: Exchange) -> None:
         sid = exchange.sid
@@ -194,11 +205,14 @@ class Recorder:
             return
         # The writer serves all sessions: what one of them brings must not end it.
         except Exception as error:
-            log.exception("recording of session %s", sid)
+            self._resort.caught(error, "a recording", {"sid": sid})
             self._fail(sid, f"{type(error).__name__}: {error}")
             return
-        if isinstance(exchange.request, Close) and not refused:
-            self._end(sid, "closed", complete=True)
+        if isinstance(exchange.request, Close):
+            if not isinstance(exchange.reply, Error):
+                self._end(sid, "closed", complete=True)
+            elif exchange.reply.code is ErrorCode.INTERNAL:
+                self._end(sid, exchange.reply.message, complete=False)
 
     def _begin(self, exchange: Exchange) -> None:
         request, before = exchange.request, None

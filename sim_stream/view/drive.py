@@ -11,18 +11,13 @@ Knows no viewers' numbers but the driver's, and no sockets.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from sim_stream.config import Action
-from sim_stream.errors import (
-    ConnectionLost,
-    ProtocolError,
-    RemoteError,
-    SessionClosed,
-    SimStreamError,
-)
+from sim_stream.errors import ConnectionLost, RemoteError, SessionClosed, SimStreamError
 from sim_stream.view.channel import Channel
 from sim_stream.view.controls import NO_KEYS, Controls
 from sim_stream.view.messages import SessionState
@@ -33,6 +28,7 @@ from sim_stream.wire.client.stream import OVER
 from sim_stream.wire.messages import ErrorCode, HelloOk
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 STEPS_IN_AIR = 2
 # A step sent later than this part of its period counts as late (as in `sim-stream demo`).
@@ -40,6 +36,9 @@ LATE_TOLERANCE = 0.1
 # A page that is loaded again comes back within this time.
 UNWATCHED_S = 5.0
 RETRY_S = 1.0
+# However short a server says that its lease is.
+SHORTEST_REST_S = 0.05
+UNFORESEEN = "failed in a way that nobody foresaw; the page's log says how"
 
 
 class Drive(Channel):
@@ -104,7 +103,7 @@ class Drive(Channel):
         async def carry_out() -> None:
             try:
                 result = await what(self._session)
-            except SimStreamError as error:
+            except Exception as error:  # whoever gave the order is told, whatever it is
                 if not done.cancelled():
                     done.set_exception(error)
             else:
@@ -154,8 +153,11 @@ class Drive(Channel):
                 await asyncio.sleep(RETRY_S)
             except RemoteError as error:
                 self._refused(error)
-            except (ProtocolError, SessionClosed) as error:
+            except SimStreamError as error:
                 self.end(str(error))
+            except Exception as error:
+                log.exception("session %s ends here", self.sid, extra={"sid": self.sid})
+                self.end(f"{UNFORESEEN}: {type(error).__name__}")
         while self._orders:
             await self._orders.popleft()()
 
@@ -199,7 +201,7 @@ class Drive(Channel):
 
     async def _rest(self) -> None:
         """Paused: a heartbeat now and then, three in a lease."""
-        if not await self._sleep(self._info.lease_ms / 3e3):
+        if not await self._sleep(max(self._info.lease_ms / 3e3, SHORTEST_REST_S)):
             await self._session.status()
             self._trouble(answers=True, note=self._note if self._failed else "")
 

@@ -2,7 +2,8 @@
 
 One viewer has a session's wheel; it alone may steer, start, pause, reset and close it, until it
 lets go, leaves, or another takes the wheel. Everybody may watch, fork, and open sessions. What
-needs the server's answer runs beside the commands, one at a time for each viewer.
+needs the server's answer runs beside the commands, one at a time for each viewer. What fails in a
+way that nobody foresaw costs one session, one command or one round, never the page.
 
 Knows no sockets and no HTTP.
 """
@@ -13,18 +14,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
 import msgspec
 
-from sim_stream.errors import (
-    ConnectionLost,
-    InvalidInput,
-    ProtocolError,
-    RemoteError,
-    SimStreamError,
-)
+from sim_stream.errors import InvalidInput, SimStreamError
+from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.prompts import Prompt
 from sim_stream.view.channel import Channel
 from sim_stream.view.controls import NO_KEYS, HeldKeys
@@ -56,6 +53,7 @@ log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.1  # at most
 STATE_AFTER_S = 1.0  # at least
 POLL_S = 0.5
+UNFORESEEN = "this failed in a way that nobody foresaw; the page's log says how"
 
 
 class Hub:
@@ -78,6 +76,8 @@ class Hub:
         self._server: ServerState | None = None
         self._heard_s = 0.0
         self._dirty = asyncio.Event()
+        self.errors = InternalErrors()
+        self.resort = LastResort("page", self.errors)
         self._tasks = tasks
         self._started: set[asyncio.Task[None]] = set()
         self.sessions = Sessions(client, prompts, self._dirty.set, self.start, lookahead=lookahead)
@@ -180,6 +180,9 @@ class Hub:
             await work
         except SimStreamError as error:
             viewer.tell(Notice(text=str(error)))
+        except Exception as error:
+            self.resort.caught(error, f"a command of viewer {viewer.number}")
+            viewer.tell(Notice(text=UNFORESEEN))
         finally:
             self._busy.discard(viewer.number)
 
@@ -262,40 +265,57 @@ class Hub:
 
     async def _broadcast(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(STATE_AFTER_S):
-                    await self._dirty.wait()
-            except TimeoutError:
-                for channel in self.sessions.forget_silent():
-                    self._show_others(channel)
-            self._dirty.clear()
-            state = encode(self.state())
-            for viewer in self._viewers.values():
-                viewer.offer_state(state)
+            with self.resort.around("what everybody is told"):
+                await self._tell_all()
             await asyncio.sleep(STATE_EVERY_S)
+
+    async def _tell_all(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STATE_AFTER_S):
+                await self._dirty.wait()
+        for channel in self.sessions.forget_silent():
+            self._show_others(channel)
+        self._dirty.clear()
+        state = encode(self.state())
+        for viewer in self._viewers.values():
+            viewer.offer_state(state)
 
     async def _poll_server(self) -> None:
         """A silent server shows by the age of its last answer."""
         while True:
-            asked_s = time.monotonic()
-            try:
-                status = await self._client.status()
-            except (ConnectionLost, ProtocolError, RemoteError) as error:
-                log.warning("no status: %s", error)
-            else:
-                self._heard_s = time.monotonic()
-                self._server = ServerState(
-                    age_s=0.0,
-                    answer_ms=round((self._heard_s - asked_s) * 1e3, 3),
-                    queued=status.queued,
-                    sessions=status.sessions,
-                    progress=status.progress,
-                    undelivered=status.undelivered,
-                )
-                self._dirty.set()
+            with self.resort.around("the server's status"):
+                await self._ask_server()
             await asyncio.sleep(POLL_S)
 
+    async def _ask_server(self) -> None:
+        asked_s = time.monotonic()
+        try:
+            status = await self._client.status()
+        except SimStreamError as error:
+            log.warning("no status: %s", error)
+            return
+        self._heard_s = time.monotonic()
+        self._server = ServerState(
+            age_s=0.0,
+            answer_ms=round((self._heard_s - asked_s) * 1e3, 3),
+            queued=status.queued,
+            sessions=status.sessions,
+            progress=status.progress,
+            undelivered=status.undelivered,
+        )
+        self._dirty.set()
+
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._tasks.create_task(work)
+        """Beside all else. A SimStreamError is the end of the page, as of a subscription that is
+        no address; what nobody foresaw is the end of that work alone."""
+        task = self._tasks.create_task(self._guarded(work))
         self._started.add(task)
         task.add_done_callback(self._started.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except SimStreamError:
+            raise
+        except Exception as error:
+            self.resort.caught(error, getattr(work, "__qualname__", "work of the page"))

@@ -6,6 +6,7 @@ viewers' message (bridge/PROTOCOL.md), nothing of who looks at the frames.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import zmq
 import zmq.asyncio
 
 from sim_stream.errors import InvalidInput, ProtocolError
+from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import codec, framing
 from sim_stream.wire.client.frame import RemoteFrame, remote_frame
 from sim_stream.wire.client.mailbox import LIMITS, Received
@@ -49,19 +51,26 @@ async def listen(
     on_frame: Callable[[str, RemoteFrame], None],
     keys: ClientKeys | None = None,
 ) -> None:
-    """Hands over (sid, frame) for ever. The frames' ``round_trip`` is 0. Raises InvalidInput."""
+    """Hands over (sid, frame) for ever, whatever else comes. The frames' ``round_trip`` is 0.
+
+    Raises InvalidInput.
+    """
     context = zmq.asyncio.Context()
+    resort = LastResort("viewers' socket", InternalErrors())
     try:
         socket = connect(context, endpoint, keys)
         with socket:
             while True:
                 _, *parts = await socket.recv_multipart(copy=False)
-                try:
-                    sid, frame = _read([part.buffer for part in parts])
-                except ProtocolError as error:
-                    log.warning("viewers' socket: %s", error)
-                else:
-                    on_frame(sid, frame)
+                with resort.around("a message for viewers"):
+                    try:
+                        sid, frame = _read([part.buffer for part in parts])
+                    except ProtocolError as error:
+                        log.warning("viewers' socket: %s", error)
+                    else:
+                        on_frame(sid, frame)
+                # What is there already is received without waiting: others need a turn, too.
+                await asyncio.sleep(0)
     finally:
         context.destroy(linger=0)
 

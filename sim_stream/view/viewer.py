@@ -10,11 +10,14 @@ Knows no sessions; the socket is whatever takes text and bytes.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import Protocol
 
 from sim_stream.view.messages import Event, ViewerState, encode
 from sim_stream.view.picture import Picture
+
+log = logging.getLogger(__name__)
 
 UNSEEN_FRAMES = 2
 NOTICES = 8
@@ -83,6 +86,18 @@ class Viewer:
                 await outlet.send_str(state.decode())
             if self._picture is not None and self._unseen < UNSEEN_FRAMES:
                 picture, self._picture = self._picture, None
+                packet = await self._encoded(picture)
+                if packet is None:
+                    continue
                 self._unseen += 1
                 self.sent += 1
-                await outlet.send_bytes(await picture.packet())
+                await outlet.send_bytes(packet)
+
+    async def _encoded(self, picture: Picture) -> bytes | None:
+        """None: it cannot be shown, which counts as dropped; the next one may be."""
+        try:
+            return await picture.packet()
+        except Exception:
+            log.exception("viewer %d: a frame cannot be shown", self.number)
+            self.dropped += 1
+            return None

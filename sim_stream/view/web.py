@@ -16,7 +16,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.view import guard
 from sim_stream.view.door import BACKLOG, REQUEST_S, Door
-from sim_stream.view.hub import Hub
+from sim_stream.view.hub import UNFORESEEN, Hub
 from sim_stream.view.messages import COMMAND_BYTES, Notice, decode_command
 from sim_stream.view.viewer import Viewer
 
@@ -100,6 +100,9 @@ class Page:
             self._hub.obey(viewer, decode_command(text))
         except InvalidInput as error:
             viewer.tell(Notice(text=str(error)))
+        except Exception as error:
+            self._hub.resort.caught(error, f"a command of viewer {viewer.number}")
+            viewer.tell(Notice(text=UNFORESEEN))
 
 
 @asynccontextmanager
@@ -132,8 +135,12 @@ async def serving(hub: Hub, host: str, port: int) -> AsyncIterator[str]:
 
 
 async def _pump(viewer: Viewer, socket: web.WebSocketResponse) -> None:
-    with suppress(ConnectionError):  # the reader sees the end, too, and says that the viewer left
-        await viewer.pump(socket)
+    try:
+        with suppress(ConnectionError):  # the reader sees it, too, and says that the viewer left
+            await viewer.pump(socket)
+    except Exception:  # a page that gets nothing any more would look as if all was well
+        log.exception("viewer %d: hung up", viewer.number)
+        await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=b"the page's server failed")
 
 
 @web.middleware

@@ -37,8 +37,15 @@ _REQUEST = msgspec.msgpack.Decoder(Request)
 _REPLY: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 _ENCODER = msgspec.msgpack.Encoder()
 
-# What msgspec raises on hostile bytes: its own errors, bad UTF-8, and nesting too deep.
-DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+# What msgspec raises on hostile bytes: its own errors, bad UTF-8 (a ValueError), nesting too deep,
+# and what Python's own numbers and memory say to them.
+DECODE_ERRORS = (
+    msgspec.MsgspecError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 
 
 def encode(message: Message) -> bytes:

@@ -27,6 +27,8 @@ M = TypeVar("M", bound=Message)
 
 HEADER_BYTES = 64 * 1024
 PARTS = 16
+# What a shape may claim, counting a size of 0 as 1: an array of no bytes may claim anything else.
+ARRAY_BYTES = 2**31 - 1
 # From this size a part is handed to ZeroMQ without a copy (facts/bridge.md). Its buffer must then
 # stay as it is until it is sent; here no buffer is ever written again, so nobody has to wait.
 ZERO_COPY_BYTES = 64 * 1024
@@ -95,7 +97,10 @@ def unpack(specs: Sequence[ArraySpec], parts: Sequence[Buffer]) -> dict[str, Any
             raise ProtocolError("arrays", f"{spec.name} twice", "each name once")
         views[spec.name] = _view(spec, part)
     # Copied: a view would keep ZeroMQ's buffer, read-only, for as long as the array lives.
-    return {name: view.copy() for name, view in views.items()}
+    try:
+        return {name: view.copy() for name, view in views.items()}
+    except MemoryError as error:
+        raise ProtocolError("arrays", "more than this process has memory for", "less") from error
 
 
 def _view(spec: ArraySpec, part: Buffer) -> AnyArray:
@@ -106,10 +111,17 @@ def _view(spec: ArraySpec, part: Buffer) -> AnyArray:
         raise ProtocolError(
             f"{where}.nbytes", spec.nbytes, f"{expected} for shape {spec.shape} of {spec.dtype}"
         )
+    if math.prod(max(size, 1) for size in spec.shape) * item_bytes > ARRAY_BYTES:
+        raise ProtocolError(
+            f"{where}.shape", spec.shape, f"{ARRAY_BYTES} bytes at most, a 0 counted as 1"
+        )
     actual = memoryview(part).nbytes
     if actual != expected:
         raise ProtocolError(where, f"a part of {actual} bytes", f"{expected} bytes")
-    view: AnyArray = np.frombuffer(part, dtype=np.dtype(spec.dtype)).reshape(spec.shape)
+    try:
+        view: AnyArray = np.frombuffer(part, dtype=np.dtype(spec.dtype)).reshape(spec.shape)
+    except (ValueError, OverflowError) as error:  # numpy's own bounds are not ours
+        raise ProtocolError(f"{where}.shape", spec.shape, f"a shape of arrays ({error})") from error
     return view
 
 

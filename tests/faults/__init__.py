@@ -17,7 +17,8 @@ beside that says its ``holds`` (``--list``). Memory is the server's resident set
     registry    faults and outcomes   namespaces  of network, mounts and time, without names
     link        a network link that can be slow, lossy or cut    keys  for encrypted ones
     clock.c     a time of day that jumps
-    clients_fail, restart, network, readers, sessions, hostile, strangers, fuzz, disk, clocks
+    clients_fail, restart, network, readers, sessions, hostile, strangers, impostors, planted,
+    fuzz, disk, clocks
 
 Servers are ``sim-stream serve`` with the pocket model where the model matters (KV caches,
 resuming), else ``tests.wire.toy_server``: the same wire around numpy images.

@@ -14,6 +14,7 @@ import msgspec
 import zmq
 
 from sim_stream.wire.framing import HEADER_BYTES
+from sim_stream.wire.server.sessions import CLOSED_KEPT
 from tests.faults.clients import Bystander, toy_reference
 from tests.faults.processes import Server, require, toy_server
 from tests.faults.registry import Fault, Figures, Stage
@@ -103,10 +104,46 @@ def cut_off(raw: RawClient) -> None:
     require(raw.ask({"t": "hello"})["t"] == "hello_ok", "the connection did not come back")
 
 
+def run_names(stage: Stage) -> Figures:
+    """39 ordinary requests: a key called as a session that has ended, then that one's resume."""
+    server = vector_server(stage, "--record", str(stage.folder / "recordings"))
+    bystander = stage.start(Bystander(server.endpoint))
+    bystander.wait_for(5)
+    raw = RawClient(server.endpoint)
+    stage.callback(raw.close)
+    pixels = bytes(SIZE * SIZE * 3)
+    frames = {"name": "frames", "dtype": "|u1", "shape": [1, SIZE, SIZE, 3], "nbytes": len(pixels)}
+
+    def opened(**fields: object) -> dict[str, object]:
+        reply = raw.ask({"t": "open", "arrays": [frames]} | fields, pixels)
+        require(reply["t"] == "opened", f"an open was answered with {reply}")
+        return reply
+
+    first = opened()
+    raw.ask({"t": "close", "sid": first["sid"]})
+    for _ in range(CLOSED_KEPT + 1):
+        raw.ask({"t": "close", "sid": opened()["sid"]})
+    second = opened(open_key=first["sid"])
+    resumed = raw.ask({"t": "resume", "resume_token": first["resume_token"]})
+    require(resumed.get("code") == "NO_SESSION", f"a closed session came back: {resumed}")
+    stepped = raw.ask({"t": "step", "sid": second["sid"], "step": 1})
+    require(stepped["t"] == "frame", f"the second session does not step: {stepped}")
+    raw.ask({"t": "close", "sid": second["sid"]})
+    server.require_alive()
+    sessions = raw.ask({"t": "heartbeat"})["sessions"]
+    require(sessions == 1, f"{sessions} sessions are open, not the bystander's alone")
+    return {"requests": str(raw.rid), **bystander.check_undisturbed(REFERENCE)}
+
+
 FAULTS = (
     Fault(
         name="hostile messages",
         holds="each gets its refusal; nothing changes, memory is bounded",
         run=run_messages,
+    ),
+    Fault(
+        name="a key called as a session",
+        holds="what a client chooses and what the server issues are never mistaken",
+        run=run_names,
     ),
 )

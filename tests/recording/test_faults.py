@@ -12,18 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim_stream.errors import InvalidInput
+from sim_stream.errors import InvalidInput, RemoteError
+from sim_stream.last_resort import InternalErrors
 from sim_stream.model_options import ModelOptions, as_recorded
-from sim_stream.recording.archive import KEY_FILE
+from sim_stream.recording.archive import KEY_FILE, RecordedSessions
 from sim_stream.recording.formats import FORMATS, read_frames
 from sim_stream.recording.lines import End
 from sim_stream.recording.load import load
 from sim_stream.recording.pixels import PixelWriter
 from sim_stream.recording.recorder import LINE_BYTES, TOO_SLOW, Recorder
 from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.dispatch import Dispatcher
 from sim_stream.wire.server.server import StreamServer
 from tests.recording.conftest import has_ended, recorded, wait_until
 from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
+from tests.wire.test_last_resort import Plant
 from tests.wire.toy import SIZE, ToyRuntime, drive, prompt_frames
 
 TMPFS = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
@@ -265,3 +268,50 @@ def test_last_line_has_its_place_on_a_disk_full_to_the_last_byte(tmp_path, size)
         [*TMPFS, mount, "sh", *code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == '{"kind":"end","reason":"full","complete":false}', done.stderr
+
+
+@pytest.mark.parametrize(
+    "place", [(Recorder, "_record"), (Recorder, "_begin"), (Recorder, "_fail")]
+)
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_writer_that_fails_ends_one_recording_and_goes_on(place, times, tmp_path, monkeypatch):
+    errors = InternalErrors()
+    plant = Plant(monkeypatch, *place)
+    if place[1] == "_fail":  # the last resort's own work: something must bring it about
+        Plant(monkeypatch, Recorder, "_record").left = times
+    with (
+        Recorder(tmp_path, by="server", errors=errors) as recorder,
+        StreamServer(
+            ToyRuntime(),
+            bind="tcp://127.0.0.1:0",
+            observer=recorder,
+            archive=RecordedSessions(tmp_path),
+            errors=errors,
+        ) as server,
+    ):
+        plant.left = times
+        for _ in range(times):
+            drive_server(server, 3)
+        plant.left = 0
+        sid, _ = drive_server(server, 3)
+    assert plant.raised and errors.by_place()["recorder"] >= plant.raised
+    end = load(recorded(tmp_path, sid)).end
+    assert end is not None and end.complete
+
+
+def test_a_session_that_the_server_lost_track_of_ends_its_recording_incomplete(
+    tmp_path, monkeypatch
+):
+    with (
+        Recorder(tmp_path, by="server") as recorder,
+        StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0", observer=recorder) as server,
+        StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
+    ):
+        session = client.open(prompt_frames())
+        session.step()
+        Plant(monkeypatch, Dispatcher, "on_result").left = 1
+        with pytest.raises(RemoteError, match="INTERNAL"):
+            session.step()
+        wait_until(lambda: has_ended(tmp_path))
+    end = load(recorded(tmp_path)).end
+    assert end is not None and not end.complete and "lost track" in end.reason

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
+import msgpack
 import zmq.asyncio
 
 from sim_stream.view.subscriber import listen
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from tests.wire.toy import drive, prompt_frames
+from tests.wire.vectors import refused
 
 
 def test_another_clients_session_can_be_watched_and_not_driven(page, tmp_path):
@@ -39,6 +42,47 @@ def test_another_clients_session_can_be_watched_and_not_driven(page, tmp_path):
             assert "another client's" in viewer.notices[0]
 
     page(test, publish=publish)
+
+
+def hostile_frames():
+    """Messages of every broken shape, and frames whose figures no page could show."""
+    for vector in refused.replies():
+        yield [b"sid", *vector.parts]
+    image, number = bytes(12), 2**63 - 1
+    for shape in ([2, 2, 3], [12, 1, 1], [0, 2, 3], [1, 4, 3]):
+        spec = {"name": "image", "dtype": "|u1", "shape": shape, "nbytes": math.prod(shape)}
+        frame = {"step": number, "frame_id": number, "lag_frames": number, "final": True}
+        frame |= {"approximated": True, "accepted": [number] * 100, "timings_ns": {"x": number}}
+        fields = {"t": "frame", "sid": "s" * 64, "committed_step": -(2**63), "arrays": [spec]}
+        yield [b"sid", msgpack.packb(fields | {"frame": frame}), image[: math.prod(shape)]]
+
+
+def test_no_published_message_ends_the_page_or_keeps_the_next_frame_from_it(page, tmp_path):
+    publish = f"ipc://{tmp_path}/hostile"
+
+    async def test(page):
+        context = zmq.asyncio.Context()
+        with context.socket(zmq.XPUB) as publisher:
+            publisher.bind(publish)
+            page.hub.start(listen(publish, page.hub.sessions.take_published))
+            await publisher.recv()  # the subscription
+            async with page.viewer() as viewer:
+                for number, parts in enumerate(hostile_frames()):
+                    await publisher.send_multipart(parts)
+                    if number % 4 == 0:
+                        await asyncio.sleep(0.01)
+                await viewer.until(lambda: viewer.session("s" * 64))
+                ours = viewer.watching
+                await viewer.send("watch", sid="s" * 64)
+                await viewer.until(lambda: viewer.watching == "s" * 64)
+                await viewer.send("watch", sid=ours)
+                await viewer.until(lambda: viewer.watching == ours)
+                before = len(viewer.headers)
+                await viewer.send("run", sid=ours, running=True)
+                await viewer.until(lambda: len(viewer.headers) >= before + 3)
+        context.term()
+
+    page(test)
 
 
 def test_what_is_no_frame_is_passed_over(tmp_path, caplog):

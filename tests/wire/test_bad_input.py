@@ -94,6 +94,14 @@ HEADERS = {
         open_message(spec={"shape": [2**31 - 1] * 8, "nbytes": 2**62}),
         "nbytes",
     ),
+    "no bytes in huge sizes": (
+        open_message(spec={"shape": [2**31 - 1] * 3 + [0], "nbytes": 0}, pixels=b""),
+        "arrays.frames.shape",
+    ),
+    "no bytes, huge sizes last": (
+        open_message(spec={"shape": [0] + [2**31 - 1] * 3, "nbytes": 0}, pixels=b""),
+        "arrays.frames.shape",
+    ),
     "part too short": (open_message(pixels=PIXELS[:-1]), "bytes"),
     "negative shape": (open_message(spec={"shape": [-2, -32, 32, 3]}), "shape"),
     "nine dimensions": (open_message(spec={"shape": [1] * 9, "nbytes": 1}, pixels=b"x"), "shape"),

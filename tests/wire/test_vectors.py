@@ -10,6 +10,7 @@ import pytest
 
 from sim_stream.errors import ProtocolError
 from sim_stream.wire import codec
+from sim_stream.wire.client.mailbox import Mailbox
 from sim_stream.wire.framing import HEADER_BYTES, FramingLimits, check_sizes, pack, unpack
 from sim_stream.wire.messages import ErrorCode, Request
 from sim_stream.wire.server.server import StreamServer
@@ -66,7 +67,7 @@ def test_reply_is_read_and_written(vector):
 @pytest.mark.parametrize("vector", named(refused.replies()))
 def test_broken_reply_is_refused(vector):
     with pytest.raises(ProtocolError):
-        receive(codec.decode_reply, vector.parts)
+        Mailbox().put(vector.parts, 0)
 
 
 @pytest.fixture(scope="module")

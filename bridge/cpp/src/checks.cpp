@@ -83,7 +83,7 @@ Frame make_frame(Received&& received, const FrameInfo& info, std::int64_t commit
   for (std::size_t i = 0; i < arrays.size(); ++i) {
     const auto& shape = arrays[i].shape;
     if (arrays[i].name == "image" && arrays[i].dtype == "|u1" && shape.size() == 3 &&
-        shape[2] == 3) {
+        shape[0] > 0 && shape[1] > 0 && shape[2] == 3) {
       frame.image = {static_cast<std::size_t>(shape[0]), static_cast<std::size_t>(shape[1]),
                      std::move(received.parts[i])};
       return frame;

@@ -17,6 +17,11 @@ constexpr int kRepliesQueued = 64;
 constexpr int kLingerMs = 200;
 // Between two attempts to reach a server that comes up.
 constexpr std::chrono::milliseconds kPause{100};
+// However often a server says that it would be asked.
+constexpr std::chrono::milliseconds kShortestBeat{5};
+constexpr std::chrono::milliseconds kLongestBeat{60'000};
+// Messages that are read before the clock is looked at again.
+constexpr int kReadAtOnce = 64;
 
 RemoteError remote_error(const wire::Refusal& refusal) {
   return {refusal.code, refusal.message, refusal.retryable, refusal.committed_step};
@@ -248,7 +253,8 @@ bool Connection::transmit(const wire::Request& request, std::uint64_t rid,
 }
 
 void Connection::read_waiting() {
-  while (poll(ZMQ_POLLIN, std::chrono::milliseconds(0))) {
+  // No more: a server that never stops sending must not hold us here.
+  for (int i = 0; i < kReadAtOnce && poll(ZMQ_POLLIN, std::chrono::milliseconds(0)); ++i) {
     read_one();
   }
 }
@@ -275,7 +281,8 @@ void Connection::read_one() {
   const std::uint64_t rid = received.reply.rid;
   if (const auto* info = std::get_if<ServerInfo>(&received.reply.body)) {
     meet(info->server_epoch, rid);
-    heartbeat_ = std::chrono::milliseconds(std::max<std::int64_t>(info->heartbeat_ms, 1));
+    heartbeat_ = std::clamp(std::chrono::milliseconds(info->heartbeat_ms), kShortestBeat,
+                            kLongestBeat);
   } else if (const auto* status = std::get_if<Status>(&received.reply.body)) {
     meet(status->server_epoch, rid);
   }

@@ -10,10 +10,15 @@ namespace {
 // Nothing in the protocol nests deeper than 5; the rest is room for fields of later versions.
 constexpr std::size_t kDepth = 16;
 constexpr std::size_t kAccepted = 65'536;
+// What a shape may claim, counting a size of 0 as 1.
+constexpr std::uint64_t kArrayBytes = 2'147'483'647;
+// The largest frame that a reply can bring.
+constexpr std::int64_t kFrameBytes = 64 * 1024 * 1024;
 
 const std::set<std::string> kCodes = {
     "BAD_MESSAGE",   "VERSION", "UNAUTHENTICATED", "NO_SESSION", "STEP_CONFLICT",
-    "ENGINE_FAILED", "LIMIT",   "BUSY",            "DEADLINE",   "SHUTTING_DOWN", "DROPPED"};
+    "ENGINE_FAILED", "LIMIT",   "BUSY",            "DEADLINE",   "SHUTTING_DOWN", "DROPPED",
+    "INTERNAL"};
 
 std::string one_of(const Value& value, const std::set<std::string>& allowed) {
   std::string text = value.name();
@@ -78,7 +83,7 @@ ServerLimits read_limits(const Fields& fields) {
   limits.parts = fields.required("parts").count();
   limits.message_bytes = fields.required("message_bytes").count();
   limits.max_sessions = fields.required("max_sessions").count();
-  limits.max_in_flight = fields.required("max_in_flight").count();
+  limits.max_in_flight = fields.required("max_in_flight").integer(1, kI64Max);
   return limits;
 }
 
@@ -99,6 +104,9 @@ std::vector<ActionSpec> read_action_spec(const Value& value) {
                      fields.required("low").number(), fields.required("high").number(),
                      fields.get_or<std::int64_t>("bins", 0, &Value::count),
                      fields.get_or<std::string>("taken", "", &Value::name)});
+    const ActionSpec& spec = specs.back();
+    item.require(std::isfinite(spec.low) && std::isfinite(spec.high) && spec.low < spec.high,
+                 "finite bounds, low below high");
   }
   return specs;
 }
@@ -110,7 +118,7 @@ Camera read_camera(const Fields& fields) {
 
 ServerInfo read_info(const Fields& fields) {
   ServerInfo info;
-  info.protocol = fields.required("protocol").count();
+  info.protocol = fields.required("protocol").integer(kVersion, kVersion);
   info.server_epoch = fields.required("server_epoch").text(64);
   info.model_id = fields.required("model_id").text(256);
   info.weights_sha256 = fields.required("weights_sha256").text(128);
@@ -121,16 +129,25 @@ ServerInfo read_info(const Fields& fields) {
   shape.require(sizes.size() == 3, "height, width, channels");
   std::transform(sizes.begin(), sizes.end(), info.frame_shape.begin(),
                  [](const Value& size) { return size.count(); });
+  // A frame that no reply could bring, or none at all: nothing may be computed with that.
+  std::int64_t left = kFrameBytes;
+  for (const std::int64_t size : info.frame_shape) {
+    shape.require(size >= 1 && size <= left, "1.." + std::to_string(kFrameBytes) + " bytes");
+    left /= size;
+  }
+  shape.require(info.frame_shape[2] == 3, "3 channels");
   const auto encoding = fields.find("frame_encoding");
   info.frame_encoding = encoding ? one_of(*encoding, {"rgb8"}) : "rgb8";
   info.context_min = fields.required("context_min").count();
   info.context_max = fields.required("context_max").count();
+  fields.required("context_min")
+      .require(info.context_min >= 1 && info.context_min <= info.context_max, "1..context_max");
   info.lookahead = fields.required("lookahead").count();
   info.sampling = read_sampling(fields.required("sampling").fields());
   info.action_spec = read_action_spec(fields.required("action_spec"));
   info.limits = read_limits(fields.required("limits").fields());
-  info.lease_ms = fields.required("lease_ms").count();
-  info.heartbeat_ms = fields.required("heartbeat_ms").count();
+  info.lease_ms = fields.required("lease_ms").integer(1, kI64Max);
+  info.heartbeat_ms = fields.required("heartbeat_ms").integer(1, kI64Max);
   info.resume_steps = fields.required("resume_steps").count();
   if (const auto camera = fields.nullable("camera")) {
     info.camera = read_camera(camera->fields());
@@ -246,18 +263,19 @@ void check_parts(const std::vector<ArraySpec>& arrays, const std::vector<std::si
   std::set<std::string> names;
   for (std::size_t i = 0; i < arrays.size(); ++i) {
     const ArraySpec& array = arrays[i];
-    // Compared by division: the product of a hostile shape overflows.
-    std::size_t left = part_bytes[i] / (array.dtype == "|u1" ? 1 : 4);
+    // Every size is below 2^31 and so is the product so far, hence no overflow.
+    std::uint64_t claimed = array.dtype == "|u1" ? 1 : 4;
     bool empty = false;
-    bool fits = part_bytes[i] % (array.dtype == "|u1" ? 1 : 4) == 0;
     for (const std::int64_t size : array.shape) {
-      const auto extent = static_cast<std::size_t>(size);
-      empty = empty || extent == 0;
-      fits = fits && (extent == 0 || left % extent == 0);
-      left = extent == 0 ? left : left / extent;
+      empty = empty || size == 0;
+      claimed *= static_cast<std::uint64_t>(std::max<std::int64_t>(size, 1));
+      if (claimed > kArrayBytes) {
+        throw ProtocolError("reply.arrays." + array.name + ".shape: allowed: " +
+                            std::to_string(kArrayBytes) + " bytes at most, a 0 counted as 1");
+      }
     }
-    fits = empty ? part_bytes[i] == 0 : fits && left == 1;
-    if (!fits || static_cast<std::uint64_t>(array.nbytes) != part_bytes[i]) {
+    const std::uint64_t expected = empty ? 0 : claimed;
+    if (part_bytes[i] != expected || static_cast<std::uint64_t>(array.nbytes) != expected) {
       throw ProtocolError("reply.arrays." + array.name + ": does not fit its part of " +
                           std::to_string(part_bytes[i]) + " bytes");
     }

@@ -1,6 +1,7 @@
 #include "session.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <random>
 #include <thread>
 #include <utility>
@@ -11,8 +12,15 @@ namespace sim_stream {
 constexpr std::int64_t kUnanswered = 64;
 // How long one attempt to greet a server that may be coming up takes.
 constexpr std::chrono::milliseconds kHello{1000};
+// Steps that are remembered for a server that is restarted, however many it asks for.
+constexpr std::int64_t kRemembered = 65'536;
 // Between two questions whether a session has come back.
 constexpr std::chrono::milliseconds kPause{100};
+
+// The next step, of any number that a server may name.
+constexpr std::int64_t after(std::int64_t step) {
+  return step == std::numeric_limits<std::int64_t>::max() ? step : step + 1;
+}
 
 std::string new_key() {
   std::random_device source;
@@ -32,7 +40,7 @@ Session::Impl::Impl(std::shared_ptr<Connection> its_connection,
       first(frame),
       prompt_psnr_db(opened.prompt_psnr_db),
       latest(std::move(frame)),
-      next_step(opened.committed_step + 1),
+      next_step(after(opened.committed_step)),
       realtime(in_realtime),
       token_(connection->options().resume.count() > 0 ? opened.resume_token : ""),
       epoch_(info->server_epoch),
@@ -61,7 +69,7 @@ std::int64_t Session::Impl::send_step(const std::optional<Action>& action,
   const auto at = Clock::now();
   const auto rid = surviving([&] { return connection->send(message); });
   in_flight.push_back({message, rid, at, false});
-  return next_step++;
+  return std::exchange(next_step, after(next_step));
 }
 
 // In realtime the newest step is always taken.
@@ -109,7 +117,7 @@ Frame Session::Impl::receive_one() {
   }
   const auto at = in_flight.front().at;
   log_.push_back(in_flight.front().message);
-  if (static_cast<std::int64_t>(log_.size()) > info->resume_steps) {
+  if (static_cast<std::int64_t>(log_.size()) > std::min(info->resume_steps, kRemembered)) {
     log_since_ = log_.front().step;
     log_.pop_front();
   }
@@ -252,7 +260,7 @@ void Session::Impl::require_remembered(std::int64_t recorded) const {
 // After a refusal the next step is the server's next; those in flight fail likewise.
 void Session::Impl::settle(std::int64_t committed_step) {
   if (!realtime && in_flight.empty() && committed_step >= 0) {
-    next_step = committed_step + 1;
+    next_step = after(committed_step);
   }
 }
 
@@ -268,7 +276,7 @@ Frame Session::Impl::reset(const std::vector<Image>& frames, const StartOptions&
   const std::int64_t committed_step = reply.committed_step;
   prompt_psnr_db = reply.prompt_psnr_db;
   first = latest = make_frame(std::move(received), frame, committed_step, at);
-  next_step = committed_step + 1;
+  next_step = after(committed_step);
   log_.clear();
   log_since_ = committed_step;
   return first;

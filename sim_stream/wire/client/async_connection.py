@@ -313,6 +313,9 @@ async def _read(
             return
         method(parts)
         del method  # or this task would keep its connection while it waits
+        # What is there already is received without waiting: a server that never stops sending
+        # would leave no turn to anybody else.
+        await asyncio.sleep(0)
 
 
 def _leave(wires: _Wires) -> None:

@@ -21,7 +21,13 @@ from sim_stream.errors import RemoteError
 from sim_stream.wire import framing
 from sim_stream.wire.client import handshakes
 from sim_stream.wire.client.handshakes import Handshakes
-from sim_stream.wire.client.mailbox import LIMITS, MAX_REPLY_BYTES, Mailbox, Received
+from sim_stream.wire.client.mailbox import (
+    LIMITS,
+    MAX_REPLY_BYTES,
+    READ_AT_ONCE,
+    Mailbox,
+    Received,
+)
 from sim_stream.wire.client.owner import Owner
 from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S, Patience
 from sim_stream.wire.framing import Arrays
@@ -259,7 +265,10 @@ class Connection:
         room.poll(max(1, round(left_s * 1e3)))
 
     def _read_waiting(self) -> None:
-        while self._socket.poll(0, zmq.POLLIN):
+        """No more than READ_AT_ONCE: a server that never stops sending must not hold us here."""
+        for _ in range(READ_AT_ONCE):
+            if not self._socket.poll(0, zmq.POLLIN):
+                return
             frames = framing.receive(self._socket, LIMITS, routed=False)
             self._mail.put(framing.buffers(frames), time.monotonic_ns())
 

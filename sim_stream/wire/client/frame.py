@@ -45,14 +45,21 @@ class RemoteFrame:
     stamps_ns: dict[str, int]
 
 
-def remote_frame(received: Received, send_ns: int) -> RemoteFrame:
-    """The frame in a reply. Raises ProtocolError when there is none."""
+def remote_frame(
+    received: Received, send_ns: int, shape: tuple[int, ...] | None = None
+) -> RemoteFrame:
+    """The frame in a reply, of that shape [H, W, 3] where it is known. Raises ProtocolError when
+    there is none."""
     message = received.message
     if not isinstance(message, Opened | FrameMessage | Closed) or message.frame is None:
         raise ProtocolError("reply", type(message).__name__, "a message with a frame")
     image = received.arrays.get("image")
-    if image is None or image.dtype != np.uint8 or image.ndim != 3:
-        raise ProtocolError("reply.image", image, "|u1 [H, W, 3]")
+    if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        given = "none" if image is None else f"{image.dtype.str} {list(image.shape)}"
+        raise ProtocolError("reply.image", given, "|u1 [H, W, 3]")
+    if not image.size or shape not in (None, image.shape):
+        allowed = "at least one pixel" if shape is None else str(list(shape))
+        raise ProtocolError("reply.image", list(image.shape), allowed)
     info = message.frame
     return RemoteFrame(
         image=image.astype(np.uint8, copy=False),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sim_stream.errors import RemoteError
 from sim_stream.wire import codec, framing
+from sim_stream.wire.client.greeting import check_greeting
 from sim_stream.wire.framing import AnyArray, Buffer, FramingLimits
 from sim_stream.wire.messages import Error, ErrorCode, Heartbeat, HelloOk, Reply, Status
 
@@ -19,6 +20,10 @@ from sim_stream.wire.messages import Error, ErrorCode, Heartbeat, HelloOk, Reply
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 # Until a server says how often it would be asked.
 HEARTBEAT_MS = 1000
+# However often a server says: no client spins for it, or ever stops asking.
+SHORTEST_BEAT_MS, LONGEST_BEAT_MS = 5, 60_000
+# Messages that are read before the clock is looked at again.
+READ_AT_ONCE = 64
 LIMITS = FramingLimits(message_bytes=MAX_REPLY_BYTES)
 
 
@@ -75,6 +80,8 @@ class Mailbox:
         framing.check_sizes(parts, LIMITS)
         message = codec.decode_reply(parts[0])
         arrays = framing.unpack(message.arrays, parts[1:])
+        if isinstance(message, HelloOk):
+            check_greeting(message, frame_bytes=MAX_REPLY_BYTES)
         if isinstance(message, HelloOk | Status):
             self._meet(message)
         if isinstance(message, Status) and message.pending in self._expected:
@@ -102,7 +109,8 @@ class Mailbox:
 
     @property
     def heartbeat_s(self) -> float:
-        return (HEARTBEAT_MS if self.info is None else self.info.heartbeat_ms) / 1e3
+        asked_ms = HEARTBEAT_MS if self.info is None else self.info.heartbeat_ms
+        return min(max(asked_ms, SHORTEST_BEAT_MS), LONGEST_BEAT_MS) / 1e3
 
     def take(self, rid: int) -> Received:
         """A reply that is there. Raises RemoteError where it is an error."""

@@ -11,12 +11,15 @@ from collections import deque
 from sim_stream.errors import RemoteError
 from sim_stream.wire.messages import ErrorCode, Step
 
+# However many a server asks for: some megabytes, and 64 times what this one does.
+MOST_STEPS = 65_536
+
 
 class StepLog:
     """Steps whose replies came, in order; the last ``size`` of them."""
 
     def __init__(self, size: int, *, since: int) -> None:
-        self._steps: deque[Step] = deque(maxlen=size)
+        self._steps: deque[Step] = deque(maxlen=min(size, MOST_STEPS))
         self._since = since
 
     def restart(self, since: int) -> None:

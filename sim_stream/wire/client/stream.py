@@ -60,6 +60,7 @@ from sim_stream.wire.observe import Observer, SessionRequest
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R", Opened, FrameMessage, Closed, FrameMessage | Closed)
 # After these errors the server has no such session any more.
 # A realtime session's steps are answered at once or soon; more without an answer is a server gone.
 UNANSWERED = 64
@@ -182,7 +183,7 @@ class Stream:
                 self._settle(error.committed_step)
             raise
         sent = self.in_flight.popleft()
-        frame = remote_frame(received, sent.send_ns)
+        frame = self._frame(received, sent.send_ns, FrameMessage)
         self._show(sent.message, received, frame)
         self._settle(frame.committed_step)
         self._lifeline.log.add(sent.message)
@@ -199,7 +200,7 @@ class Stream:
         received = yield from self._watched(
             lambda: ask(message, {"frames": array}, timeout_s=timeout_s), anew=True
         )
-        self.frame = self._latest = remote_frame(received, send_ns)
+        self.frame = self._latest = self._frame(received, send_ns, FrameMessage)
         self._next_step = self.frame.committed_step + 1
         self._lifeline.log.restart(self.frame.committed_step)
         reply = received.message
@@ -244,8 +245,8 @@ class Stream:
                 return None  # over all the same
             raise
         self._end()
-        if isinstance(received.message, Closed) and received.message.frame is not None:
-            self._last = remote_frame(received, send_ns)
+        if expected(received, Closed).frame is not None:
+            self._last = self._frame(received, send_ns, Closed)
         self._show(message, received, self._last)
         return self._last
 
@@ -340,8 +341,15 @@ class Stream:
         if self._observer is None:
             return
         reply = received.message
-        assert isinstance(reply, Opened | FrameMessage | Closed)
+        if not isinstance(reply, Opened | FrameMessage | Closed):
+            raise ProtocolError("reply", type(reply).__name__, "opened, frame or closed")
         self._observer(as_client_saw_it(self._link.info, request, reply, frame, frames))
+
+    def _frame(
+        self, received: Received, send_ns: int, kind: type[FrameMessage | Closed]
+    ) -> RemoteFrame:
+        expected(received, kind)
+        return remote_frame(received, send_ns, self._link.info.frame_shape)
 
     def _settle(self, committed_step: int) -> None:
         """After a refusal the next step is the server's next; those in flight fail likewise."""
@@ -364,7 +372,8 @@ def open_stream(link: Link, observer: Observer | None, what: Opening) -> Operati
         received = yield from ask_until_answered(
             message, arrays, timeout_s=link.timeout_s, anew=True
         )
-        opened, frame = as_opened(received), remote_frame(received, send_ns)
+        opened = as_opened(received)
+        frame = remote_frame(received, send_ns, link.info.frame_shape)
         stream = Stream(link, observer, opened, frame, message.mode)
         if observer is not None:
             observer(as_client_saw_it(link.info, message, opened, frame, array))
@@ -388,7 +397,11 @@ def or_withdrawn(link: Link, open_key: str, opening: Operation[T]) -> Operation[
 
 
 def as_opened(received: Received) -> Opened:
-    opened = received.message
-    if not isinstance(opened, Opened):
-        raise ProtocolError("reply", type(opened).__name__, "opened")
-    return opened
+    return expected(received, Opened)
+
+
+def expected(received: Received, kind: type[R]) -> R:
+    """The reply, which must be of that kind. Raises ProtocolError."""
+    if not isinstance(received.message, kind):
+        raise ProtocolError("reply", type(received.message).__name__, kind.__name__)
+    return received.message

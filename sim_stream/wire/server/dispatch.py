@@ -7,13 +7,14 @@ nothing. Used by the I/O thread alone, hence without locks. Knows no sockets, th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import msgspec
 
 from sim_stream.errors import ProtocolError
+from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import codec
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
 from sim_stream.wire.messages import (
@@ -51,6 +52,7 @@ from sim_stream.wire.server.requests import (
     require_no_arrays,
     require_offered,
 )
+from sim_stream.wire.server.rescue import Rescue, internal
 from sim_stream.wire.server.sessions import Sessions
 
 
@@ -65,7 +67,7 @@ class Outgoing:
 @dataclass
 class Counters:
     """What ``status`` and the metrics show. The I/O loop writes all but ``errors``, which counts
-    refusals by their code."""
+    refusals by their code, and ``internal``: what escaped from the server's loops."""
 
     undelivered: int = 0
     progress: int = 0
@@ -76,6 +78,7 @@ class Counters:
     evicted: int = 0
     refused_topics: int = 0
     errors: Counter[ErrorCode] = field(default_factory=Counter)
+    internal: InternalErrors = field(default_factory=InternalErrors)
 
 
 @dataclass
@@ -106,6 +109,8 @@ class Dispatcher:
             parts=limits.parts,
         )
         self._sessions = Sessions(self.info, self.submit, self.admission, self.archive)
+        self._rescue = Rescue(self._sessions, self.counters.internal)
+        self._observing = LastResort("observer", self.counters.internal)
         self._held = HeldReplies()
         self._drops: list[Outgoing] = []
         self._owed: set[tuple[bytes, int]] = set()  # replies still to come: route and rid
@@ -147,6 +152,9 @@ class Dispatcher:
 
     def on_result(self, result: Result) -> Iterator[Outgoing]:
         """Replies, and what viewers get to see, for a job that has ended."""
+        if self._sessions.condemned(result):
+            yield from self._cleared(result)
+            return
         record, now_ns = self._sessions[result.job.sid], self.clock_ns()
         # A reply may take longer than the lease: its client could not know that it was over.
         record.last_seen_ns = now_ns
@@ -170,10 +178,36 @@ class Dispatcher:
         """Replies to steps that gave way, and those that waited for their recording."""
         drops, self._drops = self._drops, []
         yield from drops
-        for result, packet, written in self._held.due(self.clock_ns()):
-            if written and isinstance(packet.message, Opened):
-                packet = self._sessions.with_token(packet)
-            yield from self._finish(result, packet)
+        for result, packet, written in [*self._held.due(self.clock_ns())]:
+            try:
+                if written and isinstance(packet.message, Opened):
+                    packet = self._sessions.with_token(packet)
+                yield from self._finish(result, packet)
+            except Exception as error:  # the others' replies leave all the same
+                yield from self.after_result(error, result)
+
+    def after_request(
+        self, error: Exception, route: bytes, parts: Sequence[Buffer], user: str
+    ) -> Iterator[Outgoing]:
+        """What to send after ``on_request`` failed."""
+        return self._rescued(self._rescue.request(error, Waiter(route, 0, user), parts))
+
+    def after_result(self, error: Exception, result: Result) -> Iterator[Outgoing]:
+        """What to send after ``on_result`` failed."""
+        return self._rescued(self._rescue.result(error, result))
+
+    def _rescued(self, replies: Iterable[tuple[Waiter, Packet]]) -> Iterator[Outgoing]:
+        for waiter, packet in replies:
+            self.counters.errors[ErrorCode.INTERNAL] += 1
+            yield Outgoing(waiter.route, packet)
+
+    def _cleared(self, result: Result) -> Iterator[Outgoing]:
+        """A job of a session that had been condemned before it ended."""
+        job = result.job
+        if job.route is not None and isinstance(job.request, Reset | Close):
+            yield Outgoing(job.route, internal("the session has ended", job.request.rid, job.sid))
+        if isinstance(job.request, Close):
+            self._show(result, internal("the server lost track of the session", 0, job.sid))
 
     def _finish(self, result: Result, packet: Packet) -> Iterator[Outgoing]:
         request = result.job.request
@@ -194,21 +228,26 @@ class Dispatcher:
             return
         job, reply = result.job, packet.message
         assert isinstance(reply, Opened | FrameMessage | Closed | Error)
-        self.observer(
-            Exchange(
-                info=self.info,
-                sid=job.sid,
-                request=job.request,
-                reply=reply,
-                frames=job.frames,
-                image=result.image,
-                past=result.past,
-                written=written,
-            )
+        exchange = Exchange(
+            info=self.info,
+            sid=job.sid,
+            request=job.request,
+            reply=reply,
+            frames=job.frames,
+            image=result.image,
+            past=result.past,
+            written=written,
         )
+        try:
+            self.observer(exchange)
+        except Exception as error:  # it breaks its word, and nobody's session need know
+            self._observing.caught(error, f"what watches {job.kind} {job.sid}", job.ids)
+            if written is not None and not written.done():
+                written.set_result(False)
 
     def expire(self) -> list[str]:
         """Closes sessions whose lease ran out; their sids."""
+        self._sessions.clear_away()
         return self._sessions.expire(self.clock_ns(), self.lease_ns)
 
     def _answer(

@@ -58,4 +58,13 @@ def attempt(
     # failure must not end the thread that serves the others.
     except Exception as error:
         log.exception("engine failed: %s", what, extra=ids)
-        return Refusal(ErrorCode.ENGINE_FAILED, f"{what}: {type(error).__name__}: {error}")
+        return Refusal(ErrorCode.ENGINE_FAILED, failure(what, error))
+
+
+def failure(what: str, error: Exception) -> str:
+    """What a client is told of it; an error may fail even at saying what it is."""
+    try:
+        said = str(error)
+    except Exception as another:
+        said = f"(its text failed with {type(another).__name__})"
+    return f"{what}: {type(error).__name__}: {said}"

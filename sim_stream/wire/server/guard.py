@@ -12,17 +12,16 @@ import time
 from pathlib import Path
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
 from sim_stream.errors import InvalidInput
+from sim_stream.last_resort import InternalErrors
 from sim_stream.wire.keys import KeyPair, read_pair, require_curve
 from sim_stream.wire.server.allow_list import AllowList
+from sim_stream.wire.server.doorkeeper import Doorkeeper, guard_door
 from sim_stream.wire.server.rates import RateLimit
 
 log = logging.getLogger(__name__)
 
-# pyzmq's callback for '*' does not cover a socket with a domain, so both have this one.
-ZAP_DOMAIN = "sim-stream"
 # A peer that has not proved who it is by then is cut off; libzmq's own patience is 30 s.
 HANDSHAKE_MS = 10_000
 REFUSALS_LOGGED_PER_S = 1.0
@@ -34,7 +33,7 @@ class Guard:
     def __init__(self, pair: KeyPair, allow_list: AllowList) -> None:
         self._pair = pair
         self._allow_list = allow_list
-        self._authenticator: ThreadAuthenticator | None = None
+        self._door: Doorkeeper | None = None
         self._logged = RateLimit(REFUSALS_LOGGED_PER_S)
 
     @classmethod
@@ -54,36 +53,34 @@ class Guard:
         """How many keys are on the list."""
         return len(self._allow_list)
 
-    def start(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def start(
+        self, context: zmq.Context[zmq.Socket[bytes]], errors: InternalErrors | None = None
+    ) -> None:
         """Before a socket of that context is bound. Raises InvalidInput while it is started."""
-        if self._authenticator is not None:
+        if self._door is not None:
             raise InvalidInput(
                 "guard", "one that guards a server", "one of its own for each server"
             )
-        self._authenticator = ThreadAuthenticator(context)
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN, self)
-        self._authenticator.start()
+        self._door = Doorkeeper(context, self.admits, errors)
+        self._door.start()
 
     def stop(self) -> None:
-        """Idempotent; before the context ends."""
-        if self._authenticator is not None:
-            self._authenticator.stop()
-            self._authenticator = None
+        """Idempotent; before the context ends. Nobody gets in any more."""
+        if self._door is not None:
+            self._door.stop()
+            self._door = None
 
     def protect(self, socket: zmq.Socket[bytes]) -> None:
         """Before the socket is bound."""
         socket.curve_server = True
         socket.curve_secretkey = self._pair.secret.encode()
         socket.curve_publickey = self._pair.public.encode()
-        socket.zap_domain = ZAP_DOMAIN.encode()
-        # Without this libzmq lets everybody in whenever nobody answers its questions, that is, if
-        # the authenticator's thread should have ended.
-        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        guard_door(socket)
         socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
 
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Whether a new connection with that key is let in; pyzmq calls it by this name."""
-        allowed = self._allow_list.holds(key.decode("ascii"), at_once=True)
+    def admits(self, key: str) -> bool:
+        """Whether a new connection with that key is let in."""
+        allowed = self._allow_list.holds(key, at_once=True)
         if not allowed and not self._logged.wait_s(b"", time.monotonic_ns()):
             log.warning("refused a client with key %s: not in %s", key, self._allow_list.path)
         return allowed

@@ -50,7 +50,14 @@ class HeldReplies:
         due = [held for held in self._held if held.due(now_ns)]
         self._held = [held for held in self._held if held not in due]
         for held in due:
-            yield held.result, held.packet, held.written.done() and held.written.result()
+            yield held.result, held.packet, _was_written(held.written)
+
+
+def _was_written(written: Future[bool]) -> bool:
+    """Not if whoever was to write it failed at saying so."""
+    if not written.done() or written.cancelled() or written.exception() is not None:
+        return False
+    return written.result()
 
 
 def begins(result: Result) -> bool:

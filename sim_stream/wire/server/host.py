@@ -132,7 +132,10 @@ class SessionHost:
         return first
 
     def _close(self, job: Job) -> engine.Frame | None:
-        session = self._sessions[job.sid].session
+        live = self._sessions.get(job.sid)
+        if live is None:  # it never came to be
+            return None
+        session = live.session
         try:
             if job.route is None or job.sid in self._failed:
                 return None

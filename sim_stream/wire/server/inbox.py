@@ -101,6 +101,12 @@ class Inbox:
                 del self._unrendered[sid]
             self._changed.notify()
 
+    def give_up(self, sid: str) -> None:
+        """Nobody knows how many frames of that session are being rendered: none is waited for."""
+        with self._changed:
+            self._unrendered.pop(sid, None)
+            self._changed.notify()
+
     def _pace(self, taken: list[Job], now_ns: int) -> None:
         """A period from when the step was due, so that one that was early or late shifts no
         other; from now, where the session fell behind."""

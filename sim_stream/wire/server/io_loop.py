@@ -4,6 +4,9 @@ ROUTER for clients, XPUB for viewers, PULL on which the engine's threads ring. N
 for a slow peer: a reply that cannot be sent at once is counted and dropped (the session keeps it
 for a repeated request), a viewer that does not keep up misses frames.
 
+Whatever a request, a result or a peer brings about, the loop goes on: each is on its own, and what
+escapes is answered by the dispatcher's last resort.
+
 Knows no messages but the farewell; rules are the dispatcher's.
 """
 
@@ -13,12 +16,14 @@ import logging
 import queue
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
 
+from sim_stream.last_resort import LastResort
 from sim_stream.wire import framing
 from sim_stream.wire.framing import FramingLimits, Packet
 from sim_stream.wire.messages import Error, ErrorCode
@@ -26,6 +31,7 @@ from sim_stream.wire.server.dispatch import Dispatcher, Outgoing
 from sim_stream.wire.server.faults import Refusal
 from sim_stream.wire.server.guard import user_of
 from sim_stream.wire.server.jobs import Result
+from sim_stream.wire.server.rescue import UNFORESEEN, internal
 from sim_stream.wire.server.viewers import Viewers
 from sim_stream.wire.server.worker import EngineWorker
 
@@ -38,6 +44,8 @@ POLL_MS = 250
 # While replies wait for their recording.
 HOLDING_POLL_MS = 2
 REQUESTS_PER_ROUND = 32
+# Errors in the place of replies that could not be sent, and how often each is tried.
+OWED_KEPT, OWED_TRIES = 256, 32
 # How long nothing more is read after a request that came too soon: a flood waits in its own
 # connection then and takes no processor, and everybody else waits so long for each flooder.
 REST_MS = 2
@@ -77,8 +85,12 @@ class IoLoop(threading.Thread):
         self._stop_timeout_s = stop_timeout_s
         self._stop_requested = threading.Event()
         self._routes: OrderedDict[bytes, None] = OrderedDict()
+        self._owed: deque[tuple[Outgoing, int]] = deque(maxlen=OWED_KEPT)
         self._worker_done = False
         self._rest = False
+        errors = dispatcher.counters.internal
+        self._rounds, self._ticks = LastResort("io", errors), LastResort("tick", errors)
+        self._rescues, self._deliveries = LastResort("io", errors), LastResort("delivery", errors)
         self._wake_only = zmq.Poller()
         self._wake_only.register(sockets.wake, zmq.POLLIN)
 
@@ -94,14 +106,35 @@ class IoLoop(threading.Thread):
             poller.register(self._sockets.viewers.socket, zmq.POLLIN)
         try:
             while not self._stop_requested.is_set():
-                self._round(poller)
+                self._go_round(poller)
+                self._watch_worker()
             self._drain(poller)
             self._say_farewell()
         finally:
             self._close()
 
+    def _go_round(self, poller: zmq.Poller) -> None:
+        """A round, or a rest after one that failed as a whole. Raises ContextTerminated."""
+        try:
+            self._round(poller)
+        except zmq.ContextTerminated:
+            raise
+        except Exception as error:
+            self._rounds.caught(error, "a round of the I/O thread")
+            time.sleep(self._rounds.pause_s())
+        else:
+            self._rounds.well()
+
+    def _watch_worker(self) -> None:
+        """Without the engine's threads nobody would ever be answered: all are told, and a
+        supervisor may start the next server."""
+        if not self._worker.alive and not self._stop_requested.is_set():
+            log.critical("a thread of the engine has ended; the server ends, too")
+            self._stop_requested.set()
+
     def _round(self, poller: zmq.Poller) -> None:
-        patience_ms = HOLDING_POLL_MS if self._dispatcher.holding else POLL_MS
+        hurry = self._dispatcher.holding or self._owed
+        patience_ms = HOLDING_POLL_MS if hurry else POLL_MS
         rested = self._rest
         ready = dict(self._wake_only.poll(REST_MS) if rested else poller.poll(patience_ms))
         self._rest = False
@@ -113,10 +146,14 @@ class IoLoop(threading.Thread):
         elif self._sockets.connections is not None and not rested:
             self._sockets.connections.idle()
         if self._sockets.viewers is not None and self._sockets.viewers.socket in ready:
-            self._sockets.viewers.serve()
-        for outgoing in self._dispatcher.release():
-            self._deliver(outgoing)
-        self._dispatcher.expire()
+            with self._ticks.around("subscriptions"):
+                self._sockets.viewers.serve()
+        self._pay_owed()
+        with self._ticks.around("replies that were held"):
+            for outgoing in self._dispatcher.release():
+                self._deliver(outgoing)
+        with self._ticks.around("leases that ran out"):
+            self._dispatcher.expire()
         counters = self._dispatcher.counters
         counters.progress, counters.queued = self._worker.progress, self._worker.queued
         counters.sessions = self._dispatcher.sessions
@@ -136,7 +173,7 @@ class IoLoop(threading.Thread):
             if time.monotonic() > deadline_s:
                 log.warning("the engine did not finish within %g s", self._stop_timeout_s)
                 return
-            self._round(poller)
+            self._go_round(poller)
 
     def _hush(self) -> None:
         try:
@@ -154,8 +191,15 @@ class IoLoop(threading.Thread):
             if result is None:
                 self._worker_done = True
                 continue
+            self._settle(result)
+
+    def _settle(self, result: Result) -> None:
+        try:
             for outgoing in self._dispatcher.on_result(result):
                 self._deliver(outgoing)
+        except Exception as escaped:
+            error = escaped  # for the name of an exception ends with its block
+            self._rescue(lambda: self._dispatcher.after_result(error, result))
 
     def _serve_requests(self) -> None:
         throttled = self._dispatcher.admission.throttled
@@ -172,19 +216,57 @@ class IoLoop(threading.Thread):
             if len(self._routes) > ROUTES_KEPT:
                 self._routes.popitem(last=False)
             user = user_of(first) if self._guarded else ""
-            reply = self._dispatcher.on_request(route, parts, time.monotonic_ns(), user)
-            if reply is not None:
-                self._deliver(Outgoing(route, reply))
+            self._answer(route, parts, user)
             if self._dispatcher.admission.throttled > throttled:
                 self._rest = True
                 return
 
+    def _answer(self, route: bytes, parts: list[framing.Buffer], user: str) -> None:
+        try:
+            reply = self._dispatcher.on_request(route, parts, time.monotonic_ns(), user)
+            if reply is not None:
+                self._deliver(Outgoing(route, reply))
+        except Exception as escaped:
+            error = escaped
+            self._rescue(lambda: self._dispatcher.after_request(error, route, parts, user))
+
+    def _rescue(self, replies: Callable[[], Iterable[Outgoing]]) -> None:
+        """The last resort's own last resort: those who wait may then wait in vain, no other."""
+        with self._rescues.around("making up for a failure"):
+            for outgoing in replies():
+                self._deliver(outgoing)
+
     def _deliver(self, outgoing: Outgoing) -> None:
+        """Never fails: a reply that cannot be sent as it is becomes an error to its client."""
+        try:
+            self._send(outgoing)
+        except Exception as error:
+            message = outgoing.packet.message
+            sid = getattr(message, "sid", "")
+            self._deliveries.caught(error, "a reply", {"sid": sid, "rid": message.rid})
+            if outgoing.route is not None:
+                told = internal(UNFORESEEN, message.rid, sid)
+                self._owed.append((Outgoing(outgoing.route, told), OWED_TRIES))
+
+    def _pay_owed(self) -> None:
+        for _ in range(len(self._owed)):
+            outgoing, left = self._owed.popleft()
+            try:
+                self._send(outgoing)
+            except Exception as error:
+                self._deliveries.caught(error, "an error in a reply's place")
+                if left > 1:
+                    self._owed.append((outgoing, left - 1))
+
+    def _send(self, outgoing: Outgoing) -> None:
+        viewers = self._sockets.viewers
+        if outgoing.route is None and viewers is None:
+            return
         packet = outgoing.packet
         parts = framing.pack(packet.message, packet.arrays)
         if outgoing.route is None:
-            if self._sockets.viewers is not None:
-                self._sockets.viewers.show(getattr(packet.message, "sid", "").encode(), parts)
+            assert viewers is not None
+            viewers.show(getattr(packet.message, "sid", "").encode(), parts)
             return
         try:
             framing.send(self._sockets.router, parts, route=outgoing.route, flags=zmq.NOBLOCK)

@@ -11,9 +11,10 @@ import queue
 from collections.abc import Callable
 from dataclasses import replace
 
+from sim_stream.last_resort import LastResort
 from sim_stream.wire.messages import ErrorCode
 from sim_stream.wire.server.archive import Archive
-from sim_stream.wire.server.faults import Refusal, attempt
+from sim_stream.wire.server.faults import Refusal, attempt, failure
 from sim_stream.wire.server.jobs import Job, Result
 
 
@@ -28,10 +29,11 @@ class Loader:
         weights_sha256: str,
         depth: int,
         ready: Callable[[Job], bool],
+        resort: LastResort,
     ) -> None:
         self._archive = archive
         self._model_id, self._weights_sha256 = model_id, weights_sha256
-        self._ready = ready
+        self._ready, self._resort = ready, resort
         self._jobs: queue.Queue[Job | None] = queue.Queue(depth + 1)  # and the end
         self._depth = depth
         self._closed = False
@@ -63,7 +65,12 @@ class Loader:
     def run(self, reply: Callable[[Result], None]) -> None:
         """Until ``close``. ``reply`` gets the result of what cannot be resumed."""
         while (job := self._jobs.get()) is not None:
-            result = self._load(job)
+            try:
+                result = self._load(job)
+            except Exception as error:
+                self._resort.caught(error, f"{job.kind} {job.sid}", job.ids)
+                refusal = Refusal(ErrorCode.INTERNAL, failure(f"resume {job.sid}", error))
+                result = Result(job=job, committed_step=-1, refusal=refusal)
             if result is not None:
                 reply(result)
 

@@ -38,16 +38,26 @@ class Opening:
     ended: bool = False
 
 
+@dataclass(frozen=True)
+class Key:
+    """What an opening goes by. ``text`` is the client's own if it is ``chosen``, else the session's
+    id: a client that calls its key as a session is called names no session by that."""
+
+    owner: str
+    text: str
+    chosen: bool
+
+
 class Openings:
     """At most one for every session, and a few of the past."""
 
     def __init__(self) -> None:
-        self._by_key: OrderedDict[tuple[str, str], Opening] = OrderedDict()  # and owner
-        self._keys: dict[str, tuple[str, str]] = {}  # of the sessions that live, by sid
+        self._by_key: OrderedDict[Key, Opening] = OrderedDict()
+        self._keys: dict[str, Key] = {}  # of the sessions that live, by sid
 
     def recall(self, key: str, digest: bytes, waiter: Waiter) -> Packet | bool:
         """The reply; True: under way, the waiter was added; False: never seen. Raises Refusal."""
-        opening = self._by_key.get((waiter.user, key))
+        opening = self._by_key.get(Key(waiter.user, key, chosen=True)) if key else None
         if opening is None:
             return False
         if opening.digest not in (digest, WITHDRAWN):
@@ -58,7 +68,8 @@ class Openings:
 
     def withdraw(self, key: str, user: str) -> str:
         """The session that was or is being opened with that key; "": none, nor will there be."""
-        opening = self._by_key.setdefault((user, key), Opening(WITHDRAWN, "", [], ended=True))
+        owned = Key(user, key, chosen=True)
+        opening = self._by_key.setdefault(owned, Opening(WITHDRAWN, "", [], ended=True))
         if not opening.ended:
             return opening.sid
         self._forget_ended()
@@ -75,8 +86,11 @@ class Openings:
         return True
 
     def begin(self, key: str, digest: bytes, sid: str, waiter: Waiter) -> None:
-        """A session without a key is remembered by its sid, which nobody else can name yet."""
-        self._keys[sid] = owned = (waiter.user, key or sid)
+        """Nothing of the key, and nothing of the session, may be under way. A session without a
+        key is remembered by its sid."""
+        owned = Key(waiter.user, key or sid, chosen=bool(key))
+        assert owned not in self._by_key and sid not in self._keys, "would lose who waits for it"
+        self._keys[sid] = owned
         self._by_key[owned] = Opening(digest, sid, [waiter])
 
     def finish(self, sid: str, reply: Packet | None) -> list[Waiter]:
@@ -88,10 +102,16 @@ class Openings:
         waiters, opening.waiters = opening.waiters, []
         return waiters
 
+    def drop(self, sid: str) -> list[Waiter]:
+        """Who waits for a session that will not be, or is over; it may not be known at all."""
+        key = self._keys.pop(sid, None)
+        opening = None if key is None else self._by_key.pop(key, None)
+        return [] if opening is None else opening.waiters
+
     def end(self, sid: str) -> None:
         """The session is over: its first frame may go."""
         key = self._keys.pop(sid)
-        if key[1] == sid:  # nobody will ask for it
+        if not key.chosen:  # nobody will ask for it
             del self._by_key[key]
             return
         opening = self._by_key[key]

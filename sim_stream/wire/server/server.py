@@ -26,6 +26,7 @@ import msgspec
 import zmq
 
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.last_resort import InternalErrors
 from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.messages import VERSION, HelloOk, ServerLimits, WireCamera, WireSampling
@@ -36,6 +37,7 @@ from sim_stream.wire.server.addresses import require_bindable
 from sim_stream.wire.server.admission import Admission
 from sim_stream.wire.server.archive import RESUME_STEPS, Archive
 from sim_stream.wire.server.dispatch import Counters, Dispatcher
+from sim_stream.wire.server.doorkeeper import Doorkeeper, guard_door, seed_routing_ids
 from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.io_loop import IoLoop, Sockets
 from sim_stream.wire.server.rates import REQUESTS_PER_S
@@ -59,8 +61,9 @@ class StreamServer:
     requests and replies (a recorder); from an ``archive`` that it writes, sessions are resumed
     after a restart. Port 0 binds a free port; see ``endpoint``. ``guard`` protects both sockets;
     then a session is its key's, and a key has ``max_sessions_per_key`` (None: all). A connection,
-    or a key, may send ``requests_per_s``. ``counters`` may be read at any time. Raises InvalidInput
-    for an address that is not this machine's without a guard.
+    or a key, may send ``requests_per_s``. ``counters`` may be read at any time; ``errors``, a part
+    of them, counts what escaped from the server's loops. Raises InvalidInput for an address that is
+    not this machine's without a guard.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class StreamServer:
         guard: Guard | None = None,
         max_sessions_per_key: int | None = None,
         requests_per_s: float = REQUESTS_PER_S,
+        errors: InternalErrors | None = None,
     ) -> None:
         for name, count in (("max_sessions", max_sessions), ("max_in_flight", max_in_flight)):
             if count < 1:
@@ -101,9 +105,10 @@ class StreamServer:
         self._lease_s = lease_s
         self._stop_timeout_s = stop_timeout_s
         self._observer = observer
-        self.counters = Counters()
+        self.counters = Counters(internal=errors or InternalErrors())
         self._archive = archive
         self._context: Context | None = None
+        self._door: Doorkeeper | None = None
         self._worker: EngineWorker | None = None
         self._io: IoLoop | None = None
         self._connections: Connections | None = None
@@ -131,8 +136,12 @@ class StreamServer:
         with ExitStack() as on_failure:
             on_failure.callback(context.destroy, linger=0)
             if self._guard is not None:
-                self._guard.start(context)
+                self._guard.start(context, self.counters.internal)
                 on_failure.callback(self._guard.stop)
+            else:
+                self._door = Doorkeeper(context, None, self.counters.internal)
+                self._door.start()
+                on_failure.callback(self._door.stop)
             on_failure.callback(self._leave_paths)
             connections = self._watched()
             if connections is not None:
@@ -149,6 +158,7 @@ class StreamServer:
             depth=depth,
             max_in_flight=limits.max_in_flight,
             archive=self._archive,
+            errors=self.counters.internal,
         )
         dispatcher = Dispatcher(
             info,
@@ -193,6 +203,8 @@ class StreamServer:
             self._connections.stop()
         if self._guard is not None:
             self._guard.stop()
+        elif self._door is not None:
+            self._door.stop()
         if self._worker.join(timeout_s=0.5):
             self._context.term()
         else:  # a thread hangs in the engine; its socket can be freed only when it returns
@@ -224,6 +236,7 @@ class StreamServer:
         return Connections(self._info.limits.message_bytes + SLACK_BYTES)
 
     def _open_sockets(self, context: Context, connections: Connections | None) -> Sockets:
+        seed_routing_ids()
         router = context.socket(zmq.ROUTER)
         router.linger = 0
         router.set(zmq.ROUTER_MANDATORY, 1)
@@ -232,6 +245,8 @@ class StreamServer:
         router.set_hwm(CLIENT_QUEUE)
         if self._guard is not None:
             self._guard.protect(router)
+        else:
+            guard_door(router)
         if connections is not None:
             connections.watch(router)
         self.endpoint = self._bind_to(router, self._bind)

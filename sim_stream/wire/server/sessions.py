@@ -9,6 +9,7 @@ Knows no sockets and no engine. Used by the I/O thread alone, hence without lock
 from __future__ import annotations
 
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -55,6 +56,9 @@ class Sessions:
         self._records: dict[str, SessionRecord] = {}
         self._closed: OrderedDict[tuple[str, str], Packet] = OrderedDict()  # by owner and sid
         self._openings = Openings()
+        # Sessions that are over here and not yet in the engine, which may still have jobs of
+        # theirs; False: it has not been told to close them.
+        self._condemned: dict[str, bool] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -88,6 +92,38 @@ class Sessions:
                     expired.append(record.sid)
         return expired
 
+    def condemn(self, sid: str, *, closed: bool = False) -> list[Waiter]:
+        """Ends a session that is in nobody knows which state; who waits for it, or for a step.
+
+        Whatever the engine still says of it is of no interest (``condemned``). ``closed``: the
+        engine has closed it.
+        """
+        waiters: list[Waiter] = []
+        record = self._records.pop(sid, None)
+        if record is not None:
+            waiters += [waiter for entry in record.in_flight.values() for waiter in entry.waiters]
+        if closed:
+            self._condemned.pop(sid, None)
+        else:
+            self._condemned.setdefault(sid, record is not None and record.closing)
+        return waiters + self._openings.drop(sid)
+
+    def clear_away(self) -> None:
+        """Has the engine close what was condemned, as soon as its queue has room."""
+        for sid, told in self._condemned.items():
+            if not told:
+                job = Job(sid=sid, request=Close(sid=sid), t_recv_ns=time.monotonic_ns())
+                self._condemned[sid] = self._submit(job)
+
+    def condemned(self, result: Result) -> bool:
+        """Whether the job was of a session that is over. After its close nothing more comes."""
+        sid = result.job.sid
+        if sid in self._records:
+            return False
+        if isinstance(result.job.request, Close):
+            self._condemned.pop(sid, None)
+        return True
+
     def submit(self, job: Job) -> None:
         """Raises Refusal."""
         if not self._submit(job):
@@ -110,6 +146,8 @@ class Sessions:
         if self._archive is None:
             raise Refusal(ErrorCode.LIMIT, "resume: this server does not record its sessions")
         sid = signed_sid(self._archive.key, request.resume_token, waiter.user)
+        if sid in self._condemned:
+            raise Refusal(ErrorCode.BUSY, "resume: the session is being cleared away")
         record = self._records.get(sid)
         if record is None:
             if (waiter.user, sid) in self._closed:
@@ -169,7 +207,7 @@ class Sessions:
     ) -> SessionRecord:
         """Sends a request for a session to the engine. Raises Refusal."""
         limits = self._limits
-        if len(self) >= limits.max_sessions:
+        if len(self) + len(self._condemned) >= limits.max_sessions:
             raise Refusal(
                 ErrorCode.LIMIT, f"{limits.max_sessions} sessions are open; close one first"
             )

@@ -22,10 +22,11 @@ from functools import partial
 
 import zmq
 
+from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import engine
 from sim_stream.wire.messages import Close, ErrorCode, Reset, Resume, Step
 from sim_stream.wire.server.archive import Archive
-from sim_stream.wire.server.faults import Refusal, attempt
+from sim_stream.wire.server.faults import Refusal, attempt, failure
 from sim_stream.wire.server.host import SessionHost
 from sim_stream.wire.server.inbox import Inbox
 from sim_stream.wire.server.jobs import Job, Result, checked, describe
@@ -90,7 +91,12 @@ class EngineWorker:
         depth: int,
         max_in_flight: int,
         archive: Archive | None = None,
+        errors: InternalErrors | None = None,
     ) -> None:
+        errors = errors or InternalErrors()
+        self._engine_resort = LastResort("engine", errors)
+        self._decoder_resort = LastResort("decoder", errors)
+        self._loader_resort = LastResort("loader", errors)
         self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
         self.progress = 0
         self._context = context
@@ -112,6 +118,7 @@ class EngineWorker:
                 weights_sha256=runtime.weights_sha256,
                 depth=depth,
                 ready=self._inbox.put,
+                resort=self._loader_resort,
             )
             loops["loader"] = partial(self._loader_loop, self._loader)
         self._threads = [
@@ -122,6 +129,11 @@ class EngineWorker:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether both threads run; they do until ``shut_down``."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def queued(self) -> int:
@@ -154,33 +166,77 @@ class EngineWorker:
 
     def _engine_loop(self) -> None:
         with Wake(self._context) as wake:
-            self._serve(wake)
+            while self._go_round(wake):
+                pass
         self._decodes.join()
-        self._host.close_all()
+        with self._engine_resort.around("closing all sessions"):
+            self._host.close_all()
         self._decodes.put(None)
 
-    def _serve(self, wake: Wake) -> None:
-        while (jobs := self._inbox.take(self._under_way)) is not None:
-            for job in jobs:
-                if isinstance(job.request, Step):
-                    result = self._begin(job, job.request)
-                elif isinstance(job.request, Resume):
-                    result = self._revive(job)
-                else:
-                    result = self._control(job)
-                self._reply(result, wake)
-            if self._under_way:
-                failed = attempt(self._host.advance, what="pass")
-                for step in [*self._under_way.values()]:
-                    if step.prediction.done or isinstance(failed, Refusal):
-                        self._reply(self._finish(step), wake)
+    def _go_round(self, wake: Wake) -> bool:
+        """As ``_serve``; a rest after a round that failed as a whole."""
+        try:
+            more = self._serve(wake)
+        except Exception as error:
+            self._engine_resort.caught(error, "a round of the engine's thread")
+            time.sleep(self._engine_resort.pause_s())
+            return True
+        self._engine_resort.well()
+        return more
 
-    def _reply(self, result: Result | None, wake: Wake) -> None:
+    def _serve(self, wake: Wake) -> bool:
+        """The jobs that may run now, and a pass for all steps under way; False: no more come."""
+        jobs = self._inbox.take(self._under_way)
+        if jobs is None:
+            return False
+        for job in jobs:
+            self._hand_over(self._run(job), wake, self._engine_resort)
+        if self._under_way:
+            failed = attempt(self._host.advance, what="pass")
+            for step in [*self._under_way.values()]:
+                self._hand_over(self._go_on(step, failed), wake, self._engine_resort)
+        return True
+
+    def _hand_over(self, result: Result | None, wake: Wake, resort: LastResort) -> None:
         """Without a result the job goes on: its step is under way or is being rendered."""
         if result is not None:
             self.progress += 1
             self.results.put(result)
-            wake.ring()
+            with resort.around("the I/O thread's bell"):  # unheard it is found a little later
+                wake.ring()
+
+    def _run(self, job: Job) -> Result | None:
+        try:
+            if isinstance(job.request, Step):
+                return self._begin(job, job.request)
+            if isinstance(job.request, Resume):
+                return self._revive(job)
+            return self._control(job)
+        except Exception as error:
+            return self._broken(job, error)
+
+    def _go_on(self, step: _UnderWay, failed: Refusal | None) -> Result | None:
+        """After a pass. ``failed``: the pass itself did, for all."""
+        try:
+            if step.prediction.done or failed is not None:
+                return self._finish(step)
+        except Exception as error:
+            return self._broken(step.job, error)
+        return None
+
+    def _broken(self, job: Job, error: Exception) -> Result:
+        """Of a job that failed where nothing should: its session may be in any state."""
+        self._engine_resort.caught(error, f"{job.kind} {job.sid}", job.ids)
+        self._under_way.pop(job.sid, None)
+        committed_step = -1
+        with self._engine_resort.around(f"the session of {job.kind} {job.sid}", job.ids):
+            if isinstance(job.request, Step | Reset):
+                self._host.mark_failed(job.sid)
+                committed_step = self._host.committed_step(job.sid)
+            else:
+                self._host.drop(job.sid)
+        refusal = Refusal(ErrorCode.ENGINE_FAILED, failure(f"{job.kind} {job.sid}", error))
+        return Result(job=job, committed_step=committed_step, refusal=refusal)
 
     def _begin(self, job: Job, request: Step) -> Result | None:
         """A result when refused."""
@@ -295,9 +351,21 @@ class EngineWorker:
     def _decoder_loop(self) -> None:
         with Wake(self._context) as wake:
             while (decode := self._decodes.get()) is not None:
-                result = self._render(decode)
-                self._inbox.rendered(decode.job.sid)
-                self._reply(result, wake)
+                job = decode.job
+                try:
+                    result = self._render(decode)
+                except Exception as error:
+                    self._decoder_resort.caught(error, f"decode {job.sid}", job.ids)
+                    self._host.mark_failed(job.sid)
+                    refusal = Refusal(ErrorCode.ENGINE_FAILED, failure(f"decode {job.sid}", error))
+                    result = Result(job=job, committed_step=decode.committed_step, refusal=refusal)
+                try:
+                    self._inbox.rendered(job.sid)
+                except Exception as error:  # what waits for the session's frames must not hang
+                    self._decoder_resort.caught(error, f"decode {job.sid}", job.ids)
+                    self._host.mark_failed(job.sid)
+                    self._inbox.give_up(job.sid)
+                self._hand_over(result, wake, self._decoder_resort)
                 self._decodes.task_done()
             self.results.put(None)
             wake.ring()
@@ -324,4 +392,4 @@ class EngineWorker:
 
     def _loader_loop(self, loader: Loader) -> None:
         with Wake(self._context) as wake:
-            loader.run(lambda result: self._reply(result, wake))
+            loader.run(lambda result: self._hand_over(result, wake, self._loader_resort))

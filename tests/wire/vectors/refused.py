@@ -111,6 +111,20 @@ BAD_REQUESTS = BROKEN | {
     "an unknown encoding": opening(spec(enc="pickle")),
     "nbytes against the shape": opening(spec(nbytes=1)),
     "a shape beyond all memory": opening(spec(shape=[2**31 - 1] * 8, nbytes=2**62)),
+    "no bytes in three huge sizes": opening(spec(shape=[2**31 - 1] * 3 + [0], nbytes=0), part=b""),
+    "no bytes, huge sizes last": opening(spec(shape=[0] + [2**31 - 1] * 3, nbytes=0), part=b""),
+    "no bytes in eight sizes": opening(spec(shape=[0] * 4 + [2**31 - 1] * 4, nbytes=0), part=b""),
+    "no bytes in two huge sizes": opening(spec(shape=[2**31 - 1, 2, 0], nbytes=0), part=b""),
+    "no floats in a huge size": opening(spec(dtype="<f4", shape=[2**30, 0], nbytes=0), part=b""),
+    "a size of 2^31": opening(spec(shape=[2**31, 0], nbytes=0), part=b""),
+    "a size of 2^64 - 1": opening(spec(shape=[2**64 - 1, 0], nbytes=0), part=b""),
+    "a product that wraps to the part's bytes": opening(
+        spec(shape=[2**30, 2**30, 2**4, 1], nbytes=0), part=b""
+    ),
+    "a hello with no bytes in huge sizes": [
+        packed("hello", arrays=[spec(shape=[2**31 - 1] * 3 + [0], nbytes=0)]),
+        b"",
+    ],
     "a part too short": opening(part=FRAME[:-1]),
     "negative shape": opening(spec(shape=[-1, -SIZE, SIZE, 3])),
     "nine dimensions": opening(spec(shape=[1] * 9, nbytes=1), part=b"x"),
@@ -140,6 +154,7 @@ OTHER_REQUESTS = {
 
 IMAGE_BYTES = IMAGE["image"].tobytes()
 IMAGE_SPEC = spec(name="image", shape=[SIZE, SIZE, 3], nbytes=len(IMAGE_BYTES))
+EMPTY = IMAGE_SPEC | {"nbytes": 0}
 FRAME_FIELDS = {"sid": SID, "committed_step": 300, "frame": msgspec.to_builtins(LATER)}
 CAMERA = {"field_of_view_deg": 66.0, "up_m": 1.9, "pitch_down_deg": 3.5}
 ACTION = {"name": "speed_mps", "unit": "m/s", "low": 0.0, "high": 32.0}
@@ -161,6 +176,21 @@ BAD_REPLIES = BROKEN | {
     "a request's type": [packed("step", sid=SID, step=1)],
     "rid as a string": info(rid="1"),
     "frame shape of two numbers": info(frame_shape=[SIZE, SIZE]),
+    "frames of no pixels": info(frame_shape=[0, SIZE, 3]),
+    "frames of four channels": info(frame_shape=[SIZE, SIZE, 4]),
+    "frames beyond any reply": info(frame_shape=[2**62, 2**62, 3]),
+    "context that is none": info(context_min=0),
+    "context upside down": info(context_min=6, context_max=5),
+    "no step in flight": info(limits=fields(hello_ok())["limits"] | {"max_in_flight": 0}),
+    "a lease of 0": info(lease_ms=0),
+    "heartbeats without a pause": info(heartbeat_ms=0),
+    "another protocol chosen": info(protocol=2),
+    "an action without bounds": info(
+        action_spec=[{"name": "speed_mps", "unit": "m/s", "low": 0.0, "high": INF}]
+    ),
+    "an action upside down": info(
+        action_spec=[{"name": "speed_mps", "unit": "m/s", "low": 1.0, "high": 0.0}]
+    ),
     "0 frames a second": info(fps_num=0),
     "an unknown frame encoding": info(frame_encoding="bgr8"),
     "limits as a list": info(limits=[65_536, 16, 1, 1, 1]),
@@ -190,6 +220,19 @@ BAD_REPLIES = BROKEN | {
     "float64": framed(IMAGE_SPEC | {"dtype": "<f8"}),
     "nbytes against the shape": framed(IMAGE_SPEC | {"nbytes": 1}),
     "a shape beyond all memory": framed(IMAGE_SPEC | {"shape": [2**31 - 1] * 8, "nbytes": 2**62}),
+    "no bytes in three huge sizes": framed(EMPTY | {"shape": [2**31 - 1] * 3 + [0]}, part=b""),
+    "no bytes, huge sizes last": framed(EMPTY | {"shape": [0] + [2**31 - 1] * 3}, part=b""),
+    "no bytes in eight sizes": framed(EMPTY | {"shape": [0] * 4 + [2**31 - 1] * 4}, part=b""),
+    "no bytes in two huge sizes": framed(EMPTY | {"shape": [2**31 - 1, 2, 0]}, part=b""),
+    "no floats in a huge size": framed(EMPTY | {"dtype": "<f4", "shape": [2**30, 0]}, part=b""),
+    "a size of 2^31": framed(EMPTY | {"shape": [2**31, 0]}, part=b""),
+    "a product that wraps to the part's bytes": framed(
+        EMPTY | {"shape": [2**30, 2**30, 2**4]}, part=b""
+    ),
+    "hello_ok with no bytes in huge sizes": [
+        *info(arrays=[EMPTY | {"shape": [2**31 - 1] * 3 + [0]}]),
+        b"",
+    ],
     "a part too short": framed(part=IMAGE_BYTES[:-1]),
 }
 
