@@ -183,8 +183,8 @@ def test_a_recorder_beside_it_sees_the_same():
     with (
         StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0", observer=both) as server,
         StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
-    ):
-        client.open(prompt_frames())
+        client.open(prompt_frames()),
+    ):  # held, or it would be closed
         settle(client)
         assert seen == ["a", "b"]
 
