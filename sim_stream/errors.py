@@ -16,6 +16,8 @@ Knows nothing about where errors are raised; the wire's codes are in ``sim_strea
 
 from __future__ import annotations
 
+from sim_stream.text import one_line
+
 
 class SimStreamError(Exception):
     """Root of every error this package raises on purpose."""
@@ -25,7 +27,7 @@ class InvalidInput(SimStreamError, ValueError):
     """A value that is not allowed. Nothing was changed by the call that raised it."""
 
     def __init__(self, field: str, given: object, allowed: str) -> None:
-        super().__init__(f"{field}: got {given!s}; allowed: {allowed}")
+        super().__init__(one_line(f"{field}: got {given!s}; allowed: {allowed}"))
         self.field = field
         self.given = given
         self.allowed = allowed
@@ -42,9 +44,15 @@ class ProtocolError(InvalidInput):
 class CheckpointError(SimStreamError):
     """Weights whose keys, shapes or hashes do not match; names every mismatch at once."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class EngineError(SimStreamError):
     """An engine or graph that is corrupt, unverified, or not made for what it should run with."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Unavailable(SimStreamError, RuntimeError):
