@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sim_stream.config import Preset
-from sim_stream.errors import InvalidInput
+from sim_stream.errors import CheckpointError, InvalidInput
+from sim_stream.files import parse_json, read_bytes
 from sim_stream.models import checkpoints
 from sim_stream.plain_json import to_json
 from train.build import Sources, trained_models
 from train.config import get_recipe
 from train.data.work import write_text
+
+MAX_LOG_BYTES = 1 << 30
 
 
 def how_made(runs: Path) -> dict[str, Any]:
@@ -22,8 +24,13 @@ def how_made(runs: Path) -> dict[str, Any]:
         log = runs / stage / "log.jsonl"
         if not log.is_file():
             raise InvalidInput("runs", f"{log} (does not exist)", "the folder of all three runs")
-        last = json.loads(log.read_text().splitlines()[-1])
-        made[stage] = {"steps": last["step"], "minutes": last["minutes"]}
+        try:
+            last = parse_json(read_bytes(log, at_most=MAX_LOG_BYTES).splitlines()[-1])
+            made[stage] = {"steps": last["step"], "minutes": last["minutes"]}
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise CheckpointError(
+                f"{log}: its last line has no step and minutes: {error}"
+            ) from error
     return made
 
 
