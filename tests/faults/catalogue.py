@@ -6,6 +6,7 @@ from tests.faults import (
     clients_fail,
     clocks,
     disk,
+    files,
     fuzz,
     hostile,
     network,
@@ -24,6 +25,7 @@ FAULTS = (
     *hostile.FAULTS,
     *strangers.FAULTS,
     *fuzz.FAULTS,
+    *files.FAULTS,
     *disk.FAULTS,
     *clocks.FAULTS,
 )

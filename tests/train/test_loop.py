@@ -229,9 +229,9 @@ def test_a_checkpoint_that_is_a_bomb_or_not_whole_is_refused(tmp_path: Path) -> 
     os.mkfifo(path)
     with pytest.raises(CheckpointError, match="a FIFO, no regular file"):
         checkpoint.latest(tmp_path)
-    with pytest.raises(CheckpointError, match="does not fit this training: KeyError: 'model'"):
-        with checkpoint.fitting(path):
-            {}["model"]
+    unfit = pytest.raises(CheckpointError, match="does not fit this training: KeyError: 'model'")
+    with unfit, checkpoint.fitting(path):
+        {}["model"]
 
 
 def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path: Path) -> None:
