@@ -16,8 +16,9 @@ import sim_stream
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("sim_stream", "engines", "train", "bridge")
 
-# errors and config, and what stands beside them: counts of positions, JSON, videos and prompts.
-BASE = {"clips", "errors", "config", "layout", "plain_json", "prompts"}
+# errors and config, and what stands beside them: files and text of others, counts of positions,
+# JSON, videos and prompts.
+BASE = {"clips", "errors", "config", "files", "layout", "plain_json", "prompts", "text"}
 BASE |= {"jpeg", "media_path", "video", "video_reader", "video_writer"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {

@@ -39,8 +39,8 @@ def kind_of(path: Path) -> str:
     try:
         path.stat()
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InvalidInput("path", f"{path} ({why})", "an existing file or folder") from error
+        why = "" if isinstance(error, FileNotFoundError) else f" ({_reason(error)})"
+        raise InvalidInput("path", f"{path}{why}", "an existing file or folder") from error
     return _kind_of_folder(path) if path.is_dir() else _kind_of_file(path)
 
 
@@ -105,3 +105,7 @@ def _kind_of_file(path: Path) -> str:
         return lwm_vqgan.KIND
     hint = "; a PyTorch pickle is: save it as safetensors" if start == b"PK\x03\x04" else ""
     raise CheckpointError(f"{path}: nothing known{hint}; known: {KNOWN}")
+
+
+def _reason(error: Exception) -> object:
+    return getattr(error, "strerror", None) or error
