@@ -31,6 +31,8 @@ CASES = 400  # of each kind; `--cases 10000` runs them all
 WORKERS = 2
 CASE_S, SILENT_S = 20.0, 90.0
 MAX_DEATHS = 20
+MODULE = "tests.faults.file_worker"
+KEEP = Path(tempfile.gettempdir()) / "sim-stream-reproducers"
 NAMED = 3
 
 
@@ -99,7 +101,7 @@ class Worker:
             **{"share": self._share, "step": WORKERS, "case_s": CASE_S},
             **{"folder": str(self._folder), "keep": str(self._keep)},
         }
-        command = [sys.executable, "-m", "tests.faults.file_worker", json.dumps(spec)]
+        command = [sys.executable, "-m", MODULE, json.dumps(spec)]
         with said.open("wb") as errors:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
@@ -148,12 +150,11 @@ class Worker:
 
 def fuzz(names: Sequence[str], seed: int, cases: int, stage: Stage) -> Tally:
     """All cases of these kinds, on two processes."""
-    keep = Path(tempfile.gettempdir()) / "sim-stream-reproducers"
     workers = []
     for share in range(WORKERS):
         folder = stage.folder / str(share)
         folder.mkdir()
-        workers.append(Worker(names, seed, cases, share, folder, keep))
+        workers.append(Worker(names, seed, cases, share, folder, KEEP))
         stage.callback(workers[-1].end)
     whole = Tally()
     for worker in workers:

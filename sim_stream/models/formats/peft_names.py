@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sim_stream.errors import CheckpointError
+from sim_stream.plain_json import to_json
 
 MAX_PATTERNS, MAX_PATTERN_CHARS = 10_000, 10_000
 TIMEOUT_S, MEMORY_BYTES = 10.0, 1 << 29
@@ -119,7 +120,7 @@ def _matched_elsewhere(
     try:
         matcher = subprocess.run(
             [sys.executable, "-I", "-S", "-c", MATCHER],
-            input=json.dumps([MEMORY_BYTES, patterns, modules, whole]),
+            input=to_json([MEMORY_BYTES, patterns, modules, whole]),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
