@@ -26,6 +26,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
+from sim_stream.text import one_line
+
 E = TypeVar("E", bound="SimStreamError")
 
 # Of longer integers Python itself refuses to print some, and nobody reads the others.
@@ -132,7 +134,7 @@ class InvalidInput(SimStreamError, ValueError):
     allowed: str = ""
 
     def __init__(self, field: str, given: object, allowed: str) -> None:
-        super().__init__(f"{field}: got {shown(given)}; allowed: {allowed}")
+        super().__init__(one_line(f"{field}: got {shown(given)}; allowed: {allowed}"))
         self.field = field
         self.given = given
         self.allowed = allowed
@@ -149,9 +151,15 @@ class ProtocolError(InvalidInput):
 class CheckpointError(SimStreamError):
     """Weights whose keys, shapes or hashes do not match; names every mismatch at once."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class EngineError(SimStreamError):
     """An engine or graph that is corrupt, unverified, or not made for what it should run with."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Unavailable(SimStreamError, RuntimeError):

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 
 from sim_stream.plain_json import to_json
+from sim_stream.text import one_line
 
 FORMATS = ("text", "json")
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -30,17 +31,6 @@ _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\u
 ExceptionInfo = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 )
-
-
-def one_line(text: str) -> str:
-    """The text with all that is not printable, line ends too, as Python's escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 class TextFormatter(logging.Formatter):

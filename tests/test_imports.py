@@ -16,8 +16,10 @@ import sim_stream
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("sim_stream", "engines", "train", "bridge")
 
-# errors and config, and what stands beside them: counts of positions, JSON, videos and prompts.
-BASE = {"clips", "errors", "expects", "config", "layout", "plain_file", "plain_json", "prompts"}
+# errors and config, and what stands beside them: files and text of others, counts of positions,
+# JSON, videos and prompts.
+BASE = {"clips", "errors", "expects", "config", "files", "layout", "plain_file", "plain_json"}
+BASE |= {"last_resort", "prompts", "text"}
 BASE |= {"jpeg", "media_path", "video", "video_reader", "video_writer"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
@@ -32,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": BASE | {"metrics", "model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
-    "logs": {"plain_json"},
+    "logs": {"plain_json", "text"},
     "metrics": BASE | {"scrapes", "wire", ""},
     "scrapes": set(),
     "view": BASE | {"model_options", "server_process", "view", "wire"},

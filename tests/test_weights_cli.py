@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from peft import LoraConfig, get_peft_model
+from safetensors.numpy import save_file
 
 from sim_stream.cli import main
 from sim_stream.config import POCKET
@@ -103,3 +106,89 @@ def test_serving_openviga_without_weights_says_how_to_get_them() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "sim-stream weights convert" in done.stderr and "--vqgan" in done.stderr
+
+
+def shipped_copy(folder: Path) -> Path:
+    return Path(shutil.copytree(SHIPPED, folder / "weights"))
+
+
+BROKEN = {
+    "deep": lambda text: '{"a":' * 100_000 + text + "}" * 100_000,
+    "null": lambda text: text.replace('"files": {', '"files": null, "x": {', 1),
+    "huge": lambda text: text.replace('"format": 1', f'"format": {"9" * 5000}', 1),
+    "missing": lambda text: text.replace('"sha256"', '"sha255"', 1),
+    "wrong": lambda text: text.replace('"config": {', '"config": 7, "x": {', 1),
+    "not text": lambda text: text.replace('"preset": "pocket"', '"preset": "\\ud800"', 1),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["weights", "inspect"], ["weights", "verify"], ["weights", "convert", "--out", "out"]),
+        ["serve", "--device", "cpu", "--weights"],
+        ["serve", "--device", "cpu", "--world-model"],
+    ],
+    ids=" ".join,
+)
+def test_a_manifest_that_somebody_edited_is_one_line_and_status_2(
+    command: list[str],
+    how: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = shipped_copy(tmp_path) / "manifest.json"
+    path.write_text(BROKEN[how](path.read_text()))
+    assert main([*command, "weights"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.isprintable() and said.startswith(f"sim-stream {command[0]}: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["verify", "inspect"])
+def test_a_fifo_among_the_weights_is_named_and_not_waited_for(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if verb == "verify":
+        path = folder = shipped_copy(tmp_path)
+        path = folder / "world_model.safetensors"
+        path.unlink()
+    else:
+        path = folder = tmp_path / "vqgan"
+    os.mkfifo(path)
+    assert weights(verb, folder) == 2
+    assert capsys.readouterr().err.strip().endswith(f"{path}: a FIFO, no regular file")
+
+
+def test_a_path_that_cannot_be_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert weights("inspect", "x" * 5000) == 2
+    assert "File name too long" in capsys.readouterr().err
+
+
+def test_names_in_a_file_write_no_lines_and_no_escapes_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "layers.0\n\x1b[2Jfake  line\u202e"
+    save_file({key: np.ones(3, np.float32)}, tmp_path / "a.safetensors")
+    assert weights("inspect", tmp_path / "a.safetensors") == 0
+    out = capsys.readouterr().out
+    assert all(line.isprintable() for line in out.splitlines())
+    assert "layers.0\\n\\x1b[2Jfake  line\\u202e" in out
+    save_file({"\x1b[2J\n": np.ones(3, np.float32)}, tmp_path / "a.safetensors")
+    assert weights("inspect", tmp_path / "a.safetensors") == 2
+    assert capsys.readouterr().err.strip().isprintable()
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "..", "x" * 300, "a/b"])
+def test_an_index_names_files_of_its_own_folder_only(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"layers.0.x": np.ones(3, np.float32)}, tmp_path / "outside.safetensors")
+    index = tmp_path / "folder" / "m.safetensors.index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({"weight_map": {"layers.0.x": name}}))
+    assert weights("inspect", index.parent) == 2
+    assert "outside the folder" in capsys.readouterr().err

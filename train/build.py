@@ -66,8 +66,9 @@ def rounded(model: nn.Module) -> nn.Module:
 def trained_state(stage: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """Weights of a run's newest checkpoint under that prefix: averaged where it has an EMA."""
     state = checkpoint.latest(stage)
-    found = state["ema"] if state["ema"] is not None else state["model"]
-    return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+    with checkpoint.fitting(stage):
+        found = state["ema"] if state["ema"] is not None else state["model"]
+        return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
 
 
 def load_vq(preset: Preset, sources: Sources) -> VQModel:

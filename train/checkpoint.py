@@ -7,14 +7,17 @@ after a newer one is there, so a full disk costs the newest checkpoint, never th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from sim_stream.errors import CheckpointError
+from sim_stream.errors import CheckpointError, SimStreamError
+from sim_stream.files import open_regular
 
 FORMAT = 1
 
@@ -79,15 +82,44 @@ def save(state: dict[str, Any], file: Any) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Raises CheckpointError where the file is missing, cut off or foreign."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, ValueError, UnpicklingError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    with open_regular(path) as file:
+        _refuse_bombs(file, path)
+        try:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a broken archive or pickle fails in any way
+            reason = str(error).split("\n")[0][:300] or type(error).__name__
+            raise CheckpointError(f"{path}: cannot be read: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a training checkpoint of format {FORMAT}")
     return state
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Raises CheckpointError where what is read from a checkpoint's state is missing or of another
+    kind: it is in the form of one, and somebody edited it."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if isinstance(error, SimStreamError):
+            raise
+        reason = str(error).split("\n")[0][:300]
+        said = f"{type(error).__name__}: {reason}"
+        raise CheckpointError(f"{path}: its state does not fit this training: {said}") from error
+
+
+def _refuse_bombs(file: BinaryIO, path: Path) -> None:
+    """Raises CheckpointError where the archive is none, or its members are more than its bytes:
+    PyTorch stores them uncompressed, each once."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        members = zipfile.ZipFile(file).infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise CheckpointError(f"{path}: cannot be read: no PyTorch archive: {error}") from error
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not stored or sum(member.file_size for member in members) > size:
+        raise CheckpointError(f"{path}: cannot be read: its members are larger than the file")
+    file.seek(0)
 
 
 def latest(folder: Path) -> dict[str, Any]:

@@ -149,7 +149,12 @@ class Trainer:
         if not found:
             return False
         state = checkpoint.load(found[-1])
-        checkpoint.check_identity(state, self.stage.identity(), found[-1])
+        with checkpoint.fitting(found[-1]):
+            checkpoint.check_identity(state, self.stage.identity(), found[-1])
+            self._restore(state)
+        return True
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         model = self.parts["model"].model
         own = model.state_dict()
         model.load_state_dict(
@@ -163,7 +168,6 @@ class Trainer:
             self.load_optimizer(part.optimizer, state["optimizers"][name])
         self.stage.load_state_dict(state["stage"])
         self.step, self.spent_s = state["step"], state["spent_s"]
-        return True
 
     @staticmethod
     def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

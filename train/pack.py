@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sim_stream.config import Preset
-from sim_stream.errors import InvalidInput
+from sim_stream.errors import CheckpointError, InvalidInput
 from sim_stream.expects import Expects
+from sim_stream.files import parse_json, read_bytes, read_json
 from sim_stream.models import checkpoints
 from sim_stream.plain_json import to_json
 from train.build import Sources, trained_models
 from train.config import get_recipe
 from train.data.work import write_text
+
+MAX_LOG_BYTES = 1 << 30
 
 
 def how_made(runs: Path) -> dict[str, Any]:
@@ -23,8 +25,13 @@ def how_made(runs: Path) -> dict[str, Any]:
         log = runs / stage / "log.jsonl"
         if not log.is_file():
             raise InvalidInput("runs", f"{log} (does not exist)", "the folder of all three runs")
-        last = json.loads(log.read_text().splitlines()[-1])
-        made[stage] = {"steps": last["step"], "minutes": last["minutes"]}
+        try:
+            last = parse_json(read_bytes(log, at_most=MAX_LOG_BYTES).splitlines()[-1])
+            made[stage] = {"steps": last["step"], "minutes": last["minutes"]}
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise CheckpointError(
+                f"{log}: its last line has no step and minutes: {error}"
+            ) from error
     return made
 
 
@@ -42,9 +49,9 @@ def pack(preset: Preset, sources: Sources, out: Path, about: dict[str, Any]) -> 
 def read_expects(path: Path) -> dict[str, Any]:
     """The `expects` of a manifest from a file of its own. Raises InvalidInput."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInput("expects", f"{path} ({error})", "a JSON file") from error
+        values = read_json(path)
+    except CheckpointError as error:
+        raise InvalidInput("expects", error, "a JSON file") from error
     Expects.of_manifest(values)
     return values
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from sim_stream import __version__, logs
 from sim_stream.cli import bench, demo, doctor, keygen, replay, serve, view, weights
 from sim_stream.errors import SimStreamError
+from sim_stream.text import one_line
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verb.run(args)
     except SimStreamError as error:
         # Of several lines at times, but without escape codes of a server's or a file's.
-        lines = "\n".join(map(logs.one_line, str(error).split("\n")))
+        lines = "\n".join(map(one_line, str(error).split("\n")))
         print(f"sim-stream {args.verb}: {lines}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:

@@ -11,8 +11,9 @@ from typing import Any
 
 from sim_stream.config import PRESETS, get_preset
 from sim_stream.plain_json import to_json
+from sim_stream.text import one_line
 
-SHAPES_SHOWN = 6
+SHAPES_SHOWN, SHOWN_CHARACTERS = 6, 200
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -89,9 +90,13 @@ def show(reports: list[dict[str, Any]], *, as_json: bool) -> int:
 
 
 def lines(values: dict[str, Any], indent: str = "") -> list[str]:
-    """``name  value``, nested values indented; a long table of shapes is cut."""
+    """``name  value``, nested values indented; a long table of shapes is cut.
+
+    Names and values may be a file's own: whatever they hold, each stays on its line.
+    """
     out = []
-    for name, value in values.items():
+    for given, value in values.items():
+        name = one_line(given, at_most=SHOWN_CHARACTERS)
         if name == "shapes":
             shown = list(value.items())[:SHAPES_SHOWN]
             value = dict(shown) | {"...": f"{len(value)} in all (--json)"}
@@ -104,5 +109,5 @@ def lines(values: dict[str, Any], indent: str = "") -> list[str]:
             text = f"{value:,}" if isinstance(value, int) else value
             if isinstance(value, list):
                 text = "; ".join(map(str, value)) or "none"
-            out.append(f"{indent}{name:<16} {text}")
+            out.append(one_line(f"{indent}{name:<16} {text}"))
     return out

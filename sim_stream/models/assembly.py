@@ -20,12 +20,13 @@ from sim_stream.config import Preset
 from sim_stream.errors import CheckpointError, InvalidInput
 from sim_stream.expects import Expects
 from sim_stream.models import checkpoints
-from sim_stream.models.checkpoints import PARTS, Loaded
+from sim_stream.models.checkpoints import Loaded
 from sim_stream.models.formats import identify, peft_adapter
 from sim_stream.models.formats.source import Tensors
 from sim_stream.models.lora import Adapter
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
+from sim_stream.models.weights_manifest import PARTS
 from sim_stream.models.world_model import WorldModel
 
 log = logging.getLogger(__name__)

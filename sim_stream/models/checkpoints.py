@@ -28,15 +28,18 @@ from torch import Tensor, nn
 from sim_stream.config import Preset, to_dict
 from sim_stream.errors import CheckpointError, InvalidInput
 from sim_stream.expects import NOTHING_SAID, Expects
-from sim_stream.models.formats.safetensors_files import file_tensors
+from sim_stream.files import read_json, require_regular
+from sim_stream.files import sha256_of as sha256_of_file
+from sim_stream.models import weights_manifest
+from sim_stream.models.formats.safetensors_files import MAX_HEADER_BYTES, file_tensors
 from sim_stream.models.formats.source import Shape, listed
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import PIXEL_RANGES, VQModel
+from sim_stream.models.weights_manifest import FORMAT, PARTS
 from sim_stream.models.world_model import WorldModel
 from sim_stream.plain_json import to_json
 
-FORMAT = 1
-PARTS = ("vq_model", "world_model", "video_decoder")
+MANIFEST = "manifest.json"
 # What a manifest must repeat of the preset: a change in any of these makes weights unusable.
 CONFIGURATION = ("prompt", "actions_per_frame", "vq", "world_model", "video_decoder", "action_bins")
 # Which of that each part depends on.
@@ -45,7 +48,7 @@ NEEDS = {
     "world_model": ("prompt", "actions_per_frame", "world_model", "action_bins"),
     "video_decoder": ("vq", "video_decoder"),
 }
-HASH_BLOCK_BYTES = 1 << 22
+MAX_VALUE_BYTES = 8  # of a stored parameter: fp64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +77,14 @@ def weights_dir(preset_name: str, weights: Path | str | None) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a weights folder. Raises CheckpointError."""
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; a weights folder has a manifest") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a manifest of format {FORMAT}")
-    missing = sorted({"preset", "model_id", "config", "files"} - set(manifest))
-    files = manifest.get("files")
-    if missing or not isinstance(files, dict) or not files or set(files) - set(PARTS):
-        raise CheckpointError(f"{path}: missing fields {missing}, or files other than {PARTS}")
-    return manifest
+    """The manifest of a weights folder, its fields checked. Raises CheckpointError."""
+    path = folder / MANIFEST
+    if not (path.exists() or path.is_symlink()):
+        raise CheckpointError(f"{path}: no such file; a weights folder has a manifest")
+    manifest = read_json(path)
+    weights_manifest.check(manifest, str(path))
+    # null is as good as none
+    return {name: value for name, value in manifest.items() if value is not None}
 
 
 def expects_of(folder: Path, manifest: Mapping[str, Any]) -> Expects:
@@ -101,18 +97,6 @@ def expects_of(folder: Path, manifest: Mapping[str, Any]) -> Expects:
 
 def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def sha256_of_file(path: Path) -> str:
-    """Read in blocks: the file may be larger than memory. Raises CheckpointError."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(HASH_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    return digest.hexdigest()
 
 
 def joined_sha256(hashes: Iterable[str]) -> str:
@@ -135,10 +119,23 @@ def shards_of(folder: Path, part: str, manifest: Mapping[str, Any]) -> dict[Path
     shards = entry.get("shards")
     if shards is None:
         return {folder / f"{part}.safetensors": entry["sha256"]}
-    foreign = [name for name in shards if Path(name).name != name]
-    if foreign or joined_sha256(shards.values()) != entry["sha256"]:
+    if joined_sha256(shards.values()) != entry["sha256"]:
         raise CheckpointError(f"{folder}: the manifest's shards of {part} contradict themselves")
     return {folder / name: sha256 for name, sha256 in shards.items()}
+
+
+def check_sizes(folder: Path, part: str, manifest: Mapping[str, Any], preset: Preset) -> None:
+    """Raises CheckpointError where a part's files are no files, or larger than the part can be:
+    before anything of them is hashed."""
+    shards = shards_of(folder, part, manifest)
+    there = sum(require_regular(path) for path in shards)
+    parameters = sum(t.numel() for t in make_part(preset, part).state_dict().values())
+    most = MAX_VALUE_BYTES * parameters + MAX_HEADER_BYTES * len(shards)
+    if there > most:
+        raise CheckpointError(
+            f"{folder}: {part} has {there:,} bytes; {preset.name}'s {parameters:,} values take "
+            f"{most:,} at most"
+        )
 
 
 def part_tensors(
@@ -238,6 +235,10 @@ def check_config(folder: Path, manifest: Mapping[str, Any], preset: Preset, part
     if wrong:
         differences = "; ".join(f"{k}: {found.get(k)} against {expected[k]}" for k in wrong)
         raise CheckpointError(f"{folder}: made for another configuration: {differences}")
+    most = preset.world_model.text_vocab_size
+    if part == "world_model" and any(i >= most for i in manifest.get("prompt_ids", ())):
+        raise CheckpointError(f"{folder}: prompt_ids beyond the vocabulary of {most:,}")
+    check_sizes(folder, part, manifest, preset)
 
 
 def load_part(
@@ -311,5 +312,5 @@ def write_manifest(
     }
     partial = folder / ".manifest.partial"
     partial.write_text(to_json(manifest, indent=1) + "\n")
-    os.replace(partial, folder / "manifest.json")
+    os.replace(partial, folder / MANIFEST)
     return manifest

@@ -20,12 +20,14 @@ from tqdm import tqdm
 
 from sim_stream.config import PRESETS, Preset
 from sim_stream.errors import CheckpointError, InvalidInput
+from sim_stream.files import sha256_of
 from sim_stream.models import checkpoints, pixel_range
-from sim_stream.models.checkpoints import PARTS
 from sim_stream.models.formats import identify
 from sim_stream.models.formats.source import Source, count_dtypes, disagreements, mismatches, refuse
 from sim_stream.models.tokenizer import prompt_ids
 from sim_stream.models.vq_model import VQModel
+from sim_stream.models.weights_manifest import PARTS
+from sim_stream.text import one_line
 from sim_stream.video import SAMPLE
 
 SHARD_BYTES = 1 << 30
@@ -95,7 +97,7 @@ def whole_or_nothing(
 def default_id(path: Path) -> str:
     """A folder's name, the one that a file lies in too: files are called `params` everywhere."""
     folder = path.resolve() if path.is_dir() else path.resolve().parent
-    return folder.name[:64] or "unnamed"
+    return one_line(folder.name)[:64] or "unnamed"
 
 
 def gather(paths: Sequence[Path]) -> tuple[dict[str, list[Source]], Path | None]:
@@ -180,7 +182,7 @@ def describe_file(path: Path) -> dict[str, Any]:
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
-        "sha256": checkpoints.sha256_of_file(path),
+        "sha256": sha256_of(path),
     }
 
 
@@ -208,7 +210,7 @@ class ShardWriter:
     def _flush(self) -> None:
         name = f"{self.part}.{len(self._hashes) + 1:05}.safetensors"
         save_file(self._pending, self._folder / name)
-        self._hashes[name] = self._pool.submit(checkpoints.sha256_of_file, self._folder / name)
+        self._hashes[name] = self._pool.submit(sha256_of, self._folder / name)
         self._pending, self._bytes = {}, 0
 
 

@@ -31,7 +31,12 @@ def verify(folder: Path, *, preset: Preset | None = None, video: Path = SAMPLE) 
     report: dict[str, Any] = {"model_id": manifest["model_id"], "preset": preset.name, "parts": {}}
     for part, entry in manifest["files"].items():
         checkpoints.check_config(folder, manifest, preset, part)
-        check_tensors(folder, part, manifest, preset)
+        found = check_tensors(folder, part, manifest, preset)
+        if entry["parameters"] != found:
+            raise CheckpointError(
+                f"{folder}: {part} has {found:,} parameters, the manifest says "
+                f"{entry['parameters']:,}"
+            )
         report["parts"][part] = {
             "sha256": entry["sha256"],
             "parameters": entry["parameters"],
@@ -47,8 +52,8 @@ def verify(folder: Path, *, preset: Preset | None = None, video: Path = SAMPLE) 
     return report
 
 
-def check_tensors(folder: Path, part: str, manifest: Mapping[str, Any], preset: Preset) -> None:
-    """Hashes, keys, shapes and values of one part, a tensor at a time."""
+def check_tensors(folder: Path, part: str, manifest: Mapping[str, Any], preset: Preset) -> int:
+    """Hashes, keys, shapes and values of one part, a tensor at a time; gives its parameters."""
     found = {}
     for key, tensor in checkpoints.part_tensors(folder, part, manifest):
         check_values(tensor, f"{folder}: {part}: {key}")
@@ -56,6 +61,7 @@ def check_tensors(folder: Path, part: str, manifest: Mapping[str, Any], preset: 
     checkpoints.fill(
         checkpoints.make_part(preset, part), found.items(), f"{folder.name}/{part}", device="meta"
     )
+    return sum(tensor.numel() for tensor in found.values())
 
 
 def check_prompt(folder: Path, manifest: Mapping[str, Any], preset: Preset) -> None:

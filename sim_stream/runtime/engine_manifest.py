@@ -14,23 +14,27 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
 from sim_stream.config import Preset, from_dict, to_dict
 from sim_stream.errors import EngineError, InvalidInput, Unavailable
+from sim_stream.files import escapes, read_json, require_regular, sha256_of
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
 from sim_stream.plain_json import to_json
 from sim_stream.runtime.engine import ENCODER, VIDEO_DECODER, Form, TensorSpec, interface
 
 FORMAT = 1
+GRAPH_PRECISIONS = ("fp32", "bf16", "fp16")
+MAX_FILE_BYTES, MAX_BATCH_BUILT = 16 << 30, 64
 BACKENDS = ("onnxruntime", "tensorrt", "torch-tensorrt")
 
 
@@ -104,17 +108,21 @@ def read_engine(path: Path) -> EngineManifest:
     """Raises EngineError."""
     values = _read_json(path)
     graph = _graph_from(values.get("graph"), path)
-    return _from(EngineManifest, {**values, "graph": graph}, path)
+    manifest: EngineManifest = _from(EngineManifest, {**values, "graph": graph}, path)
+    if manifest.backend not in BACKENDS:
+        raise EngineError(
+            f"{path}: backend is {manifest.backend[:80]!r}; allowed: {', '.join(BACKENDS)}"
+        )
+    _check_files(manifest.files, path)
+    _check_build(manifest, path)
+    return manifest
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise EngineError(f"{path}: no such file; `python -m engines build` makes it") from error
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+    if not (path.exists() or path.is_symlink()):
+        raise EngineError(f"{path}: no such file; `python -m engines build` makes it")
+    values = read_json(path, EngineError)
+    if values.get("format") != FORMAT:
         raise EngineError(f"{path}: not a manifest of format {FORMAT}")
     return values
 
@@ -124,14 +132,73 @@ def _graph_from(values: Any, path: Path) -> GraphManifest:
         raise EngineError(f"{path}: says nothing of its graph")
     parts = {"form": Form, "input": TensorSpec, "output": TensorSpec}
     made = {key: _from(cls, values.get(key), path) for key, cls in parts.items()}
-    return _from(GraphManifest, {**values, **made}, path)
+    manifest: GraphManifest = _from(GraphManifest, {**values, **made}, path)
+    if manifest.precision not in GRAPH_PRECISIONS or not 1 <= manifest.max_batch <= MAX_BATCH_BUILT:
+        raise EngineError(
+            f"{path}: precision is {manifest.precision[:80]!r}, max_batch {manifest.max_batch}; "
+            f"allowed: {', '.join(GRAPH_PRECISIONS)}, and 1..{MAX_BATCH_BUILT}"
+        )
+    _check_files(manifest.files, path)
+    return manifest
+
+
+def _check_files(files: tuple[str, ...], path: Path) -> None:
+    """Raises EngineError where a manifest names no file, or one outside its own folder."""
+    names = [name for file in files for name in PurePosixPath(file).parts]
+    if not files or not names or any(map(escapes, names)):
+        raise EngineError(f"{path}: files are {str(files)[:200]}; allowed: files in its folder")
+
+
+def _check_build(manifest: EngineManifest, path: Path) -> None:
+    """Raises EngineError where a build option that the runtime needs is no number."""
+    needs = manifest.backend == "onnxruntime" and manifest.provider == "tensorrt"
+    given = manifest.build.get("workspace_bytes")
+    if (needs or given is not None) and not _is_number(given):
+        raise EngineError(f"{path}: build.workspace_bytes is {str(given)[:80]}; allowed: bytes")
+    passed = manifest.verification.get("passed", False)
+    if not isinstance(passed, bool):
+        raise EngineError(f"{path}: verification.passed is {str(passed)[:80]!r}; allowed: a bool")
 
 
 def _from(cls: type[Any], values: Any, path: Path) -> Any:
+    """A dataclass whose every field is of its type, by name."""
     try:
-        return from_dict(cls, values if isinstance(values, dict) else {})
+        made = from_dict(cls, values if isinstance(values, dict) else {})
     except InvalidInput as error:
         raise EngineError(f"{path}: {error}") from error
+    faults = [
+        f"{cls.__name__}.{name} is {str(getattr(made, name))[:80]!r}; allowed: {_SAYS[kind]}"
+        for name, kind in get_type_hints(cls).items()
+        if kind in _HOLDS and not _HOLDS[kind](getattr(made, name))
+    ]
+    if faults:
+        raise EngineError(f"{path}: {'; '.join(faults)}")
+    return made
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _are(holds: Callable[[Any], bool], value: object) -> bool:
+    return isinstance(value, tuple) and all(map(holds, value))
+
+
+# What a field of each type may hold; one whose type is a dataclass was checked when it was made.
+_HOLDS: Mapping[Any, Callable[[Any], bool]] = {
+    str: lambda value: isinstance(value, str),
+    int: _is_number,
+    tuple[int, ...]: partial(_are, _is_number),
+    tuple[str, ...]: partial(_are, lambda value: isinstance(value, str)),
+    Mapping[str, Any]: lambda value: isinstance(value, dict),
+}
+_SAYS: Mapping[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    tuple[int, ...]: "whole numbers",
+    tuple[str, ...]: "texts",
+    Mapping[str, Any]: "an object",
+}
 
 
 def weights_sha256(model: VQModel | VideoDecoder) -> str:
@@ -156,11 +223,9 @@ def files_sha256(paths: Iterable[Path]) -> str:
     """One hash for some files in order. Raises EngineError where one is missing."""
     digest = hashlib.sha256()
     for path in paths:
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise EngineError(f"{path}: cannot be read: {error.strerror}") from error
+        if require_regular(path, EngineError) > MAX_FILE_BYTES:
+            raise EngineError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes")
+        digest.update(bytes.fromhex(sha256_of(path, EngineError)))
     return digest.hexdigest()
 
 

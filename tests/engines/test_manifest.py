@@ -1,13 +1,16 @@
 """An engine that was not made for what it should run with is refused, and both sides are named."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from engines import cli as engines_cli
 from engines.build import BuildOptions, build
 from engines.export import ExportOptions
 from sim_stream.errors import EngineError, InvalidInput
@@ -103,6 +106,76 @@ def test_a_broken_manifest_is_refused_by_its_path(folder: Path, text: str) -> No
     engine_path(folder, STEADY).write_text(text)
     with pytest.raises(EngineError, match=r"video_decoder_3_1\.engine\.json"):
         load_folder(folder, host())
+
+
+DEEP = json.loads("[" * 40 + "]" * 40)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("files",), ["../../etc/passwd"], "files are .*allowed: files in its folder"),
+        (("files",), ["/etc/passwd"], "files are .*allowed: files in its folder"),
+        (("files",), [], "files are .*allowed: files in its folder"),
+        (("files",), None, "EngineManifest.files is 'None'; allowed: texts"),
+        (("files",), [3], "EngineManifest.files"),
+        (("graph",), None, "says nothing of its graph"),
+        (("graph", "form"), None, "Form"),
+        (("graph", "form", "part"), {"a": 1}, "part: got"),
+        (("graph", "max_batch"), "8", "GraphManifest.max_batch is '8'; allowed: a whole number"),
+        (("graph", "max_batch"), 10**9, "max_batch 1000000000"),
+        (("graph", "precision"), "fp3", "precision is 'fp3'"),
+        (("graph", "input", "shape"), [16, None], "TensorSpec.shape"),
+        (("backend",), "bash", "backend is 'bash'; allowed: onnxruntime"),
+        (("backend",), None, "EngineManifest.backend is 'None'; allowed: text"),
+        (("verification",), {"passed": "yes"}, "verification.passed is 'yes'; allowed: a bool"),
+        (("verification",), None, "EngineManifest.verification is 'None'; allowed: an object"),
+        (("build",), {"workspace_bytes": "x"}, "build.workspace_bytes is x"),
+        (("build",), 2**70, "whole number beyond 64 bits"),
+        (("device",), DEEP, "nested deeper than 32 levels"),
+    ],
+)
+def test_a_manifest_that_somebody_edited_is_refused_by_field(
+    folder: Path, where: tuple[str, ...], value: object, said: str
+) -> None:
+    path = engine_path(folder, STEADY)
+    values = json.loads(path.read_text())
+    inner = values
+    for name in where[:-1]:
+        inner = inner[name]
+    inner[where[-1]] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(EngineError, match=said) as error:
+        read_folder(folder, host())
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["graphs/encoder.onnx", "encoder.engine.json"])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "a FIFO, no regular file"),
+        (os.mkdir, "a folder, no regular file"),
+        (lambda path: os.symlink("gone", path), "a link to nowhere"),
+    ],
+)
+def test_what_is_no_file_is_named_and_never_waited_for(
+    folder: Path, name: str, make: Callable[[Path], None], said: str
+) -> None:
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.raises(EngineError, match=f"{name}: {said}"):
+        read_folder(folder, host())
+
+
+@pytest.mark.parametrize("verb", ["verify", "profile"])
+def test_the_commands_say_it_in_one_line_with_status_2(
+    folder: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine_path(folder, ENCODE).write_text('{"a":' * 100_000)
+    assert engines_cli.main([verb, str(folder)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.isprintable() and said.startswith(f"engines {verb}: ")
 
 
 def test_an_engine_without_verification_is_refused(tmp_path: Path, tiny_engines: Path) -> None:

@@ -14,6 +14,7 @@ beside that says its ``holds`` (``--list``). Memory is the server's resident set
     processes   servers and clients as child processes; nothing outlives this program
     driver      the client process    clients  what it got, checked against a reference
     catalogue   all faults
+    files       mutated files of every kind (`--cases 10000`); file_kinds, file_worker, mutate
     registry    faults and outcomes   namespaces  of network, mounts and time, without names
     link        a network link that can be slow, lossy or cut    keys  for encrypted ones
     clock.c     a time of day that jumps

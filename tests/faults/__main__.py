@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return MISTAKE
     signal.signal(signal.SIGTERM, _interrupt)  # so that it cleans up as Ctrl-C does
     try:
-        outcomes = run_all(chosen, args.seed)
+        outcomes = run_all(chosen, args.seed, args.cases)
     except KeyboardInterrupt:
         print("interrupted; all processes ended", file=sys.stderr)
         return INTERRUPTED
@@ -54,17 +54,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="name them, and what must hold")
     parser.add_argument("--seed", type=int, default=1, help="of all chance (default: %(default)s)")
+    parser.add_argument("--cases", type=int, metavar="N", help="files of each kind to mutate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there, too")
     return parser
 
 
-def run_all(faults: Sequence[Fault], seed: int) -> list[Outcome]:
+def run_all(faults: Sequence[Fault], seed: int, cases: int | None) -> list[Outcome]:
     print(f"{len(faults)} faults, seed {seed}")
     print(_row("fault", "state", "seconds", "figures"))
     outcomes = []
     for number, fault in enumerate(faults, 1):
         _progress(f"[{number}/{len(faults)}] {fault.name} ...")
-        outcome = run_fault(fault, seed)
+        outcome = run_fault(fault, seed, cases)
         _progress("")
         print(describe(outcome), flush=True)
         outcomes.append(outcome)

@@ -7,6 +7,7 @@ from tests.faults import (
     clocks,
     disk,
     doors,
+    files,
     fuzz,
     hostile,
     impostors,
@@ -32,6 +33,7 @@ FAULTS = (
     *impostors.FAULTS,
     *planted.FAULTS,
     *fuzz.FAULTS,
+    *files.FAULTS,
     *disk.FAULTS,
     *clocks.FAULTS,
 )

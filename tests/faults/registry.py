@@ -25,9 +25,10 @@ Figures = Mapping[str, str]
 class Stage(ExitStack):
     """Owns what a fault starts and ends it all, the last first, however the fault ends."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, cases: int | None = None) -> None:
+        """`cases`: of each kind of random file; None: as many as the fault itself says."""
         super().__init__()
-        self.seed = seed
+        self.seed, self.cases = seed, cases
         self.random = random.Random(seed)
 
     def __enter__(self) -> Self:
@@ -65,13 +66,13 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_fault(fault: Fault, seed: int) -> Outcome:
+def run_fault(fault: Fault, seed: int, cases: int | None = None) -> Outcome:
     """Runs it on a stage of its own."""
     start_s = time.monotonic()
     state: State = "survived"
     why, figures = "", {}
     try:
-        with Stage(seed) as stage:
+        with Stage(seed, cases) as stage:
             figures = dict(fault.run(stage))
     except Unavailable as error:
         state, why = "not run", str(error)

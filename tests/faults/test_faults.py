@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +15,19 @@ from pathlib import Path
 import pytest
 
 from sim_stream.errors import Unavailable
-from tests.faults import __main__, clients_fail, disk, fuzz, hostile, strangers
+from tests.faults import (
+    __main__,
+    clients_fail,
+    disk,
+    file_kinds,
+    files,
+    fuzz,
+    hostile,
+    strangers,
+)
 from tests.faults.catalogue import FAULTS
 from tests.faults.clients import Seen, check_frames
+from tests.faults.mutate import Mutator
 from tests.faults.processes import ROOT, Violated, require, toy_server, wait_until
 from tests.faults.registry import Fault, Stage, run_fault
 
@@ -121,6 +133,76 @@ def test_fuzzer_with_one_seed_makes_the_same_messages():
     messages = [first.message("0" * 16) for _ in range(200)]
     assert messages == [second.message("0" * 16) for _ in range(200)]
     assert messages != [fuzz.Fuzzer(6).message("0" * 16) for _ in range(200)]
+
+
+def test_some_mutated_files_of_each_kind_are_read_or_refused() -> None:
+    outcome = run_fault(files.FAULTS[0], seed=1, cases=30)
+    assert outcome.state == "survived", outcome.why
+    assert all("refused" in outcome.figures[kind.name] for kind in file_kinds.KINDS)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        ("raise KeyError('a')", "KeyError at .*'a'"),
+        ("raise InvalidInput('a', 'b', 'c') from MemoryError()", "memory ran out before"),
+        ("time.sleep(60)", "longer than 2 s"),
+        ("os.abort()", "the process ended with -6"),
+        ("signal.pthread_sigmask(0, [14]); time.sleep(60)", "nothing happened for 10 s"),
+        ("held.append(b'x' * (100 << 20))", "MiB of memory"),
+    ],
+)
+def test_fuzzer_of_files_sees_each_way_to_fail_and_keeps_the_files(
+    act: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kind whose third case fails like that."""
+    (tmp_path / "planted.py").write_text(PLANTED.format(act=act))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setattr(files, "MODULE", "planted")
+    monkeypatch.setattr(files, "CASE_S", 2.0)
+    monkeypatch.setattr(files, "SILENT_S", 10.0)
+    monkeypatch.setattr(files, "KEEP", tmp_path / "kept")
+    with Stage(1) as stage:
+        tally = files.fuzz(["planted"], 1, 8, stage)
+    assert len(tally.failures) == 1, tally.failures
+    assert re.search(f"planted, case 2.*{said}.*kept in", tally.failures[0], re.DOTALL)
+    assert sum(tally.read.values()) >= 4
+    assert (tmp_path / "kept" / "planted-1-2" / "a").is_file()
+
+
+PLANTED = """
+import os, signal, sys, time
+from sim_stream.errors import InvalidInput
+from tests.faults import file_kinds, file_worker
+
+held, calls = [], 0
+EVEN = __import__("json").loads(sys.argv[1])["share"] == 0
+
+def read(folder, changed):
+    global calls
+    calls += 1
+    if EVEN and calls == 3 and __import__("json").loads(sys.argv[1])["first"] == 0:
+        {act}
+
+def prepare(folder):
+    (folder / "a").write_text("a")
+
+kind = file_kinds.Kind(name="planted", prepare=prepare, rules={{"*": "bytes"}}, reader=lambda: read)
+file_worker.BOUND_MIB = 64
+file_worker.kind_named = lambda name: kind
+sys.exit(file_worker.main())
+"""
+
+
+def test_mutations_with_one_seed_are_the_same() -> None:
+    data = b'{"a": [1, 2, {"b": null}], "c": "text"}'
+
+    def made(seed: int) -> list[bytes]:
+        mutator = Mutator(random.Random(seed), [data])
+        lines = [mutator.of_json_lines(data + b"\n" + data) for _ in range(50)]
+        return lines + [mutator.of_json(data) for _ in range(200)]
+
+    assert made(3) == made(3) != made(4)
 
 
 def test_server_that_dies_is_told_with_its_last_words():

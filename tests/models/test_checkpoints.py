@@ -1,6 +1,8 @@
 """Weights folders: what was saved is what is loaded, and nothing else is."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,92 @@ def test_weights_that_mean_other_yaw_rates_are_refused(folder: Path) -> None:
 def test_a_broken_manifest_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        checkpoints.load(folder, SMALL)
+
+
+BIG = 2**70
+DEEP = json.loads("[" * 40 + "]" * 40)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_id": None}, "model_id is None"),
+        ({"model_id": "\x1b[2Jpocket"}, r"model_id is '\\x1b\[2Jpocket'; allowed: printable"),
+        ({"preset": ["pocket"]}, r"preset is \['pocket'\]"),
+        ({"config": None}, "config is None; allowed: an object"),
+        ({"config": 3}, "config is 3"),
+        ({"prompt_ids": "1"}, "prompt_ids is '1'"),
+        ({"prompt_ids": [1, -3]}, r"prompt_ids is \[1, -3\]"),
+        ({"prompt_ids": [7, 8]}, "prompt_ids beyond the vocabulary of 8"),
+        ({"prompt_ids": [True]}, "prompt_ids is"),
+        ({"held_out": 5}, "held_out is 5"),
+        ({"held_out": BIG}, "whole number beyond 64 bits"),
+        ({"held_out": float("nan")}, "NaN is no number"),
+        ({"held_out": DEEP}, "nested deeper than 32"),
+        ({"made_by": "\ud800"}, "surrogates not allowed"),
+        ({"files": []}, r"files is \[\]"),
+        ({"files": {"vq_model": None}}, "files.vq_model is None; allowed: an object"),
+        ({"files": {"vq_model": {}}}, "files.vq_model.sha256 is missing; .*parameters is missing"),
+        ({"files": {"a": {}, "vq_model": {"sha256": 3, "parameters": "x"}}}, "files has 'a'.*is 3"),
+    ],
+)
+def test_a_manifest_that_somebody_edited_is_refused_by_field(
+    folder: Path, changes: dict[str, object], said: str
+) -> None:
+    edit_manifest(folder, **changes)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        checkpoints.load(folder, SMALL)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("shards", [{"../x.safetensors": "0" * 64}, {"/etc/passwd": "0" * 64}, {}])
+def test_shards_outside_the_folder_are_refused(folder: Path, shards: dict[str, str]) -> None:
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files["vq_model"]["shards"] = shards
+    edit_manifest(folder, files=files)
+    with pytest.raises(CheckpointError, match=r"files\.vq_model\.shards is .*in the folder"):
+        checkpoints.load(folder, SMALL)
+
+
+def test_a_key_that_stands_twice_is_refused(folder: Path) -> None:
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace("{", '{"preset": "openviga",', 1))
+    with pytest.raises(CheckpointError, match="'preset' stands twice"):
+        checkpoints.load(folder, SMALL)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "vq_model.safetensors"])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "a FIFO, no regular file"),
+        (os.mkdir, "a folder, no regular file"),
+        (lambda path: os.symlink("/dev/zero", path), "a device, no regular file"),
+        (lambda path: os.symlink("gone", path), r"a link to nowhere \(gone\)"),
+        (lambda path: os.symlink(path, path), "cannot be read: Too many levels"),
+    ],
+)
+def test_what_is_no_file_is_named_and_never_waited_for(
+    folder: Path, name: str, make: Callable[[Path], None], said: str
+) -> None:
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.raises(CheckpointError, match=f"{name}: {said}"):
+        checkpoints.load(folder, SMALL)
+
+
+def test_a_link_to_a_file_is_followed(folder: Path, tmp_path: Path) -> None:
+    """A hub's cache is made of them."""
+    path = folder / "vq_model.safetensors"
+    path.rename(tmp_path / "blob")
+    path.symlink_to(tmp_path / "blob")
+    assert checkpoints.load(folder, SMALL).model_id == "small-1"
+
+
+def test_a_part_that_is_far_too_large_is_refused_before_it_is_hashed(folder: Path) -> None:
+    os.truncate(folder / "vq_model.safetensors", 1 << 42)  # a hole: it takes no room
+    with pytest.raises(CheckpointError, match=r"vq_model has 4,398,046,511,104 bytes; .* at most"):
         checkpoints.load(folder, SMALL)
 
 

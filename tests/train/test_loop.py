@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,6 +217,21 @@ def test_only_the_newest_checkpoints_are_kept_and_partial_ones_never_count(tmp_p
     checkpoint.find(tmp_path)[-1].write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.latest(tmp_path)
+
+
+def test_a_checkpoint_that_is_a_bomb_or_not_whole_is_refused(tmp_path: Path) -> None:
+    path = checkpoint.path_of(tmp_path, 1)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(1 << 24))
+    with pytest.raises(CheckpointError, match="members are larger than the file"):
+        checkpoint.latest(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="a FIFO, no regular file"):
+        checkpoint.latest(tmp_path)
+    unfit = pytest.raises(CheckpointError, match="does not fit this training: KeyError: 'model'")
+    with unfit, checkpoint.fitting(path):
+        {}["model"]
 
 
 def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sim_stream.config import Preset
 from sim_stream.errors import CheckpointError
+from sim_stream.files import read_json
 from sim_stream.models.formats import safetensors_files
 from sim_stream.models.formats.source import Source, Tensors, count_dtypes, refuse
 
@@ -42,7 +43,7 @@ def is_config(config: Mapping[str, Any]) -> bool:
 
 def read(folder: Path) -> Source:
     """Raises CheckpointError, naming every option that makes it another network."""
-    config = safetensors_files.read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     refuse(f"{folder / 'config.json'}", config_faults(config))
     files = safetensors_files.read(folder, _weights(folder))
 

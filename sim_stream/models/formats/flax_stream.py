@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sim_stream.errors import CheckpointError, SimStreamError
+from sim_stream.files import open_regular
 from sim_stream.models.formats.source import Shape
 
 # What a checkpoint of ours can need, generously: a hostile file is refused before it costs memory.
@@ -167,12 +169,8 @@ class FlaxStream:
 @contextmanager
 def opened(path: Path) -> Iterator[FlaxStream]:
     """The stream in a file, indexed. Raises CheckpointError."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    with file:
-        if not path.stat().st_size:
+    with open_regular(path) as file:
+        if not os.fstat(file.fileno()).st_size:
             raise CheckpointError(f"{path}: is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield FlaxStream(data, path)

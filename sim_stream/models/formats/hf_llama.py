@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sim_stream.files import read_json
 from sim_stream.models.formats import own, safetensors_files
 from sim_stream.models.formats.source import Source, refuse
 
@@ -41,7 +42,7 @@ def is_config(config: Mapping[str, Any]) -> bool:
 
 def read(folder: Path) -> Source:
     """Raises CheckpointError, naming every option that makes it another network."""
-    config = safetensors_files.read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     refuse(f"{folder / 'config.json'}", config_faults(config))
     source = own.from_files(safetensors_files.read(folder), KIND, "world_model")
     return replace(
@@ -64,7 +65,8 @@ def config_faults(config: Mapping[str, Any]) -> list[str]:
     """Every option that is missing or makes it another network than ours."""
     faults = [f"{name} is missing" for name in OURS if name not in config]
     for name, value in REQUIRED.items():
-        if config.get(name, value) != value:
+        found = config.get(name, value)
+        if found != value and (found or value):  # null, false, [] and {} all mean "off"
             faults.append(f"{name} is {config[name]!r}, this network needs {value!r}")
     heads = config.get("num_attention_heads")
     if config.get("num_key_value_heads") not in (None, heads):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sim_stream.errors import CheckpointError, InvalidInput
+from sim_stream.files import open_regular, read_json
 from sim_stream.models.formats import (
     diffusers_vq,
     hf_llama,
@@ -35,8 +36,11 @@ READERS: dict[str, Callable[[Path], Source]] = {
 
 def kind_of(path: Path) -> str:
     """The format of a file or folder. Raises InvalidInput (no such path), CheckpointError."""
-    if not path.exists():
-        raise InvalidInput("path", path, "an existing file or folder")
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        why = "" if isinstance(error, FileNotFoundError) else f" ({_reason(error)})"
+        raise InvalidInput("path", f"{path}{why}", "an existing file or folder") from error
     return _kind_of_folder(path) if path.is_dir() else _kind_of_file(path)
 
 
@@ -69,7 +73,7 @@ def _kind_of_folder(folder: Path) -> str:
     if (folder / peft_adapter.CONFIG).is_file():
         return peft_adapter.KIND
     if (folder / "config.json").is_file():
-        config = safetensors_files.read_json(folder / "config.json")
+        config = read_json(folder / "config.json")
         if diffusers_vq.is_config(config):
             return diffusers_vq.KIND
         if hf_llama.is_config(config):
@@ -93,7 +97,7 @@ def _kind_of_file(path: Path) -> str:
         return TOKENIZER
     if path.name.endswith((safetensors_files.SUFFIX, safetensors_files.INDEX_SUFFIX)):
         return own.KIND
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(4)
     if start[:1] == b"\x92":  # a msgpack pair
         return lwm_params.KIND
@@ -101,3 +105,7 @@ def _kind_of_file(path: Path) -> str:
         return lwm_vqgan.KIND
     hint = "; a PyTorch pickle is: save it as safetensors" if start == b"PK\x03\x04" else ""
     raise CheckpointError(f"{path}: nothing known{hint}; known: {KNOWN}")
+
+
+def _reason(error: Exception) -> object:
+    return getattr(error, "strerror", None) or error

@@ -98,12 +98,15 @@ def read(path: Path) -> Source:
 
 def stacking_axis(index: Mapping[str, Stored]) -> int:
     """0 or 1: the axis of the stacked query kernels that is not the hidden size."""
-    hidden = index.get("transformer/ln_f/kernel") or index.get("params/transformer/ln_f/kernel")
+    norm = index.get("transformer/ln_f/kernel") or index.get("params/transformer/ln_f/kernel")
+    if norm is None or len(norm.shape) != 1:
+        return 0
+    hidden = norm.shape[0]
     for key, stored in index.items():
-        if key.endswith(f"{SCANNED}/attention/wq/kernel") and hidden and len(stored.shape) == 3:
-            if stored.shape == (hidden.shape[0],) * 3:
+        if key.endswith(f"{SCANNED}/attention/wq/kernel") and len(stored.shape) == 3:
+            if stored.shape == (hidden,) * 3:
                 raise CheckpointError(f"{key}: as many layers as channels; the axis is not clear")
-            return 0 if stored.shape[0] != hidden.shape[0] else 1
+            return 0 if stored.shape[0] != hidden else 1
     return 0
 
 

@@ -1,11 +1,11 @@
 """Tensors of safetensors files: one file, a folder of them, or shards with an index.
 
-Headers are read first, tensors memory-mapped and handed out one by one. Knows no model.
+Headers are read first, tensors memory-mapped and handed out one by one. A header is read here, too,
+before the library sees it: its length, nesting and keys are bounded. Knows no model.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sim_stream import files as plain
 from sim_stream.errors import CheckpointError
 from sim_stream.models.formats.source import Shape
 
 SUFFIX, INDEX_SUFFIX = ".safetensors", ".safetensors.index.json"
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-MAX_JSON_BYTES = 64 << 20
+MAX_HEADER_BYTES = 8 << 20  # a hundred bytes a tensor; the largest models' are of 2 MB
 
 
 class Header(NamedTuple):
@@ -85,6 +86,7 @@ def read(path: Path, files: Iterable[Path] | None = None) -> Files:
 @contextmanager
 def opened(file: Path) -> Iterator[Any]:
     """A safetensors handle whose faults are CheckpointErrors that name the file."""
+    check_header(file)
     try:
         with safe_open(file, framework="pt") as handle:
             yield handle
@@ -92,26 +94,29 @@ def opened(file: Path) -> Iterator[Any]:
         raise CheckpointError(f"{file}: not a safetensors file: {error}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of bounded size. Raises CheckpointError."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes")
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return value
+def check_header(file: Path) -> None:
+    """Raises CheckpointError where a header is too long, repeats a key or nests too deeply."""
+    with plain.open_regular(file) as raw:
+        start = raw.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > MAX_HEADER_BYTES:
+            said = f"a header of {length:,} bytes; {MAX_HEADER_BYTES:,} at most"
+            raise CheckpointError(f"{file}: not a safetensors file: {said}")
+        try:
+            header = plain.parse_json(raw.read(length))
+        except ValueError as error:
+            raise CheckpointError(f"{file}: not a safetensors file: its header: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file}: not a safetensors file: its header is no JSON object")
 
 
 def _indexed(index: Path) -> tuple[Path, ...]:
-    names = read_json(index).get("weight_map")
+    names = plain.read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
         raise CheckpointError(f"{index}: no weight_map of file names")
     files = sorted(set(names.values()))
-    foreign = [name for name in files if Path(name).name != name]
-    missing = [name for name in files if not (index.parent / name).is_file()]
+    foreign = [name for name in files if plain.escapes(name)]
+    missing = [name for name in files if not (foreign or (index.parent / name).is_file())]
     if foreign or missing:
         raise CheckpointError(f"{index}: shards missing {missing}, outside the folder {foreign}")
     return tuple(index.parent / name for name in files)

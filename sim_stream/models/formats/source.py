@@ -22,6 +22,7 @@ Tensors = Iterator[tuple[str, Tensor]]
 
 # Trained weights of these networks stay below a hundred; a flipped exponent bit gives 1e38.
 LARGEST_WEIGHT = 1e4
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 NAMED_FAULTS = 50  # a message about the wrong model altogether stays readable
 
 
@@ -56,9 +57,15 @@ class Source:
 
 
 def check_values(tensor: Tensor, where: str) -> None:
-    """Raises CheckpointError where a value is no number or larger than any trained weight."""
-    if not tensor.is_floating_point():
+    """Raises CheckpointError where there is no value, or one that is no number or larger than any
+    trained weight."""
+    if tensor.dtype not in FLOATS:
         raise CheckpointError(f"{where} is {tensor.dtype}, expected fp32, bf16 or fp16")
+    if not tensor.numel():
+        raise CheckpointError(
+            f"{where} is empty, of shape {tuple(tensor.shape)}: saved by a process that did not "
+            "hold it (ZeRO-3 and the like)"
+        )
     low, high = (float(bound) for bound in tensor.aminmax())
     if not (low >= -LARGEST_WEIGHT and high <= LARGEST_WEIGHT):
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pickle
 import struct
@@ -150,6 +151,28 @@ def shared(depth: int) -> dict[str, object]:
     return tree
 
 
+def branches(width: int) -> dict[str, object]:
+    """One dict under many names, and so on: many nodes when walked, no array."""
+    tree: dict[str, object] = {}
+    for _ in range(3):
+        tree = {str(i): tree for i in range(width)}
+    return tree
+
+
+def repeated(times: int) -> bytes:
+    """A megabyte, and a program that makes an array of it again and again."""
+    buffer = b"x" * (1 << 20)
+    given = (buffer, np.dtype(np.float32), (1 << 18,), "C")
+    return pickle.dumps({str(i): Runs(FROM_BUFFER, *given) for i in range(times)}, 4)
+
+
+def encoded(times: int) -> bytes:
+    text = "x" * (1 << 20)
+    return pickle.dumps({str(i): Runs(codecs.encode, text, "latin1") for i in range(times)}, 4)
+
+
+# numpy's own way in protocol 5.
+FROM_BUFFER = np.ones(1, np.float32).__reduce_ex__(5)[0]
 ENDLESS: dict[str, object] = {}
 ENDLESS["a"] = ENDLESS
 ARRAY = pickle.dumps(np.ones(3, np.float32), 4)
@@ -181,7 +204,16 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "keys that are no text": (pickle.dumps({1: {}}), "the top is no array"),
     "deep nesting": (pickle.dumps(nested(50)), "nested deeper than 16"),
     "a dict in itself": (pickle.dumps(ENDLESS), "nested deeper than 16"),
-    "10^12 shared leaves": (pickle.dumps(shared(12)), "more than 10,000"),
+    "10^12 shared leaves": (pickle.dumps(shared(12)), "larger than the file"),
+    "10,000 empty dicts, shared": (pickle.dumps(branches(200)), "more than 10,000"),
+    "one buffer as 6,000 arrays": (repeated(6000), "larger than the file"),
+    "one text encoded 6,000 times": (encoded(6000), "larger than the file"),
+    "200,000 opcodes": (b"\x80\x04" + b"}0" * 100_000 + b"N.", "more than 100,000 opcodes"),
+    "a tuple of tuples as a key": (
+        b"\x80\x04})" + b"\x85" * 90_000 + b"Ns.",
+        "the top is no array",
+    ),
+    "a name without end": (pickle.dumps({"a" * 300: {}}), "the top is no array"),
     "a shape that lies": (ARRAY.replace(b"K\x03\x85", b"K\x09\x85"), "in 12 bytes"),
 }
 
