@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sim_stream.errors import Unavailable
-from tests.faults import __main__, clients_fail, disk, fuzz, hostile, strangers
+from tests.faults import __main__, clients_fail, disk, fuzz, hostile, impostors, strangers
 from tests.faults.catalogue import FAULTS
 from tests.faults.clients import Seen, check_frames
 from tests.faults.processes import ROOT, Violated, require, toy_server, wait_until
@@ -27,6 +27,7 @@ QUICK = {
     "1,000 random and mutated messages": fuzz.fault(1000).run,
     "hostile messages": hostile.run_messages,
     "strangers at a guarded server": strangers.run_guarded,
+    "routing ids claimed": impostors.run_open,
     "disk full while recording": disk.run,
 }
 
