@@ -25,8 +25,8 @@ TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CONTEXT = ("sid", "step", "rid", "code")
 CAUSES_SHOWN = 8
 # What to_json leaves as it is and a terminal or a reader of lines does not: controls beyond
-# ASCII, line separators, directions, and halves of characters, which no stream can encode.
-_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# ASCII, line separators and directions.
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 ExceptionInfo = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]

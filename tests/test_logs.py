@@ -171,5 +171,5 @@ def test_a_json_line_stays_one_line_for_every_reader_and_every_stream():
     line = JsonFormatter().format(record)
     assert len(line.splitlines()) == 1 and line.isprintable()
     line.encode()
-    entry = json.loads(line)
-    assert entry["sid"] == FORGED and entry["message"] == f"got {FORGED}"
+    entry, text = json.loads(line), FORGED.encode("utf-8", "backslashreplace").decode()
+    assert entry["sid"] == text and entry["message"] == f"got {text}"

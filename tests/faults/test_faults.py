@@ -23,6 +23,7 @@ from tests.faults import (
     files,
     fuzz,
     hostile,
+    impostors,
     strangers,
 )
 from tests.faults.catalogue import FAULTS
@@ -39,6 +40,7 @@ QUICK = {
     "1,000 random and mutated messages": fuzz.fault(1000).run,
     "hostile messages": hostile.run_messages,
     "strangers at a guarded server": strangers.run_guarded,
+    "routing ids claimed": impostors.run_open,
     "disk full while recording": disk.run,
 }
 
