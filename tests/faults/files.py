@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.file_kinds import KINDS
+from tests.faults.file_worker import HEAVY_STATUS
 from tests.faults.processes import ROOT, require
 from tests.faults.registry import Fault, Figures, Stage
 
@@ -31,6 +32,7 @@ CASES = 400  # of each kind; `--cases 10000` runs them all
 WORKERS = 2
 CASE_S, SILENT_S = 20.0, 90.0
 MAX_DEATHS = 20
+HEAVY = "too much memory"
 MODULE = "tests.faults.file_worker"
 KEEP = Path(tempfile.gettempdir()) / "sim-stream-reproducers"
 NAMED = 3
@@ -88,8 +90,9 @@ class Worker:
             if number < 0 or not kind:
                 self.tally.failures.append(f"{kind}: no case was begun: {ended}")
                 return
-            kept = self._keep_case(kind, number)
-            self.tally.failures.append(f"{kind}, case {number}: {ended}; kept in {kept}")
+            if ended != HEAVY:  # which was said, and the files kept
+                kept = self._keep_case(kind, number)
+                self.tally.failures.append(f"{kind}, case {number}: {ended}; kept in {kept}")
             todo, first = todo[todo.index(kind) :], number + WORKERS
 
     def _one(self, names: Sequence[str], first: int) -> str | None:
@@ -114,6 +117,8 @@ class Worker:
             return f"nothing happened for {SILENT_S:g} s"
         if process.returncode == 0:
             return None
+        if process.returncode == HEAVY_STATUS:
+            return HEAVY
         last = said.read_text(errors="replace").strip().splitlines()[-1:]
         return f"the process ended with {process.returncode} {' '.join(last)}"
 
