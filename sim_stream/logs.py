@@ -34,8 +34,17 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
-def set_up(level: str, form: str) -> None:
-    """Everything from ``level`` on to stderr, as ``text`` or ``json``."""
+# What takes a program its time: said by default, unlike other records of its level.
+progress = logging.getLogger("sim_stream.progress")
+
+
+def set_up(level: str, form: str, *, with_progress: bool = False) -> None:
+    """Everything from ``level`` on to stderr, as ``text`` or ``json``.
+
+    ``with_progress``: and what takes time, unless only errors are wanted.
+    """
+    if with_progress and level != "error":
+        progress.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
