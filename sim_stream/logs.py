@@ -87,8 +87,17 @@ class JsonFormatter(logging.Formatter):
         return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
-def set_up(level: str, form: str) -> None:
-    """Everything from ``level`` on to stderr, as ``text`` or ``json``."""
+# What takes a program its time: said by default, unlike other records of its level.
+progress = logging.getLogger("sim_stream.progress")
+
+
+def set_up(level: str, form: str, *, with_progress: bool = False) -> None:
+    """Everything from ``level`` on to stderr, as ``text`` or ``json``.
+
+    ``with_progress``: and what takes time, unless only errors are wanted.
+    """
+    if with_progress and level != "error":
+        progress.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])

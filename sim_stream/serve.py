@@ -1,7 +1,8 @@
 """``sim-stream serve``: loads a preset and serves it until a signal, or its parent, ends it.
 
 Joins ``runtime``, ``wire`` and ``recording``. The one line on stdout says where the server listens;
-programs that start a server read it (``READY``), everything else goes to the log on stderr.
+programs that start a server read it (``READY``), everything else goes to the log on stderr: what is
+loaded and compiled, too, and for people what to do next.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from sim_stream.config import DecodingConfig
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.last_resort import InternalErrors
+from sim_stream.logs import progress
 from sim_stream.model_options import ModelOptions, as_recorded
 from sim_stream.wire.server.rates import REQUESTS_PER_S
 
@@ -149,7 +151,15 @@ def _serve(
         def start(self) -> None:
             super().start()
             print(f"{READY}{self.endpoint}", flush=True)
+            if not options.until_stdin_closes:  # nobody reads along
+                progress.info(
+                    "ready for %d sessions of %s at %s; to watch and drive one: "
+                    "sim-stream view --server %s (Ctrl-C ends it)",
+                    *(options.max_sessions, runtime.model_id, self.endpoint, self.endpoint),
+                )
 
+    if sys.stderr.isatty():  # a log begins with what was loaded, or with why it was not
+        progress.info("loading preset %s, device %s", options.preset, options.device)
     torch.set_num_threads(options.threads)
     make: Callable[..., Runtime] = random_runtime
     if not options.random_weights:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from sim_stream.errors import Unavailable
+from sim_stream.logs import progress
 from sim_stream.serve import READY
 
 START_TIMEOUT_S = 180.0
@@ -27,7 +28,8 @@ class ServerProcess:
 
     ``options`` are handed to ``sim-stream serve``. What the server says on stderr is passed on once
     it is ready; before that it becomes the message of Unavailable, which entering raises when the
-    server does not start. The server ends with this process, however this process ends.
+    server does not start, and on a terminal its progress is shown. The server ends with this
+    process, however this process ends.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class ServerProcess:
             errors="backslashreplace",  # bytes that are no text must not end the listener
             process_group=0,
         )
+        if sys.stderr.isatty():
+            print("starting a server: loading the model", file=sys.stderr, flush=True)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         try:
@@ -114,7 +118,8 @@ class ServerProcess:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._said.append(line)
-            if self._ready.is_set():
+            told = sys.stderr.isatty() and f" {progress.name}: " in line
+            if self._ready.is_set() or told:
                 sys.stderr.write(line)
 
 

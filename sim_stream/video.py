@@ -208,4 +208,5 @@ def _sample(
     if damage:
         raise VideoError("video", f"{path} (damaged: {damage})", "an undamaged video")
     if target == start:
-        raise VideoError("start_s", f"{float(start):g}", f"before the end at {float(end):g} s")
+        shown = int(start) if start == int(start) else round(float(start), 5)
+        raise VideoError("start_s", shown, f"before the end at {float(end):g} s")

@@ -21,6 +21,7 @@ from sim_stream.errors import RemoteError
 from sim_stream.wire.client.blocking_client import StreamClient
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRESS = " INFO sim_stream.progress: "
 COMMAND = (sys.executable, "-m", "sim_stream")
 TIMEOUT_S = 120.0  # loading torch on a busy machine
 
@@ -63,7 +64,8 @@ def endpoint_of(process: subprocess.Popen[str]) -> str:
 
 def ends_cleanly(process: subprocess.Popen[str]) -> None:
     _, stderr = process.communicate(timeout=TIMEOUT_S)
-    assert (process.returncode, stderr) == (0, "")
+    assert process.returncode == 0
+    assert [line for line in stderr.splitlines() if PROGRESS not in line] == []
 
 
 def test_version_and_help_need_neither_torch_nor_zmq() -> None:
@@ -124,10 +126,31 @@ def test_port_in_use_is_said(pocket_weights: Path) -> None:
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         done = sim_stream_command("serve", "--weights", pocket_weights, "--bind", address)
     assert done.returncode == 2
-    assert done.stderr.startswith(
-        f"sim-stream serve: cannot bind {address}: Address already in use"
-    )
-    assert done.stderr.count("\n") == 1
+    *before, said = done.stderr.splitlines()
+    assert said.startswith(f"sim-stream serve: cannot bind {address}: Address already in use")
+    assert all(PROGRESS in line for line in before)
+
+
+def test_server_says_what_it_loaded_and_what_to_do_next(
+    start_server: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = start_server()
+    endpoint = endpoint_of(process)
+    assert process.stderr is not None
+    loaded, ready = (process.stderr.readline() for _ in range(2))
+    assert PROGRESS in loaded and "loaded preset pocket (pocket-untrained) on cpu" in loaded
+    assert PROGRESS in ready and f"sim-stream view --server {endpoint}" in ready
+    process.send_signal(signal.SIGTERM)
+    ends_cleanly(process)
+
+
+def test_server_that_shall_only_say_errors_says_nothing(
+    start_server: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = start_server("--log-level", "error")
+    endpoint_of(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=TIMEOUT_S)[1] == ""
 
 
 def test_weights_that_do_not_match_are_refused(pocket_weights: Path, tmp_path: Path) -> None:

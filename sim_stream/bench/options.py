@@ -70,5 +70,6 @@ def _pace(word: str) -> float | None:
     except ValueError as error:
         raise InvalidInput("paces", repr(word), allowed) from error
     if not 0 < pace_fps < math.inf:
-        raise InvalidInput("paces", word, allowed)
+        whole = pace_fps.is_integer()
+        raise InvalidInput("paces", int(pace_fps) if whole else pace_fps, allowed)
     return pace_fps

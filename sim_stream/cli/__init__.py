@@ -41,7 +41,8 @@ VERBS: dict[str, tuple[Verb, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; gives the exit status."""
     args = build_parser().parse_args(argv)
-    logs.set_up(args.log_level, getattr(args, "log_format", "text"))
+    form = getattr(args, "log_format", "text")
+    logs.set_up(args.log_level, form, with_progress=args.verb == "serve")
     verb, _ = VERBS[args.verb]
     try:
         return verb.run(args)

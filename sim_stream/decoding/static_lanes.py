@@ -13,6 +13,7 @@ Legend: see `static_step`.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from sim_stream.models.kv_cache import KVPool
 from sim_stream.models.world_model import WorldModel
 
 log = logging.getLogger(__name__)
+progress = logging.getLogger("sim_stream.progress")  # as in logs
 
 AHEAD = 2
 WARM_UP_PASSES = 3
@@ -207,11 +209,21 @@ class Watch:
 def compiled_pass() -> StaticPass:
     """The pass through `torch.compile`, as one graph for each form."""
     compiled = torch.compile(static_pass, fullgraph=True, dynamic=False)
+    known: set[tuple[int, ...]] = set()
 
     def run(*arguments: Any) -> None:
+        active_B, (window, top_k) = arguments[3], arguments[-2:]
+        form, begin_s = (len(active_B), window, top_k), time.monotonic()
+        if form not in known:
+            progress.info(
+                "compiling a pass of %d rows, window %d, top-k %d; this may take minutes", *form
+            )
         # Forms share their code: beyond 8 of them dynamo would give up.
         with torch._dynamo.config.patch(recompile_limit=MOST_FORMS):
             compiled(*arguments)
+        if form not in known:
+            known.add(form)
+            progress.info("compiled in %.0f s", time.monotonic() - begin_s)
 
     return run
 

@@ -49,7 +49,7 @@ from sim_stream.runtime.session import Session
 from sim_stream.runtime.timing import Streams
 from sim_stream.runtime.torch_engine import torch_engines
 
-log = logging.getLogger(__name__)
+progress = logging.getLogger("sim_stream.progress")  # as in logs
 
 MAX_SESSIONS = 4
 TURN_S = 0.002
@@ -173,8 +173,9 @@ class Runtime:
             max_sessions=max_sessions,
             engines=engines,
         )
-        log.info(
-            "preset %s (%s) on %s in %s, video decoder %s, steps by %s, attention %s, engines %s",
+        progress.info(
+            "loaded preset %s (%s) on %s in %s, video decoder %s, steps by %s, attention %s, "
+            "engines %s",
             *(preset.name, runtime.model_id, where, chosen.name, chosen.video),
             *(runtime.step_engine, runtime.attention, runtime.engines.description),
         )
