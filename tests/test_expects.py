@@ -57,7 +57,7 @@ def test_all_of_a_manifest_is_taken() -> None:
         ([], "expects: got list; allowed: a map"),
         (None, "expects: got NoneType"),
         ({"wings": 2}, "wings"),
-        ({"prompt_psnr_min_db": "25"}, "prompt_psnr_min_db: got 25; allowed: a number, 0..99"),
+        ({"prompt_psnr_min_db": "25"}, "prompt_psnr_min_db: got '25'; allowed: a number, 0..99"),
         ({"prompt_psnr_min_db": True}, "prompt_psnr_min_db: got True"),
         ({"prompt_psnr_min_db": math.nan}, "prompt_psnr_min_db: got nan"),
         ({"prompt_psnr_own_db": math.inf}, "prompt_psnr_own_db: got inf"),
