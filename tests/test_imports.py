@@ -19,6 +19,7 @@ FOLDERS = ("sim_stream", "engines", "train", "bridge")
 # errors and config, and what stands beside them: counts of positions, JSON, videos and prompts.
 BASE = {"clips", "errors", "expects", "config", "layout", "plain_file", "plain_json", "prompts"}
 BASE |= {"jpeg", "media_path", "video", "video_reader", "video_writer"}
+BASE |= {"outputs", "stop_signals"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
     **{name: BASE for name in BASE},
@@ -32,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": BASE | {"metrics", "model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"serve"},
     "model_options": BASE,
+    "console": BASE,
     "logs": {"plain_json"},
     "metrics": BASE | {"scrapes", "wire", ""},
     "scrapes": set(),
@@ -45,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "connect_options": BASE,
     "cli": BASE
     | {"model_options", "serve", "demo", "recording", "bench", "doctor", "models", "cli", ""}
-    | {"connect_options", "logs", "view", "wire"},
+    | {"connect_options", "console", "logs", "view", "wire"},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.
@@ -53,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
 OUTSIDE: dict[str, set[str] | None] = {
     "engines": None,
     "train": None,
-    "bridge": BASE | {"connect_options", "wire", "model_options", "server_process"},
+    "bridge": BASE | {"connect_options", "console", "wire", "model_options", "server_process"},
 }
 LIGHT = (
     "sim_stream",
