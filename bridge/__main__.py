@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -15,21 +14,27 @@ from bridge.policies.contract import POLICIES
 from bridge.recording.drives import Drive
 from bridge.recording.run import Recording
 from bridge.scenarios import SEEDS, drive_seed
+from sim_stream import console
 from sim_stream.config import PRESETS
 from sim_stream.connect_options import add_key_options
-from sim_stream.errors import InvalidInput, SimStreamError
+from sim_stream.console import OK, Parser
+from sim_stream.errors import InvalidInput
+from sim_stream.outputs import try_folder
 from sim_stream.plain_json import to_json
 
+MAX_FRAMES, MAX_WORKERS = 1_000_000, 256
+MIN_SIZE, MAX_SIZE = 16, 4096  # pixels
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m bridge", description=__doc__)
+
+def parser() -> Parser:
+    top = Parser(prog="python -m bridge", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_record(verbs)
     add_drive(verbs)
     return top
 
 
-def add_record(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_record(verbs: argparse._SubParsersAction[Parser]) -> None:
     record = verbs.add_parser(
         "record",
         help="record simulated drives in BDD100K's folder layout",
@@ -51,7 +56,7 @@ def add_record(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     record.set_defaults(run=run_record, stopped=stopped)
 
 
-def add_drive(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_drive(verbs: argparse._SubParsersAction[Parser]) -> None:
     drive = verbs.add_parser(
         "drive",
         help="drive a simulator and the neural simulator side by side, under one policy",
@@ -88,6 +93,14 @@ def run_record(options: argparse.Namespace) -> dict[str, object]:
     for name, least in (("drives", 1), ("frames", 24), ("workers", 1), ("seed", 0)):
         if getattr(options, name) < least:
             raise InvalidInput(f"--{name}", getattr(options, name), f"{least} or more")
+    for name, most in (("frames", MAX_FRAMES), ("workers", MAX_WORKERS)):
+        if getattr(options, name) > most:
+            raise InvalidInput(f"--{name}", getattr(options, name), f"{most} at most")
+    if options.size % 2 or not MIN_SIZE <= options.size <= MAX_SIZE:
+        raise InvalidInput("--size", options.size, f"an even number, {MIN_SIZE}..{MAX_SIZE}")
+    if not 0 <= options.crf <= 51:
+        raise InvalidInput("--crf", options.crf, "0..51")
+    try_folder("--out", options.out)
     drives = []
     for index in range(options.seed, options.seed + options.drives):
         seed = drive_seed(options.split, index)
@@ -116,20 +129,18 @@ def run_drive(options: argparse.Namespace) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    return console.run(parser(), arguments, _run, interrupted=_interrupted)
+
+
+def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s")  # warnings, to stderr
-    try:
-        print(to_json(options.run(options)), flush=True)
-    except SimStreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"stopped; {options.stopped}", file=sys.stderr)
-        return 130
-    return 0
+    print(to_json(options.run(options)), flush=True)
+    return OK
+
+
+def _interrupted(options: argparse.Namespace, interrupt: KeyboardInterrupt) -> tuple[int, str]:
+    return console.status_of(interrupt), f"stopped; {options.stopped}"
 
 
 if __name__ == "__main__":
-    # A shell starts background jobs with SIGINT ignored; SIGTERM must end them just as cleanly.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -19,9 +19,10 @@ import torch
 from tqdm import tqdm
 
 from engines.export import ExportOptions, Source, export
-from engines.files import said_plainly, staging
+from engines.files import staging
 from engines.graphs import DTYPES, example_input, graph_module
 from sim_stream.errors import EngineError, InvalidInput, Unavailable
+from sim_stream.outputs import said_plainly
 from sim_stream.runtime.engine import Form
 from sim_stream.runtime.engine_loader import load_engine
 from sim_stream.runtime.engine_manifest import (

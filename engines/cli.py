@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim_stream import console
 from sim_stream.config import PRESETS, get_preset
-from sim_stream.errors import SimStreamError
+from sim_stream.console import OK, Parser
+from sim_stream.errors import InvalidInput
+from sim_stream.model_options import MAX_THREADS
+from sim_stream.outputs import try_folder
 from sim_stream.plain_json import to_json
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from engines.export import ExportOptions, Source
 
-OK, MISSED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+MISSED = 1
 LEAST_FRAMES = 4
 
 Verb = Callable[[argparse.Namespace], int]
@@ -26,21 +29,22 @@ Verb = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; 0, 1 where an engine missed a threshold, 2 for a mistake of the caller's."""
-    args = build_parser().parse_args(argv)
+    return console.run(build_parser(), argv, _run, interrupted=_interrupted)
+
+
+def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s")
-    try:
-        run: Verb = args.run
-        return run(args)
-    except SimStreamError as error:
-        print(f"engines {args.verb}: {error}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        print(f"engines {args.verb}: interrupted; what is done stays", file=sys.stderr)
-        return INTERRUPTED
+    run: Verb = args.run
+    return run(args)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _interrupted(args: argparse.Namespace, interrupt: KeyboardInterrupt) -> tuple[int, str]:
+    line = f"engines {args.verb}: interrupted; what is done stays"
+    return console.status_of(interrupt), line
+
+
+def build_parser() -> Parser:
+    parser = Parser(
         prog="python -m engines",
         description="Encoder and video decoder as engines. The last line on stdout is JSON.",
     )
@@ -116,7 +120,9 @@ def _add_export_options(verb: argparse.ArgumentParser, *, build: bool) -> None:
 
 
 def _source(preset_name: str, weights: Path | None, threads: int) -> Source:
-    preset = get_preset(preset_name)  # a wrong name is said before torch takes seconds to load
+    preset = get_preset(preset_name)  # a mistake is said before torch takes seconds to load
+    if not 1 <= threads <= MAX_THREADS:
+        raise InvalidInput("threads", threads, f"1..{MAX_THREADS}")
 
     import torch
 
@@ -137,13 +143,16 @@ def _exporting(args: argparse.Namespace, precision: str) -> ExportOptions:
 
 
 def _export(args: argparse.Namespace) -> int:
+    get_preset(args.preset)
+    try_folder("out", args.out)
+    exporting = _exporting(args, "fp32")  # before weights take their time
     source = _source(args.preset, args.weights, args.threads)
 
     from engines.build import GRAPHS
     from engines.export import export
     from sim_stream.config import to_dict
 
-    manifests = export(source, args.out / GRAPHS, _exporting(args, "fp32"))
+    manifests = export(source, args.out / GRAPHS, exporting)
     for form, manifest in manifests.items():
         print(f"{form.name:18} {manifest.precision}, opset {manifest.opset}, {manifest.files[0]}")
     return _end({form.name: to_dict(manifest) for form, manifest in manifests.items()})
@@ -151,6 +160,7 @@ def _export(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     get_preset(args.preset)
+    try_folder("out", args.out)
 
     from engines.build import BuildOptions, build, check_backend
     from sim_stream.config import to_dict
@@ -230,7 +240,6 @@ def _clip(args: argparse.Namespace, size: int) -> Tensor:
     """Frames to replay, (K H W C) uint8."""
     import torch
 
-    from sim_stream.errors import InvalidInput
     from sim_stream.video import SAMPLE, read_clip
 
     if args.frames < LEAST_FRAMES:

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from engines.files import staging
-from engines.graphs import example_input, graph_module
+from engines.graphs import DTYPES, example_input, graph_module
 from sim_stream.config import Preset
 from sim_stream.errors import EngineError, InvalidInput
 from sim_stream.models.video_decoder import VideoDecoder
@@ -49,6 +49,8 @@ class ExportOptions:
     external_data_bytes: int = EXTERNAL_DATA_BYTES
 
     def __post_init__(self) -> None:
+        if self.precision not in DTYPES:
+            raise InvalidInput("precision", self.precision, ", ".join(DTYPES))
         if not 2 <= self.max_batch <= 64:
             raise InvalidInput("max_batch", self.max_batch, "2..64 sessions")
         if not self.parts or set(self.parts) - set(PARTS):

@@ -6,7 +6,6 @@ is deleted with it. What an interruption by force leaves is a hidden folder, nev
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sim_stream.errors import Unavailable
+from sim_stream.outputs import said_plainly
 
 
 @contextmanager
@@ -33,24 +32,3 @@ def staging(folder: Path, stem: str) -> Iterator[Path]:
                 os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-
-
-@contextmanager
-def said_plainly(folder: Path) -> Iterator[None]:
-    """What a user can do something about becomes Unavailable; other errors pass."""
-    try:
-        yield
-    except OSError as error:
-        reasons = {
-            errno.EACCES: "no permission to write",
-            errno.EPERM: "no permission to write",
-            errno.EROFS: "the file system is read-only",
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.ENOTDIR: "not a folder",
-            errno.EEXIST: "not a folder",
-            errno.EFBIG: "a file would be larger than allowed",
-        }
-        if error.errno not in reasons:
-            raise
-        raise Unavailable(f"{folder}: {reasons[error.errno]} ({error.filename or ''})") from error

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from sim_stream import prompts
 from sim_stream.config import Action, get_preset
-from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
+from sim_stream.errors import InvalidInput
 from sim_stream.model_options import ModelOptions, as_recorded
+from sim_stream.outputs import try_file, try_folder
 from sim_stream.plain_json import to_json
 from sim_stream.prompts import Prompt
 from sim_stream.recording.recorder import Recorder
@@ -32,6 +33,8 @@ from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, S
 
 YAW_RATE_RADPS = 0.25
 STEPS_IN_AIR = 2
+MAX_FRAMES = 1_000_000
+SLOWEST_FPS = 0.001
 SHEET_FRAMES = 38  # with the prompt's two: five rows of eight
 # A step sent later than this part of its period counts as late.
 LATE_TOLERANCE = 0.1
@@ -60,8 +63,15 @@ class DemoOptions(ModelOptions):
         super().__post_init__()
         if self.frames < 1:
             raise InvalidInput("frames", self.frames, "1 or more")
-        if not 0 <= self.pace_fps < math.inf:
-            raise InvalidInput("pace", self.pace_fps, "steps a second, or 0 to run freely")
+        if self.frames > MAX_FRAMES:
+            raise InvalidInput("frames", self.frames, f"{MAX_FRAMES} at most")
+        if not 0 <= self.seed < 2**64:
+            raise InvalidInput("seed", self.seed, "0..2^64-1")
+        if self.pace_fps and not SLOWEST_FPS <= self.pace_fps < math.inf:
+            allowed = f"{SLOWEST_FPS} steps a second or more, or 0 to run freely"
+            raise InvalidInput("pace", self.pace_fps, allowed)
+        if not self.out.name:
+            raise InvalidInput("out", repr(str(self.out)), "the name of a file")
         if self.out == self.sheet_path:
             raise InvalidInput("sheet", self.sheet_path, "another file than --out")
 
@@ -87,6 +97,10 @@ def run(options: DemoOptions) -> int:
 
     Raises SimStreamError.
     """
+    for name, path in (("out", options.out), ("sheet", options.sheet_path)):
+        try_file(name, path)
+    if options.record is not None:
+        try_folder("record", options.record)
     prompt = read_prompt(options)
     with (
         Mp4Writer(options.out, fps=get_preset(options.preset).fps) as writer,
@@ -103,12 +117,8 @@ def run(options: DemoOptions) -> int:
             if frame.frame_id in chosen:
                 shown.append(halve(frame.image))
 
-        try:
+        with server.answering():
             summary = _drive_server(server.endpoint, options, prompt, keep)
-        except ConnectionLost as error:
-            if server.exit_status is None:
-                raise
-            raise Unavailable(f"the server died: {server.last_words()}") from error
         write_png(options.sheet_path, contact_sheet(shown))
     print(
         f"{options.out}: the prompt's frames have a border; {options.sheet_path}: all at a glance"

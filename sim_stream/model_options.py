@@ -12,6 +12,9 @@ from pathlib import Path
 from sim_stream.config import DecodingConfig, from_dict, get_preset
 from sim_stream.errors import InvalidInput
 
+MAX_THREADS = 1024
+MAX_SESSIONS = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -37,8 +40,8 @@ class ModelOptions:
     def __post_init__(self) -> None:
         get_preset(self.preset)
         DecodingConfig.parse(self.decoding)
-        if self.threads < 1:
-            raise InvalidInput("threads", self.threads, "1 or more")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise InvalidInput("threads", self.threads, f"1..{MAX_THREADS}")
 
     def serve_options(self) -> list[str]:
         """The command line of a server for one client; its lookahead comes with the session."""

@@ -14,17 +14,20 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from sim_stream.config import DecodingConfig
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.last_resort import InternalErrors
 from sim_stream.logs import progress
-from sim_stream.model_options import ModelOptions, as_recorded
+from sim_stream.model_options import MAX_SESSIONS, ModelOptions, as_recorded
+from sim_stream.outputs import try_folder
+from sim_stream.stop_signals import heard_signals
 from sim_stream.wire.server.rates import REQUESTS_PER_S
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READY = "ready "
+MAX_LEASE_S = 1e7  # four months
+MAX_RATE = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +68,63 @@ class ServeOptions(ModelOptions):
     requests_per_s: float = REQUESTS_PER_S
     metrics: str | None = None
 
+    def __post_init__(self) -> None:
+        """What the server would refuse when the model is loaded, which may take minutes."""
+        super().__post_init__()
+        if not 1 <= self.max_sessions <= MAX_SESSIONS:
+            raise InvalidInput("max_sessions", self.max_sessions, f"1..{MAX_SESSIONS}")
+        if self.max_sessions_per_key is not None and self.max_sessions_per_key < 1:
+            raise InvalidInput("max_sessions_per_key", self.max_sessions_per_key, "1 or more")
+        if not 0 < self.lease_s <= MAX_LEASE_S:
+            raise InvalidInput("lease_s", self.lease_s, f"above 0, up to {MAX_LEASE_S:g} seconds")
+        if not 1 <= self.requests_per_s <= MAX_RATE:
+            raise InvalidInput("requests_per_s", self.requests_per_s, f"1..{MAX_RATE:g}")
+        if self.random_weights and self.weights is not None:
+            raise InvalidInput("weights", self.weights, "none beside --random-weights")
+
 
 def run(options: ServeOptions) -> int:
-    """Serves; 0 after SIGINT or SIGTERM. Raises SimStreamError."""
-    if options.random_weights and options.weights is not None:
-        raise InvalidInput("weights", options.weights, "none beside --random-weights")
+    """Serves; 0 after SIGINT, SIGTERM or SIGHUP. Raises SimStreamError."""
     guard, errors = _guard(options), InternalErrors()
     if os.name == "posix":
         from sim_stream.wire.server.descriptors import raise_limit
 
         raise_limit()
-    with _metrics(options, errors) as metrics, _recorder(options, errors) as recorder:
-        _serve(options, recorder, metrics, guard, errors)
+    if options.record is not None:
+        try_folder("record", options.record)
+    with _ended_at_once_while_loading() as loaded:
+        if options.until_stdin_closes:
+            threading.Thread(target=stop_at_end_of_stdin, daemon=True).start()
+        with _metrics(options, errors) as metrics, _recorder(options, errors) as recorder:
+            _serve(options, recorder, metrics, guard, errors, loaded)
     return 0
+
+
+@contextmanager
+def _ended_at_once_while_loading() -> Iterator[Callable[[], None]]:
+    """Until what it gives is called, a signal ends this process with status 0: nothing is open yet.
+
+    Not by an exception: one that is raised while torch is imported may come out as another, or
+    nowhere. Afterwards the server hears signals itself; those that come when it has stopped, while
+    recordings are written out, change nothing.
+    """
+    loading = True
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if loading:
+            os._exit(0)
+
+    def loaded() -> None:
+        nonlocal loading
+        loading = False
+
+    heard = heard_signals() if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, on_signal) for number in heard}
+    try:
+        yield loaded
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _guard(options: ServeOptions) -> Guard | None:
@@ -136,6 +185,7 @@ def _serve(
     metrics: Metrics | None,
     guard: Guard | None,
     errors: InternalErrors,
+    loaded: Callable[[], None],
 ) -> None:
     import torch
 
@@ -150,6 +200,7 @@ def _serve(
 
         def start(self) -> None:
             super().start()
+            loaded()
             print(f"{READY}{self.endpoint}", flush=True)
             if not options.until_stdin_closes:  # nobody reads along
                 progress.info(
@@ -200,13 +251,12 @@ def _serve(
     )
     if metrics is not None:
         metrics.watch(server.counters)
-    if options.until_stdin_closes:
-        threading.Thread(target=stop_at_end_of_stdin, daemon=True).start()
     server.serve_forever()
 
 
 def stop_at_end_of_stdin() -> None:
     """Waits; then ends this process as SIGTERM does. A parent that is gone has closed our stdin."""
-    while os.read(sys.stdin.fileno(), 4096):  # unbuffered: a lock held at exit would be fatal
-        pass
+    with suppress(OSError):
+        while os.read(0, 4096):  # unbuffered: a lock held at exit would be fatal
+            pass
     os.kill(os.getpid(), signal.SIGTERM)

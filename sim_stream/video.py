@@ -45,6 +45,7 @@ __all__ = [
     "write_png",
 ]
 
+MAX_START_S = 1e9  # beyond any video, and what FFmpeg can count
 FPS = 4
 SIZE = 256
 
@@ -89,8 +90,8 @@ def iter_frames(
     """
     if not 0 < fps < float("inf"):
         raise VideoError("fps", fps, "above 0")
-    if not 0 <= start_s < float("inf"):
-        raise VideoError("start_s", start_s, "0 s or later")
+    if not 0 <= start_s <= MAX_START_S:
+        raise VideoError("start_s", start_s, f"0..{MAX_START_S:g} s")
     if size < 1:
         raise VideoError("size", size, "1 pixel or more")
     start = Fraction(start_s)

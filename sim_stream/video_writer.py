@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from sim_stream.errors import InvalidInput
 from sim_stream.media_path import create_video
+from sim_stream.outputs import part_of, said_plainly, try_file, write_whole
 
 Image = NDArray[np.uint8]  # (height, width, 3), RGB
 
@@ -39,7 +41,8 @@ class Mp4Writer:
             raise InvalidInput("size", size, "even height and width")
         self.path = Path(path)
         self._shape = (height, width, 3)
-        self._partial = _partial_name(self.path)
+        try_file("out", self.path)
+        self._partial = part_of(self.path)
         self._container = create_video(self._partial, "mp4")
         self._stream: Any = self._container.add_stream(
             "libx264", rate=fps, options={"crf": "16", "preset": "medium"}
@@ -50,31 +53,40 @@ class Mp4Writer:
         self._open = True
 
     def write(self, image: Image) -> None:
-        """Appends one frame, uint8 (height, width, 3). Raises InvalidInput."""
+        """Appends one frame, uint8 (height, width, 3). Raises InvalidInput, Unavailable."""
         if image.shape != self._shape or image.dtype != np.uint8:
             raise InvalidInput("frame", f"{image.dtype} {image.shape}", f"uint8 {self._shape}")
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame.pts = self._frames
         self._frames += 1
-        self._container.mux(self._stream.encode(frame))
+        with said_plainly(self.path):
+            self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Finishes the file and gives it its name. Idempotent. Raises InvalidInput if empty."""
+        """Finishes the file and gives it its name. Idempotent.
+
+        Raises InvalidInput if empty, Unavailable where it cannot be written.
+        """
         if not self._open:
             return
         if not self._frames:
             self.abort()
             raise InvalidInput("frames", 0, "1 or more, to write a video")
-        self._container.mux(self._stream.encode())
-        self._container.close()
-        self._open = False
-        self._partial.replace(self.path)
+        try:
+            with said_plainly(self.path):
+                self._container.mux(self._stream.encode())
+                self._container.close()
+                self._open = False
+                self._partial.replace(self.path)
+        finally:
+            self.abort()  # what was not finished; a whole file has its own name by now
 
     def abort(self) -> None:
         """Ends without a file. Idempotent."""
         if self._open:
             self._open = False
-            self._container.close()
+            with suppress(OSError):  # a full disk takes no trailer either
+                self._container.close()
         self._partial.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -92,20 +104,9 @@ class Mp4Writer:
             self.abort()
 
 
-def _partial_name(path: Path) -> Path:
-    if not path.parent.is_dir():
-        raise InvalidInput("out", f"{path} (no such directory)", "a path in an existing directory")
-    if path.is_dir():
-        raise InvalidInput("out", f"{path} (a directory)", "a path of a file")
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
 def write_png(path: str | os.PathLike[str], image: Image) -> None:
-    """Writes uint8 (height, width, 3) as a PNG, whole or not at all."""
-    path = Path(path)
-    partial = _partial_name(path)
-    partial.write_bytes(encode_png(image))
-    partial.replace(path)
+    """Writes uint8 (height, width, 3) as a PNG, whole or not at all. Raises Unavailable."""
+    write_whole(Path(path), encode_png(image))
 
 
 def encode_png(image: Image, options: Mapping[str, str] = MappingProxyType({})) -> bytes:

@@ -21,6 +21,7 @@ FOLDERS = ("sim_stream", "engines", "train", "bridge")
 BASE = {"clips", "errors", "expects", "config", "files", "layout", "plain_file", "plain_json"}
 BASE |= {"last_resort", "prompts", "text"}
 BASE |= {"jpeg", "media_path", "video", "video_reader", "video_writer"}
+BASE |= {"outputs", "stop_signals"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
     **{name: BASE for name in BASE},
@@ -34,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": BASE | {"logs", "metrics", "model_options", "models", "recording", "runtime", "wire"},
     "server_process": BASE | {"logs", "serve"},
     "model_options": BASE,
+    "console": BASE,
     "logs": {"plain_json", "text"},
     "metrics": BASE | {"scrapes", "wire", ""},
     "scrapes": set(),
@@ -47,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "connect_options": BASE,
     "cli": BASE
     | {"model_options", "serve", "demo", "recording", "bench", "doctor", "models", "cli", ""}
-    | {"connect_options", "logs", "view", "wire"},
+    | {"connect_options", "console", "logs", "view", "wire"},
     "__main__": {"cli"},
 }
 # What the other folders may import of sim_stream; None: everything. They never import each other.
@@ -55,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
 OUTSIDE: dict[str, set[str] | None] = {
     "engines": None,
     "train": None,
-    "bridge": BASE | {"connect_options", "wire", "model_options", "server_process"},
+    "bridge": BASE | {"connect_options", "console", "wire", "model_options", "server_process"},
 }
 LIGHT = (
     "sim_stream",

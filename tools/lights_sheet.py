@@ -9,13 +9,17 @@ or one that leaves the road to the right, drives on beside it and comes back.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from sim_stream import console
 from sim_stream.clips import CLIPS
 from sim_stream.config import Action, get_preset
+from sim_stream.console import Parser
 from sim_stream.demo import action_script
+from sim_stream.outputs import try_file
 from sim_stream.prompts import read_prompt
 from sim_stream.runtime.runtime import Runtime
 from sim_stream.video import Image, halve, mark_prompt, write_png
@@ -43,16 +47,22 @@ def drive(runtime: Runtime, clip: str, script: str) -> Image:
     return np.concatenate([mark_prompt(prompt.frames_THWC[-1]), *picked], axis=1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> int:
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--script", choices=SHEETS, default="demo")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return console.run(parser, None, draw)
+
+
+def draw(args: argparse.Namespace) -> int:
+    out = args.out or SHEETS[args.script]
+    try_file("out", out)
     runtime = Runtime.load("pocket", weights=args.weights, device="cpu")
     rows = np.concatenate([drive(runtime, clip, args.script) for clip in CLIPS])
-    write_png(args.out or SHEETS[args.script], halve(rows))
+    write_png(out, halve(rows))
+    return console.OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

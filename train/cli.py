@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from pathlib import Path
 
+from sim_stream import console
 from sim_stream.config import get_preset
-from sim_stream.errors import SimStreamError
+from sim_stream.console import OK, Parser
+from sim_stream.outputs import try_folder
 from sim_stream.plain_json import to_json
 from train import evaluate_cli, stages
 from train.data import cli as data_cli
 
 
 def pack(args: argparse.Namespace) -> None:
+    try_folder("out", args.out)
     from train.build import Sources
     from train.pack import pack as write
     from train.pack import read_expects
@@ -27,9 +28,9 @@ def pack(args: argparse.Namespace) -> None:
     print(to_json(manifest["files"]))
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m train", description="Training of the models.")
-    verbs = top.add_subparsers(dest="verb", required=True)
+def parser() -> Parser:
+    top = Parser(prog="python -m train", description="Training of the models.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     data_cli.add_verbs(verbs)
     stages.add_verbs(verbs)
     evaluate_cli.add_verbs(verbs)
@@ -53,19 +54,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that are no UTF-8
-    try:
-        args.run(args)
-    except SimStreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # of a folder that cannot be written, a disk that is full
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        stays = str(error) or "what was finished stays"
-        print(f"interrupted: {stays}; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return console.run(parser(), argv, _run, interrupted=_interrupted)
+
+
+def _run(args: argparse.Namespace) -> int:
+    args.run(args)
+    return OK
+
+
+def _interrupted(args: argparse.Namespace, interrupt: KeyboardInterrupt) -> tuple[int, str]:
+    stays = str(interrupt) or "what was finished stays"
+    return console.status_of(interrupt), f"interrupted: {stays}; the same command goes on"

@@ -10,6 +10,7 @@ from typing import Any
 
 from sim_stream.config import get_preset
 from sim_stream.errors import InvalidInput
+from sim_stream.outputs import try_folder
 from sim_stream.plain_json import to_json
 from train.data.split import Split
 from train.data.work import write_text
@@ -24,10 +25,21 @@ file is missing is not computed and said so:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.write and args.weights is None:
+        raise InvalidInput("write", "no --weights", "a weights folder whose manifest takes them")
+    for name, folder in (("out", report_of(args)), ("write", args.weights if args.write else None)):
+        if folder is not None:
+            try_folder(name, folder)
     if args.protocol == "heldout":
         heldout(args)
     else:
         openviga(args)
+
+
+def report_of(args: argparse.Namespace) -> Path | None:
+    """The report's folder; `heldout` may do without."""
+    out: Path | None = args.out
+    return Path("report") if out is None and args.protocol == "openviga" else out
 
 
 def heldout(args: argparse.Namespace) -> None:
@@ -113,6 +125,7 @@ def openviga(args: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace) -> None:
     from train.compare import Contender, compare, text
 
+    try_folder("out", args.out)
     split, preset = Split.open(args.cache, args.split), get_preset(args.preset)
     require_writable(args.out)
     split.images(slice(0, 1))

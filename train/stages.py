@@ -12,6 +12,7 @@ import torch
 
 from sim_stream.config import Preset, get_preset
 from sim_stream.errors import InvalidInput
+from sim_stream.outputs import try_folder
 from sim_stream.plain_json import to_json
 from train import build
 from train.config import (
@@ -96,6 +97,8 @@ def run(args: argparse.Namespace) -> None:
     for name in ("cache", "out"):
         if getattr(args, name) is None:
             raise InvalidInput(name, "none", f"--{name} FOLDER")
+    if os.environ.get("RANK", "0") == "0":  # the others' trials would be in its way
+        try_folder("out", loop.out)
     ranks = join(args.device)
     try:
         loop.out.mkdir(parents=True, exist_ok=True)

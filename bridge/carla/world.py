@@ -21,6 +21,7 @@ import numpy as np
 
 from bridge.carla.ego import CAR, Ego
 from bridge.carla.road import road_view
+from bridge.carla.versions import compare
 from bridge.scenarios import scenario_of
 from bridge.worlds import Control, Observation, RoadView, SceneFailed
 from sim_stream.errors import InvalidInput, SessionClosed, SimStreamError, Unavailable
@@ -126,11 +127,9 @@ class CarlaWorld:
         client = carla.Client(host, port)
         client.set_timeout(self._timeout_s)
         ours, theirs = client.get_client_version(), client.get_server_version()
-        if ours != theirs:
-            raise Unavailable(
-                f"CARLA at {self._address} is {theirs}, the client package {ours}: "
-                f"pip install carla=={theirs}"
-            )
+        warning = compare(ours, theirs, self._address)
+        if warning:
+            log.warning("%s", warning)
         return client.get_world() if town is None else client.load_world(town)
 
     def _take_over(self) -> None:

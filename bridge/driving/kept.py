@@ -6,8 +6,8 @@ an error cut off is readable up to there. A drive without a single frame leaves 
 
 from __future__ import annotations
 
-import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,7 @@ from bridge.driving.log import DriveLog
 from bridge.driving.loop import Moment
 from bridge.driving.measures import Measure
 from bridge.driving.page import SHEET_COLUMNS, Page
+from sim_stream.outputs import write_whole
 from sim_stream.plain_json import to_json
 from sim_stream.video_writer import Mp4Writer, write_png
 
@@ -49,17 +50,17 @@ class KeptDrive:
     def finish(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         """The summary of a drive that went on to its end, which is kept in a file, too."""
         summary = {**before, **self._log.summary(self._frame_s), **after, "out": str(self.out)}
-        path = self.out.with_suffix(".json")
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(to_json(summary) + "\n")
-        part.replace(path)
+        write_whole(self.out.with_suffix(".json"), to_json(summary) + "\n")
         return summary
 
     def __enter__(self) -> Self:
-        self.out.with_suffix(".json").unlink(missing_ok=True)  # that of an earlier drive
         size = (self._page.height, self._page.width)
-        self._writer = Mp4Writer(self.out, fps=round(1 / self._frame_s), size=size)
-        self._log = DriveLog(self.out.with_suffix(".jsonl"))
+        with ExitStack() as on_failure:
+            self._writer = Mp4Writer(self.out, fps=round(1 / self._frame_s), size=size)
+            on_failure.callback(self._writer.abort)
+            self._log = DriveLog(self.out.with_suffix(".jsonl"))
+            on_failure.pop_all()
+        self.out.with_suffix(".json").unlink(missing_ok=True)  # that of an earlier drive
         self._bar = tqdm(total=self._frames, unit="frame", desc=self._name, file=sys.stderr)
         return self
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +16,8 @@ import numpy as np
 
 from bridge.driving.loop import Moment
 from bridge.driving.measures import ROAD_SHARE, Divergence
+from sim_stream.errors import Unavailable
+from sim_stream.outputs import part_of, said_plainly
 from sim_stream.plain_json import to_json
 
 AT_FRAMES = (1, 4, 8, 16, 32, 64)  # where the summary says how far the pictures are apart
@@ -54,13 +55,23 @@ class DriveLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._file: IO[str] = self._part.open("w")
+        self._part = part_of(path)
+        with said_plainly(path):
+            self._file: IO[bytes] = self._part.open("wb", buffering=0)
         self.frames: list[Divergence] = []
         self._end = ""
 
     def add(self, moment: Moment, measured: Divergence) -> None:
-        self._file.write(to_json(line(moment, measured)) + "\n")
+        """Raises Unavailable where the line cannot be written; those before it stay whole."""
+        written = self._file.tell()
+        left = memoryview(f"{to_json(line(moment, measured))}\n".encode())
+        try:
+            with said_plainly(self._path):
+                while left:  # a disk that is nearly full takes a part of it first
+                    left = left[self._file.write(left) :]
+        except Unavailable:
+            self._file.truncate(written)
+            raise
         self.frames.append(measured)
         self._end = moment.simulated.end
 
@@ -82,7 +93,8 @@ class DriveLog:
         """Gives the file its name, if it holds anything."""
         self._file.close()
         if self.frames:
-            self._part.replace(self._path)
+            with said_plainly(self._path):
+                self._part.replace(self._path)
         else:
             self._part.unlink()
 

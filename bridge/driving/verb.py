@@ -12,7 +12,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ from bridge.policies.contract import Policy
 from bridge.scenarios import Split, drive_seed
 from bridge.worlds import RoadWorld, SceneFailed, World
 from sim_stream.config import get_preset
-from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
+from sim_stream.errors import InvalidInput
 from sim_stream.model_options import ModelOptions
+from sim_stream.outputs import try_file
 from sim_stream.server_process import ServerProcess
 from sim_stream.wire.client.blocking_client import StreamClient
 
+MAX_FRAMES, MAX_LEAD_IN = 1_000_000, 10_000
+OUTPUTS = (".mp4", ".jsonl", ".png", ".json")
 OpenWorld = Callable[[int], World]  # from the side of its frame in pixels
 
 
@@ -59,13 +62,15 @@ class DriveOptions:
             if getattr(self, name) < least:
                 option = name.replace("_", "-")
                 raise InvalidInput(f"--{option}", getattr(self, name), f"{least} or more")
+        for name, most in (("frames", MAX_FRAMES), ("lead_in", MAX_LEAD_IN)):
+            if getattr(self, name) > most:
+                option = name.replace("_", "-")
+                raise InvalidInput(f"--{option}", getattr(self, name), f"{most} at most")
         if self.server is None and (self.key or self.server_key):
             raise InvalidInput("--key", self.key or self.server_key, "none without --server")
         get_preset(self.preset)
         if self.out.suffix != ".mp4":
             raise InvalidInput("--out", self.out, "a name that ends in .mp4")
-        if not self.out.parent.is_dir():
-            raise InvalidInput("--out", f"{self.out} (no such directory)", "a name in a directory")
         drive_seed(self.split, self.seed + self.drives - 1)
 
     def out_of(self, seed: int) -> Path:
@@ -74,9 +79,16 @@ class DriveOptions:
             return self.out
         return self.out.with_name(f"{self.out.stem}-{seed:06d}.mp4")
 
+    def try_outputs(self) -> None:
+        """The files of the first drive; those of others differ by a number. Raises InvalidInput."""
+        first = self.out_of(drive_seed(self.split, self.seed))
+        for suffix in OUTPUTS:
+            try_file("--out", first.with_suffix(suffix))
+
 
 def run(options: DriveOptions, open_world: OpenWorld) -> dict[str, Any]:
     """All drives; gives the summary. Raises SimStreamError."""
+    options.try_outputs()
     policy = Policy(options.policy)
     with ExitStack() as stack:
         server, endpoint = None, options.server
@@ -88,12 +100,8 @@ def run(options: DriveOptions, open_world: OpenWorld) -> dict[str, Any]:
         )
         driver = _Driver(options, client, policy, open_world)
         stack.callback(driver.close)
-        try:
+        with server.answering() if server else nullcontext():
             drives = [driver.drive(drive_seed(options.split, i)) for i in _indices(options)]
-        except ConnectionLost as error:
-            if server is None or server.exit_status is None:
-                raise
-            raise Unavailable(f"the server died: {server.last_words()}") from error
         return {
             "world": options.world,
             "policy": options.policy,

@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.worlds import EgoState, Observation
-from sim_stream.errors import InvalidInput
+from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.media_path import create_video
+from sim_stream.outputs import part_of, said_plainly, write_whole
 from sim_stream.plain_json import to_json
 
 GRAVITY_MPS2 = 9.80665
@@ -117,32 +118,36 @@ class DriveWriter:
         self._egos: list[EgoState] = []
         for path in (video_path(root, split, drive_id), info_path(root, split, drive_id)):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._video_part = _part(video_path(root, split, drive_id))
+        self._video_part = part_of(video_path(root, split, drive_id))
         self._container: Any = None
         self._stream: Any = None
 
     def add(self, seen: Observation) -> None:
         """Append one frame and its state."""
-        if self._container is None:
-            self._open(seen.frame)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(seen.frame), format="rgb24")
         frame.pts = len(self._egos)
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
+        with said_plainly(self._video_part):
+            if self._container is None:
+                self._open(seen.frame)
+            for packet in self._stream.encode(frame):
+                self._container.mux(packet)
         self._times_ms.append(round(seen.sim_time_us / 1000))
         self._egos.append(seen.ego)
 
     def commit(self) -> None:
         """Finish both files and give them their names, the info file last."""
         content = info(self._id, self._start_ms, self._times_ms, self._egos)
-        for packet in self._stream.encode():
-            self._container.mux(packet)
-        self._close()
-        info_file = info_path(self._root, self._split, self._id)
-        info_part = _part(info_file)
-        info_part.write_text(to_json(content))
-        os.replace(self._video_part, video_path(self._root, self._split, self._id))
-        os.replace(info_part, info_file)
+        video_file = video_path(self._root, self._split, self._id)
+        with said_plainly(self._video_part):
+            for packet in self._stream.encode():
+                self._container.mux(packet)
+            self._close()
+            os.replace(self._video_part, video_file)
+        try:
+            write_whole(info_path(self._root, self._split, self._id), to_json(content))
+        except Unavailable:
+            video_file.unlink()  # the two are one drive
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -153,8 +158,11 @@ class DriveWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
-        self._video_part.unlink(missing_ok=True)
+        try:
+            with said_plainly(self._video_part):
+                self._close()
+        finally:
+            self._video_part.unlink(missing_ok=True)
 
     def _open(self, frame: npt.NDArray[np.uint8]) -> None:
         height, width, _ = frame.shape
@@ -166,10 +174,6 @@ class DriveWriter:
         self._stream.options = {"crf": str(self._crf), "preset": "veryfast"}
 
     def _close(self) -> None:
-        if self._container is not None:
-            self._container.close()
-            self._container = None
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+        container, self._container = self._container, None
+        if container is not None:
+            container.close()

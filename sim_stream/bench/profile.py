@@ -7,7 +7,6 @@ the wire in it. Knows who does what in which order; the parts know the rest.
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +25,8 @@ from sim_stream.bench.setup import Setup, prepare
 from sim_stream.bench.sweep import WindowTime, sweep, windows
 from sim_stream.config import Action, DecodingConfig
 from sim_stream.demo import DemoOptions, action_script, read_prompt
-from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
+from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.outputs import said_plainly, try_folder, write_whole
 from sim_stream.plain_json import to_json
 from sim_stream.prompts import PROMPT_FRAMES, Prompt
 from sim_stream.server_process import ServerProcess
@@ -49,6 +49,8 @@ def run(options: BenchOptions) -> int:
             "the page's plots need matplotlib: pip install 'sim-stream[bench]' (in the clone: make "
             "setup), or --no-html"
         )
+    folder = options.folder()
+    try_folder("out", folder)
     prompt = read_prompt(DemoOptions(preset=options.preset))
     setup = prepare(options, prompt_frames=PROMPT_FRAMES)
     _check_decoding(options, setup)
@@ -71,7 +73,7 @@ def run(options: BenchOptions) -> int:
         **found,
     }
     print(table.as_text(found))
-    for path in write(found, options.folder(), html=options.html):
+    for path in write(found, folder, html=options.html):
         print(path)
     if options.as_json:
         print(to_json(_without_series(found)), flush=True)
@@ -109,12 +111,8 @@ def _profile_server(options: BenchOptions, prompt: Prompt, stages: Stages) -> di
     _say("starting the server")
     with ServerProcess(options.serve_options()) as server:
         ready_ms = 1e3 * (time.monotonic() - start_s)
-        try:
+        with server.answering():
             return _profile_client(server.endpoint, ready_ms, options, prompt, stages)
-        except ConnectionLost as error:
-            if server.exit_status is None:
-                raise
-            raise Unavailable(f"the server died: {server.last_words()}") from error
 
 
 def _profile_client(
@@ -232,12 +230,12 @@ def write(found: dict[str, Any], folder: Path, *, html: bool) -> list[Path]:
         from sim_stream.bench import page
 
         texts["report.html"] = page.as_html(found)
-    folder.mkdir(parents=True, exist_ok=True)
+    with said_plainly(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, text in texts.items():
-        partial = folder / f".{name}.{os.getpid()}.part"
-        partial.write_text(text)
-        paths.append(partial.replace(folder / name))
+        write_whole(folder / name, text)
+        paths.append(folder / name)
     return paths
 
 

@@ -1,22 +1,21 @@
 """The ``sim-stream`` command: a module for each verb, and ``options`` that several take.
 
 Only parses and dispatches: what a verb needs is imported when it runs, so that ``--help`` needs
-neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2.
+neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2
+(``sim_stream.console``).
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from sim_stream import __version__, logs
+from sim_stream import __version__, console, logs
 from sim_stream.cli import bench, demo, doctor, keygen, replay, serve, view, weights
-from sim_stream.errors import SimStreamError
-from sim_stream.text import one_line
+from sim_stream.console import INTERRUPTED, MISTAKE, OK, Parser
 
-OK, MISTAKE, INTERRUPTED = 0, 2, 130
+__all__ = ["INTERRUPTED", "MISTAKE", "OK", "VERBS", "build_parser", "main"]
 
 
 class Verb(Protocol):
@@ -40,29 +39,28 @@ VERBS: dict[str, tuple[Verb, str]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; gives the exit status."""
-    args = build_parser().parse_args(argv)
+    return console.run(build_parser(), argv, _run, interrupted=_interrupted)
+
+
+def _run(args: argparse.Namespace) -> int:
     form = getattr(args, "log_format", "text")
     logs.set_up(args.log_level, form, with_progress=args.verb == "serve")
     verb, _ = VERBS[args.verb]
-    try:
-        return verb.run(args)
-    except SimStreamError as error:
-        # Of several lines at times, but without escape codes of a server's or a file's.
-        lines = "\n".join(map(one_line, str(error).split("\n")))
-        print(f"sim-stream {args.verb}: {lines}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        # A server told to stop has done what it was asked to; a demo or a benchmark has not.
-        return OK if args.verb == "serve" else INTERRUPTED
+    return verb.run(args)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _interrupted(args: argparse.Namespace, interrupt: KeyboardInterrupt) -> tuple[int, str]:
+    """A server told to stop has done what it was asked to; a demo or a benchmark has not."""
+    return (OK if args.verb in ("serve", "view") else console.status_of(interrupt)), ""
+
+
+def build_parser() -> Parser:
+    parser = Parser(
         prog="sim-stream",
         description="Streams driving frames into a world model and predicted frames back.",
     )
     parser.add_argument("--version", action="version", version=f"sim-stream {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument(
         "--log-level",
         default="warning",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sim_stream.errors import InvalidInput
+from sim_stream.outputs import try_file
 from sim_stream.plain_json import to_json
 
 
@@ -29,6 +31,11 @@ def run(args: argparse.Namespace) -> int:
     """Raises SimStreamError."""
     from sim_stream.wire import keys
 
+    if not args.name.name:
+        raise InvalidInput("name", repr(str(args.name)), "a path of both files")
+    for suffix in (keys.SECRET_SUFFIX, keys.PUBLIC_SUFFIX):
+        path = args.name.with_name(args.name.name + suffix)
+        try_file("name", path, needs_bytes=keys.FILE_BYTES)
     pair, public, secret = keys.write_pair(args.name)
     if args.json:
         print(to_json({"public": str(public), "secret": str(secret), "public_key": pair.public}))

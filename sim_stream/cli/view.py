@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
-from sim_stream.cli.options import add_log_format, add_model_options, add_prompt, as_fields
+from sim_stream.cli.options import (
+    add_log_format,
+    add_model_options,
+    add_prompt,
+    add_record,
+    as_fields,
+)
 from sim_stream.connect_options import add_key_options
 from sim_stream.errors import Unavailable
 
@@ -40,6 +46,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, default=8080, help="0 takes a free one (default: %(default)s)"
     )
     add_prompt(parser)
+    add_record(
+        parser,
+        "of a server of its own: record every session into this folder; should the server die, it "
+        "is started again and sessions go on where they were",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
         "--max-sessions",

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sim_stream.config import PRESETS, get_preset
+from sim_stream.errors import InvalidInput
+from sim_stream.outputs import try_folder
 from sim_stream.plain_json import to_json
 from sim_stream.text import one_line
 
@@ -64,6 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
         return show([verify(args.path, **video)], as_json=args.json)
     preset = None if args.preset is None else get_preset(args.preset)
+    if not args.out.name:
+        raise InvalidInput("out", repr(str(args.out)), "the name of a folder")
+    for folder in (args.out.parent, args.out):  # it is made beside, and moved when it is whole
+        try_folder("out", folder)
 
     from sim_stream.models.conversion import convert
 

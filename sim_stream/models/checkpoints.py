@@ -287,9 +287,12 @@ def save(
     for part in PARTS:
         state = {k: v.detach().half().contiguous() for k, v in models[part].state_dict().items()}
         partial = folder / f".{part}.partial"
-        save_file(state, partial)
-        partial.chmod(0o644)
-        os.replace(partial, folder / f"{part}.safetensors")
+        try:
+            save_file(state, partial)
+            partial.chmod(0o644)
+            os.replace(partial, folder / f"{part}.safetensors")
+        finally:
+            partial.unlink(missing_ok=True)
         files[part] = {
             "sha256": sha256_of_file(folder / f"{part}.safetensors"),
             "parameters": sum(v.numel() for v in state.values()),

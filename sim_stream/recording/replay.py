@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sim_stream.config import DecodingConfig
-from sim_stream.errors import ConnectionLost, InvalidInput, Unavailable
+from sim_stream.errors import InvalidInput
 from sim_stream.model_options import from_record
 from sim_stream.plain_json import to_json
 from sim_stream.recording.lines import Header, Shown
@@ -99,13 +99,8 @@ def run(options: ReplayOptions) -> int:
         report = replay(recording, options.endpoint, key=options.key, server_key=options.server_key)
     else:
         model = replace(from_record(recording.header.options), **options.model)
-        with ServerProcess(model.serve_options()) as server:
-            try:
-                report = replay(recording, server.endpoint)
-            except ConnectionLost as error:
-                if server.exit_status is None:
-                    raise
-                raise Unavailable(f"the server died: {server.last_words()}") from error
+        with ServerProcess(model.serve_options()) as server, server.answering():
+            report = replay(recording, server.endpoint)
     for line in describe(report):
         print(line)
     if options.as_json:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from contextlib import AbstractContextManager, nullcontext
 
 from sim_stream.clips import CLIPS
-from sim_stream.errors import InvalidInput, SimStreamError, Unavailable
+from sim_stream.errors import InvalidInput, SimStreamError
+from sim_stream.outputs import try_folder
 from sim_stream.prompts import Prompt, read_prompt
 from sim_stream.server_process import ServerProcess
+from sim_stream.stop_signals import heard_signals
 from sim_stream.view.guard import require_loopback
 from sim_stream.view.hub import Hub
+from sim_stream.view.keeper import Keeper
 from sim_stream.view.options import ViewOptions
 from sim_stream.view.subscriber import listen
 from sim_stream.view.web import serving
@@ -26,12 +28,13 @@ from sim_stream.wire.keys import ClientKeys
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
-WATCH_S = 0.5
 
 
 def run(options: ViewOptions) -> int:
     """Serves the page until a signal. Raises SimStreamError."""
     require_loopback(options.host)
+    if options.record is not None:
+        try_folder("record", options.record)
     own: AbstractContextManager[ServerProcess | None] = nullcontext()
     if options.server is None:
         own = ServerProcess(options.own_server())
@@ -57,21 +60,36 @@ async def _serve(
             raise InvalidInput("server", f"frames of {height}x{width}", "square frames")
         prompts = read_prompts(options, height)
         async with asyncio.TaskGroup() as tasks:
-            hub = Hub(client, prompts, tasks, lookahead=options.lookahead, seed=options.seed)
+            hub = Hub(
+                client,
+                prompts,
+                tasks,
+                lookahead=options.lookahead,
+                seed=options.seed,
+                advice=advice(options),
+            )
             try:
                 await hub.sessions.open(options.seed, hub.sessions.prompt(""))
                 if options.subscribe is not None:
                     keys = ClientKeys.load(options.key, options.server_key)
                     hub.start(listen(options.subscribe, hub.sessions.take_published, keys))
                 async with serving(hub, options.host, options.port) as url:
-                    await _until_stopped(process, url)
+                    ended = await _until_stopped(hub, process, url)
+                    why = "The page was ended" if ended is None else f"{ended}. The page has ended"
+                    await hub.end(f"{why}; start `sim-stream view` again, and it goes on here.")
+                    return ended
             except SimStreamError as error:
                 return error  # returned: a TaskGroup would wrap what is raised
             finally:
                 hub.stop()
-    if process is not None and process.exit_status is not None:
-        return Unavailable(f"the server died: {process.last_words()}")
-    return None
+
+
+def advice(options: ViewOptions) -> str:
+    """What to do about a server that is silent."""
+    if options.server is None:
+        return "It may be busy or stopped; the page goes on when it answers."
+    start = f"sim-stream serve --bind {options.server}"
+    return f"If it has ended, start it again (`{start}`); the page goes on when it answers."
 
 
 def read_prompts(options: ViewOptions, size: int) -> dict[str, Prompt]:
@@ -87,22 +105,24 @@ def read_prompts(options: ViewOptions, size: int) -> dict[str, Prompt]:
     return found
 
 
-async def _until_stopped(process: ServerProcess | None, url: str) -> None:
-    """Until SIGINT or SIGTERM, which are heard before it says ``ready``, or our server's end."""
+async def _until_stopped(
+    hub: Hub, process: ServerProcess | None, url: str
+) -> SimStreamError | None:
+    """Until a signal, which is heard before it says ``ready``, or until our server is given up."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
+    for number in heard_signals():
         loop.add_signal_handler(number, stop.set)
     print(f"ready {url}  (Ctrl-C ends it)", flush=True)
+    waiting: list[asyncio.Task[object]] = [asyncio.create_task(stop.wait())]
+    if process is not None:
+        keeper = Keeper(process, hub.health.died, hub.health.restarted)
+        waiting.append(asyncio.create_task(keeper.keep()))
     try:
-        while process is None or process.exit_status is None:
-            try:
-                async with asyncio.timeout(WATCH_S):
-                    await stop.wait()
-                return
-            except TimeoutError:
-                continue
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        ended = waiting[-1].result() if waiting[-1].done() else None
+        return ended if isinstance(ended, SimStreamError) else None
     finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)

@@ -121,6 +121,18 @@ class Drive(Channel):
         self._late, self._failed, self._note = 0, False, ""
         self._take(self._session.frame)
 
+    def ask(self) -> None:
+        """Whether the server, which was away, still has the session; it is over if not."""
+
+        async def carry_out() -> None:
+            if self.over:  # a step in the air has found out before
+                return
+            await self._session.status()
+            self._trouble(answers=True, note=self._note if self._failed else "")
+
+        self._orders.append(carry_out)
+        self._rouse()
+
     def state(self) -> SessionState:
         return SessionState(
             sid=self.sid,
@@ -238,7 +250,7 @@ class Drive(Channel):
     def _refused(self, error: RemoteError) -> None:
         """The session is over, or spoilt until a reset, or may try again."""
         if error.code in OVER:
-            self.end(str(error))
+            self.end(f"The server has this session no more ({error}).")
             return
         self._failed = self._failed or error.code == ErrorCode.ENGINE_FAILED
         self._note = str(error)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from itertools import count
@@ -26,10 +25,12 @@ from sim_stream.prompts import Prompt
 from sim_stream.view.channel import Channel
 from sim_stream.view.controls import NO_KEYS, HeldKeys
 from sim_stream.view.drive import Drive
+from sim_stream.view.health import Health
 from sim_stream.view.messages import (
     ActionRange,
     AnyCommand,
     Close,
+    Ending,
     Fork,
     Keys,
     Notice,
@@ -37,7 +38,6 @@ from sim_stream.view.messages import (
     Reset,
     Run,
     Seen,
-    ServerState,
     State,
     Watch,
     Welcome,
@@ -52,8 +52,9 @@ log = logging.getLogger(__name__)
 
 STATE_EVERY_S = 0.1  # at most
 STATE_AFTER_S = 1.0  # at least
-POLL_S = 0.5
 UNFORESEEN = "this failed in a way that nobody foresaw; the page's log says how"
+GOODBYE_S = 0.2
+ALIVE = ("running", "paused")
 
 
 class Hub:
@@ -67,22 +68,24 @@ class Hub:
         *,
         lookahead: int | None = None,
         seed: int = 0,
+        advice: str = "",
     ) -> None:
         self._client = client
         self._first_seed = seed
         self._viewers: dict[int, Viewer] = {}
         self._numbers = count(1)
         self._busy: set[int] = set()
-        self._server: ServerState | None = None
-        self._heard_s = 0.0
         self._dirty = asyncio.Event()
         self.errors = InternalErrors()
         self.resort = LastResort("page", self.errors)
         self._tasks = tasks
         self._started: set[asyncio.Task[None]] = set()
         self.sessions = Sessions(client, prompts, self._dirty.set, self.start, lookahead=lookahead)
+        self.health = Health(
+            client, self._dirty.set, self._meet_again, advice=advice, resort=self.resort
+        )
         self.start(self._broadcast())
-        self.start(self._poll_server())
+        self.start(self.health.watch())
 
     def stop(self) -> None:
         for task in [*self._started]:
@@ -158,6 +161,8 @@ class Hub:
 
     def _set_about(self, viewer: Viewer, command: Open | Fork | Reset | Close) -> None:
         """Starts what has to wait for the server."""
+        if self.health.outage:
+            raise InvalidInput("command", "one for the server", f"none now. {self.health.outage}")
         if viewer.number in self._busy:
             raise InvalidInput("command", "one more", "one at a time; the last is still at work")
         match command:
@@ -253,15 +258,26 @@ class Hub:
         )
 
     def state(self) -> State:
-        server = self._server
-        if server is not None:
-            age_s = round(time.monotonic() - self._heard_s, 2)
-            server = msgspec.structs.replace(server, age_s=age_s)
+        sessions = [channel.state() for channel in self.sessions.channels.values()]
+        if self.health.outage:  # nothing runs on a server that is away
+            sessions = [
+                msgspec.structs.replace(s, state="waiting") if s.state in ALIVE else s
+                for s in sessions
+            ]
         return State(
-            sessions=[channel.state() for channel in self.sessions.channels.values()],
+            sessions=sessions,
             viewers=[viewer.state() for viewer in self._viewers.values()],
-            server=server,
+            server=self.health.server,
+            outage=self.health.outage,
         )
+
+    def _meet_again(self) -> None:
+        """The server that answers now may be another one, without our sessions."""
+        for viewer in self._viewers.values():
+            viewer.tell(self._welcome(viewer))
+        for channel in self.sessions.channels.values():
+            if isinstance(channel, Drive):
+                channel.ask()
 
     async def _broadcast(self) -> None:
         while True:
@@ -280,30 +296,12 @@ class Hub:
         for viewer in self._viewers.values():
             viewer.offer_state(state)
 
-    async def _poll_server(self) -> None:
-        """A silent server shows by the age of its last answer."""
-        while True:
-            with self.resort.around("the server's status"):
-                await self._ask_server()
-            await asyncio.sleep(POLL_S)
-
-    async def _ask_server(self) -> None:
-        asked_s = time.monotonic()
-        try:
-            status = await self._client.status()
-        except SimStreamError as error:
-            log.warning("no status: %s", error)
-            return
-        self._heard_s = time.monotonic()
-        self._server = ServerState(
-            age_s=0.0,
-            answer_ms=round((self._heard_s - asked_s) * 1e3, 3),
-            queued=status.queued,
-            sessions=status.sessions,
-            progress=status.progress,
-            undelivered=status.undelivered,
-        )
-        self._dirty.set()
+    async def end(self, text: str) -> None:
+        """Tells every viewer why the page goes; they have a moment to hear it."""
+        for viewer in self._viewers.values():
+            viewer.tell(Ending(text=text))
+        if self._viewers:
+            await asyncio.sleep(GOODBYE_S)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Beside all else. A SimStreamError is the end of the page, as of a subscription that is

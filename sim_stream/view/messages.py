@@ -174,15 +174,25 @@ class ServerState(Struct, frozen=True, kw_only=True):
 
 
 class State(Event, frozen=True, kw_only=True, tag="state"):
-    """Whenever something changed, and at least once a second."""
+    """Whenever something changed, and at least once a second.
+
+    ``outage``: why nothing can be asked of the server now, and what to do; empty while it answers.
+    """
 
     sessions: list[SessionState]
     viewers: list[ViewerState]
     server: ServerState | None
+    outage: str = ""
 
 
 class Notice(Event, frozen=True, kw_only=True, tag="notice"):
     """A refusal or a failure, for people."""
+
+    text: str
+
+
+class Ending(Event, frozen=True, kw_only=True, tag="ending"):
+    """The page's server is about to go; why, and what to start again."""
 
     text: str
 

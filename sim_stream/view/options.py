@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sim_stream.errors import InvalidInput
-from sim_stream.model_options import ModelOptions
+from sim_stream.model_options import MAX_SESSIONS, ModelOptions
 
 LOCAL_CHOICES = ("log_level", "lookahead")
 
@@ -31,9 +31,13 @@ class ViewOptions(ModelOptions):
     seed: int = 0
     max_sessions: int = 4
     log_format: str = "text"
+    record: Path | None = None
+    record_format: str = "ffv1"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 1 <= self.max_sessions <= MAX_SESSIONS:
+            raise InvalidInput("max_sessions", self.max_sessions, f"1..{MAX_SESSIONS}")
         if not 0 <= self.port <= 65535:
             raise InvalidInput("port", self.port, "0..65535, 0 for any free one")
         if not 0 <= self.seed < 2**53:
@@ -50,6 +54,8 @@ class ViewOptions(ModelOptions):
                 raise InvalidInput(name, value, "only beside --server, which it belongs to")
 
     def _require_no_model(self) -> None:
+        if self.record is not None:
+            raise InvalidInput("record", self.record, "nothing beside --server, which records")
         for option in fields(ModelOptions):
             value = getattr(self, option.name)
             if option.name not in LOCAL_CHOICES and value != option.default:
@@ -60,4 +66,7 @@ class ViewOptions(ModelOptions):
     def own_server(self) -> list[str]:
         """The command line of a server of our own."""
         logs = ("--log-format", self.log_format)
-        return [*self.serve_options(), "--max-sessions", str(self.max_sessions), *logs]
+        options = [*self.serve_options(), "--max-sessions", str(self.max_sessions), *logs]
+        if self.record is not None:
+            options += [f"--record={self.record}", "--record-format", self.record_format]
+        return options

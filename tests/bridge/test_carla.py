@@ -367,6 +367,50 @@ def test_server_of_another_version_is_refused(carla_world: type, server: Server)
         carla_world(size_px=16)
 
 
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("0.9.16", ""),
+        ("0.9.16-dirty", "is 0.9.16-dirty, the client package 0.9.16: the same release"),
+        ("0.9.16-279-gf45dd6943", "the same release, but not the same build"),
+        ("0.9.16.1", "the same release"),
+        ("v0.9.16", "the same release"),
+        ("784d9b9f", "is 784d9b9f, the client package 0.9.16: whether they fit cannot be told"),
+        ("ue5-dev", "cannot be told"),
+        ("", "cannot be told"),
+    ],
+)
+def test_server_built_from_source_is_taken_with_a_warning(
+    carla_world: type,
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+    version: str,
+    said: str,
+) -> None:
+    server.version = version
+    carla_world(size_px=16).close()
+    assert len(caplog.messages) == bool(said)
+    assert said in "".join(caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("version", "number"),
+    [
+        ("0.9.15-dirty", "0.9.15"),
+        ("0.9.15.2", "0.9.15"),
+        ("0.9.15-279-gf45dd6943", "0.9.15"),
+        ("0.10.0", "0.10.0"),
+        ("1.9.16", "1.9.16"),
+    ],
+)
+def test_server_of_another_release_is_refused_with_a_package_that_exists(
+    carla_world: type, server: Server, version: str, number: str
+) -> None:
+    server.version = version
+    with pytest.raises(Unavailable, match=rf"pip install carla=={number} .*, or the package in"):
+        carla_world(size_px=16)
+
+
 def test_no_server_says_where_it_was_looked_for(carla_world: type) -> None:
     with pytest.raises(Unavailable, match=r"CARLA at far:2001: time-out"):
         carla_world(size_px=16, host="far", port=2001)
@@ -419,7 +463,7 @@ def test_wrong_address_and_missing_package_are_said(
     monkeypatch.delitem(sys.modules, "bridge.carla.world", raising=False)
     with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
         drive = ["drive", "--world", "carla", "--out", str(tmp_path / "d.mp4")]
-        assert main([*drive, "--server", server.endpoint, "--carla", address]) == 1
+        assert main([*drive, "--server", server.endpoint, "--carla", address]) == 2
     assert said in capsys.readouterr().err
 
 

@@ -247,7 +247,7 @@ def test_video_can_be_driven_along_though_it_does_not_listen(client: StreamClien
 def test_video_world_without_a_file_is_refused(
     server: StreamServer, driven: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command(server.endpoint, driven / "d.mp4", "--world", "video")) == 1
+    assert main(command(server.endpoint, driven / "d.mp4", "--world", "video")) == 2
     assert "--video: got nothing" in capsys.readouterr().err
 
 
@@ -421,7 +421,7 @@ def test_policy_that_raises_leaves_the_drive_so_far(
     server: StreamServer, driven: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (driven / "d.json").write_text("of an earlier drive")
-    assert main(command(server.endpoint, driven / "d.mp4", "--policy", "driven:Breaks")) == 1
+    assert main(command(server.endpoint, driven / "d.mp4", "--policy", "driven:Breaks")) == 2
     assert "policy driven:Breaks raised KeyError: 'left' (line" in capsys.readouterr().err
     # Two calls for the lead-in, four that worked after it, and the seed frame.
     assert len(video_frames(driven / "d.mp4")) == len(lines(driven / "d.jsonl")) == 5
@@ -448,7 +448,7 @@ def test_policy_error_is_raised_as_itself(client: StreamClient) -> None:
 def test_wrong_options_are_refused_at_once(
     driven: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...], said: str
 ) -> None:
-    assert main(command("tcp://127.0.0.1:1", driven / "d.mp4", *wrong)) == 1
+    assert main(command("tcp://127.0.0.1:1", driven / "d.mp4", *wrong)) == 2
     assert said in capsys.readouterr().err
 
 
@@ -474,7 +474,7 @@ def test_stop_leaves_a_video_that_can_be_read(driven: Path, stop: signal.Signals
         _, errors = process.communicate(timeout=30)
     finally:
         server.stop(signal.SIGTERM)
-    assert process.returncode == 130 and "stopped" in errors
+    assert process.returncode == 128 + stop and "stopped" in errors
     frames, told = len(video_frames(out)), len(lines(out.with_suffix(".jsonl")))
     assert 1 < frames < 2000 and abs(frames - told) <= 1
     assert not list(driven.glob(".*"))

@@ -17,6 +17,7 @@ import torch
 from engines import cli
 from sim_stream import doctor
 from sim_stream.config import POCKET, Action
+from sim_stream.console import MISTAKE
 from sim_stream.runtime.engine import ENCODE, FORMS, STEADY
 from sim_stream.runtime.engine_manifest import engine_path, read_engine, write
 from sim_stream.runtime.runtime import Runtime
@@ -171,7 +172,7 @@ def test_mistakes_are_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(args) == cli.MISTAKE
+    assert cli.main(args) == MISTAKE
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"engines {args[0]}: ") and message in error
     assert list(tmp_path.iterdir()) == []

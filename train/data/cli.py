@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from sim_stream.config import get_preset
+from sim_stream.text import one_line
+from sim_stream.errors import InvalidInput
+from sim_stream.outputs import try_folder
+from sim_stream.plain_json import to_json
 from train.data.bdd100k import find_sources
 from train.data.manifest import ScanRules, manifest_path, scan
 from train.data.plan import Sampling, make_plan
 from train.data.sample import sample
 from train.data.split import Split
-from sim_stream.plain_json import to_json
 
+MAX_WORKERS = 1024
 EPILOG = """\
 A data set in BDD100K's layout (drives of `python -m bridge record` have it too), from files to ids:
 
@@ -33,6 +36,8 @@ The paper's sets, without storing terabytes of pixels:
 
 
 def run_scan(args: argparse.Namespace) -> None:
+    check(args)
+    try_folder("out", args.out)
     rules = ScanRules(size=args.size, max_gap_s=args.max_gap_s)
     for split in args.splits:  # a folder that is not there is said before hours of another
         find_sources(args.root, split, args.kind)
@@ -41,6 +46,14 @@ def run_scan(args: argparse.Namespace) -> None:
             args.root, args.out, split, kind=args.kind, rules=rules, workers=args.workers
         )
         print(to_json(found) if args.json else lines_of(split, found))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises InvalidInput for numbers that cannot be."""
+    if not 0 <= args.workers <= MAX_WORKERS:
+        raise InvalidInput("workers", args.workers, f"0..{MAX_WORKERS}")
+    if getattr(args, "limit", None) is not None and args.limit < 1:
+        raise InvalidInput("limit", args.limit, "1 or more")
 
 
 def lines_of(split: str, found: dict[str, Any]) -> str:
@@ -53,16 +66,13 @@ def lines_of(split: str, found: dict[str, Any]) -> str:
     )
 
 
-def one_line(text: str) -> str:
-    """A name as a terminal can show it: line ends and the like escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def sampling_of(args: argparse.Namespace) -> Sampling:
     return Sampling(fps=args.fps, size=args.size, keep=args.keep, every=args.every)
 
 
 def run_sample(args: argparse.Namespace) -> None:
+    check(args)
+    try_folder("out", args.out)
     sampling = sampling_of(args)
     for split in args.splits:
         make_plan(manifest_path(args.manifests, split, args.kind), sampling, args.limit)
@@ -75,16 +85,17 @@ def run_sample(args: argparse.Namespace) -> None:
 
 
 def run_tokenize(args: argparse.Namespace) -> None:
-    from sim_stream.errors import InvalidInput
     from train.build import Sources, load_vq
     from train.data.tokenize import tokenize, tokenize_videos
     from train.parallel import join
 
+    check(args)
     if bool(args.cache) == bool(args.manifests):
         raise InvalidInput("cache", args.cache, "either --cache or --manifests with --out")
     folder = args.cache or args.out
     if folder is None:
         raise InvalidInput("out", "none", "a folder for the ids")
+    try_folder("out" if args.manifests else "cache", folder)
     for split in args.splits:
         if args.manifests:
             make_plan(manifest_path(args.manifests, split, args.kind), sampling_of(args), args.limit)

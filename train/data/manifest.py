@@ -12,6 +12,7 @@ BDD100K's broken videos, so this is the only way to know them.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from train.data.ego import read_track
 from train.data.work import Journal, run_all, write_lines
 
 FORMAT = 2
+MIN_SIZE, MAX_SIZE = 8, 8192  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,17 @@ class ScanRules:
 
     size: int = 256  # pixels of the crop, after halving
     max_gap_s: float = 0.5  # between frames; a longer one would freeze the sampled drive
+
+    def __post_init__(self) -> None:
+        require_size(self.size)
+        if not 0 < self.max_gap_s < math.inf:
+            raise InvalidInput("max_gap_s", self.max_gap_s, "above 0 seconds")
+
+
+def require_size(size: int) -> None:
+    """Raises InvalidInput for a crop that no video can give."""
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise InvalidInput("size", size, f"{MIN_SIZE}..{MAX_SIZE} pixels")
 
 
 def file_sha256(path: Path) -> str:

@@ -17,8 +17,11 @@ from sim_stream.errors import InvalidInput
 from sim_stream.video import iter_frames
 from train.data.bdd100k import FOLDERS, stem_of
 from train.data.ego import actions_at, read_track
-from train.data.manifest import facts_of, file_sha256, read_manifest
+from train.data.manifest import facts_of, file_sha256, read_manifest, require_size
 from train.data.split import Drive
+
+
+MAX_FPS = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +38,9 @@ class Sampling:
     every: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.fps < float("inf"):
-            raise InvalidInput("fps", self.fps, "above 0")
-        if self.size < 1:
-            raise InvalidInput("size", self.size, "1 pixel or more")
+        if not 0 < self.fps <= MAX_FPS:
+            raise InvalidInput("fps", self.fps, f"above 0, up to {MAX_FPS:g}")
+        require_size(self.size)
         if self.keep and not 0 < self.keep <= self.every:
             raise InvalidInput("keep", self.keep, f"1..{self.every}, the value of `every`")
         if self.every and not self.keep:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
+from sim_stream.outputs import said_plainly
 from train.data.plan import Sampling, Task, job_of, make_plan
 from train.data.split import FILES
 from train.data.work import Journal, check_room, run_all, write_text
@@ -25,11 +26,26 @@ from sim_stream.plain_json import to_json
 
 
 def allocate(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
-    """An array file of that shape, sparse until it is filled; an existing one is kept."""
-    if not path.is_file():
-        partial_path = path.with_suffix(".new")
-        open_memmap(partial_path, "w+", dtype, shape).flush()
-        os.replace(partial_path, path)
+    """An array file of that shape; an existing one is kept. Raises Unavailable.
+
+    Its room is taken at once: a disk that is full by the time a page is written kills the process.
+    """
+    if path.is_file():
+        return
+    partial_path = path.with_suffix(".new")
+    try:
+        with said_plainly(path):
+            open_memmap(partial_path, "w+", dtype, shape).flush()
+            take_room(partial_path)
+            os.replace(partial_path, path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def take_room(path: Path) -> None:
+    """Every block of a sparse file. Raises OSError."""
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def fill(task: Task, frames: Path) -> tuple[Task, np.ndarray]:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sim_stream.errors import InvalidInput
+from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.models.layers import channels_last
 from sim_stream.models.vq_model import VQModel, from_pixels
+from sim_stream.outputs import said_plainly
 from train.data.ids import IdsHeader, create_ids, map_ids, read_header, tokenizer_sha256
 from train.data.plan import Sampling, Task, job_of, make_plan
-from train.data.sample import allocate_actions, finish
+from train.data.sample import allocate_actions, finish, take_room
 from train.data.split import FILES, Split
 from train.data.work import Journal, check_room, run_all
 
@@ -58,7 +59,13 @@ def begin(folder: Path, name: str, header: IdsHeader, job: dict[str, Any]) -> tu
         journal.path.unlink()
         journal = Journal(journal.path, {**job, **asdict(header)})
         check_room(folder, header.frames * header.codes_per_frame * 2)
-        create_ids(part, header)
+        try:
+            with said_plainly(part):
+                create_ids(part, header)
+                take_room(part)
+        except Unavailable:
+            part.unlink(missing_ok=True)
+            raise
     elif read_header(part) != header:
         raise InvalidInput("out", part, "an unfinished file of the same job")
     return part, journal

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sim_stream.errors import InvalidInput, SimStreamError, Unavailable
+from sim_stream.outputs import said_plainly, write_whole
 from sim_stream.plain_json import to_json
 
 T = TypeVar("T")
@@ -150,10 +151,10 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text)
-    os.replace(partial, path)
+    """Raises Unavailable where the disk does not take it; the file that was there stays then."""
+    with said_plainly(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
 
 
 class Journal:
@@ -187,8 +188,9 @@ class Journal:
         return rows
 
     def add(self, row: dict[str, Any]) -> None:
+        """Raises Unavailable where the disk does not take it."""
         self.rows[row["id"]] = row
-        with self.path.open("a") as file:
+        with said_plainly(self.path), self.path.open("a") as file:
             file.write(to_json(row) + "\n")
 
 

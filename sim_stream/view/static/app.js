@@ -12,6 +12,7 @@ const NOTICE_MS = 6000;
 const SILENT_S = 2; // a server that is older news than this is said to be silent
 const DRAW_EVERY_MS = 125;
 const [RATE_FRAMES, RATE_S] = [16, 8];
+const ALIVE = ["running", "paused"];
 const YAW_FULL_RADPS = 0.3; // what the keys reach (sim_stream/view/controls.py)
 const QUEUES = {
   in_flight: { label: "steps still in the air", color: "--stage-world-model", width: 3, dash: [] },
@@ -21,7 +22,9 @@ const QUEUES = {
 
 const find = (id) => document.getElementById(id);
 let welcome = null;
-let state = { sessions: [], viewers: [], server: null };
+let state = { sessions: [], viewers: [], server: null, outage: "" };
+let connected = false; // to the page's server
+let farewell = ""; // what that said last
 let watching = null;
 let shownS = []; // when the last frames of this session were shown
 let noticeTimer = 0;
@@ -34,12 +37,23 @@ const list = new SessionList(find("sessions").tBodies[0], {
   close: (sid) => connection.send("close", { sid }),
 });
 const connection = new Connection({
-  opened: () => health("connected", "good"),
-  lost: () => {
-    health("no connection", "bad");
-    hint("The page's server is gone; trying again.");
+  opened: () => {
+    connected = true;
+    farewell = "";
+    health("connected", "good");
   },
-  event: (message) => ({ welcome: greet, state: update, notice: ({ text }) => notice(text) })[message.t](message),
+  lost: () => {
+    connected = false;
+    health("no connection", "bad");
+    keys.releaseAll();
+    show();
+  },
+  event: (message) => ({
+    welcome: greet,
+    state: update,
+    notice: ({ text }) => notice(text),
+    ending: ({ text }) => { farewell = text; },
+  })[message.t](message),
   frame: showFrame,
 });
 const keys = new Keys(document.querySelectorAll(".key"), steer);
@@ -72,23 +86,38 @@ function update(message) {
   state = message;
   const me = state.viewers.find(({ viewer }) => viewer === welcome.viewer);
   if (me && me.watching !== watching) turnTo(me.watching);
-  list.show(state.sessions, watching, welcome.viewer);
   find("room").textContent = `${state.server?.sessions ?? "–"} open at the server, ${welcome.max_sessions} at most`;
   const others = state.viewers.length - 1;
   find("viewers").textContent =
     `viewer ${welcome.viewer}${others ? ` (+${others})` : ""} · ${me?.sent ?? 0} frames, ${me?.dropped ?? 0} dropped`;
   showServer(state.server);
-  showControls(session());
+  show();
+}
+
+/** Sessions and controls; without a server nothing runs, and nothing can be asked for. */
+function show() {
+  const away = outage();
+  Object.assign(find("outage"), { textContent: away, hidden: !away });
+  if (!welcome) return;
+  const waiting = ({ state, ...rest }) => ({ ...rest, state: ALIVE.includes(state) ? "waiting" : state });
+  list.show(away ? state.sessions.map(waiting) : state.sessions, watching, welcome.viewer, Boolean(away));
+  showControls(session(), Boolean(away));
+}
+
+function outage() {
+  if (connected) return state.outage;
+  return farewell || "The page's server does not answer; trying again. If it has ended, start `sim-stream view` again.";
 }
 
 function showServer(server) {
   if (!server) return;
-  if (server.age_s > SILENT_S) health(`server silent for ${server.age_s.toFixed(0)} s`, "bad");
+  if (state.outage) health("the server does not answer", "bad");
+  else if (server.age_s > SILENT_S) health(`server silent for ${server.age_s.toFixed(0)} s`, "bad");
   else health(`server answers in ${server.answer_ms.toFixed(1)} ms`, "good");
   queues.add({ t: nowS(), queued: server.queued });
 }
 
-function showControls(current) {
+function showControls(current, away) {
   const mine = current?.driver === welcome.viewer;
   const free = current && current.state !== "foreign" && (mine || current.driver === null);
   find("run").textContent = current?.state === "running" ? "Pause" : "Start";
@@ -98,7 +127,14 @@ function showControls(current) {
   find("wheel").disabled = !current || current.state === "foreign" || !welcome.actions.length;
   find("wheel").textContent = mine ? "Let go" : "Take the wheel";
   find("wheel-owner").textContent = owner(current, mine);
-  hint(hintFor(current));
+  find("open").disabled = false;
+  if (away) for (const id of Object.keys(commands)) find(id).disabled = true;
+  for (const key of document.querySelectorAll(".key")) key.disabled = away || !drivable(current);
+  hint(away ? "" : hintFor(current));
+}
+
+function drivable(current) {
+  return current && welcome.actions.length > 0 && !["foreign", "ended"].includes(current.state);
 }
 
 function owner(current, mine) {
@@ -110,6 +146,7 @@ function owner(current, mine) {
 
 function hintFor(current) {
   if (!current) return "No session: press N for a new one.";
+  if (current.state === "ended") return `${current.note} Press N for a new one.`;
   if (current.note) return current.note;
   const paused = current.state === "paused" ? "Paused. Space starts, arrow keys drive." : "";
   return current.warning ? `Careful: ${current.warning}. ${paused}` : paused;
@@ -179,7 +216,7 @@ function showAction(action) {
 
 function steer(held) {
   const current = session();
-  if (!current || !welcome.actions.length || current.state === "foreign") return;
+  if (outage() || !drivable(current)) return;
   const pressed = Object.values(held).some(Boolean);
   if (current.driver !== null && current.driver !== welcome.viewer) {
     if (pressed) notice(`Viewer ${current.driver} has the wheel; T takes it.`);

@@ -7,7 +7,9 @@ export class SessionList {
     this.on = on;
   }
 
-  show(sessions, watching, viewer) {
+  /** `away`: the server is; then none can be ended. */
+  show(sessions, watching, viewer, away) {
+    this.away = away;
     this.tbody.replaceChildren(...sessions.map((session) => this.line(session, watching, viewer)));
   }
 
@@ -28,7 +30,7 @@ export class SessionList {
       [session.late],
       [wheel],
       [session.viewers],
-      session.state === "foreign" ? [] : [button("×", "End this session", () => this.on.close(session.sid))],
+      session.state === "foreign" ? [] : [this.closing(session)],
     ];
     line.append(...cells.map((content) => {
       const cell = document.createElement("td");
@@ -37,6 +39,12 @@ export class SessionList {
     }));
     line.addEventListener("click", () => this.on.watch(session.sid));
     return line;
+  }
+
+  closing(session) {
+    const element = button("×", "End this session", () => this.on.close(session.sid));
+    element.disabled = this.away;
+    return element;
   }
 }
 

@@ -290,6 +290,12 @@ class AsyncStreamClient(NotCopied):
         opening = open_stream(link, self._observer, what)
         return AsyncRemoteSession(link, await run_async(opening, link))
 
+    async def greet(self) -> HelloOk:
+        """Meets whatever server answers at this address now, after the last one went: what it says
+        of itself, which is ``info`` from here on."""
+        link = self._connection
+        return await run_async(say_hello(link, anew=True), link)
+
     async def status(self) -> Status:
         """The server's sessions, queue and progress; answered even while the engine computes."""
         link = self._connection

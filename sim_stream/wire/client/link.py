@@ -36,8 +36,10 @@ class Link(Protocol):
     def require_owner(self) -> None: ...
 
 
-def say_hello(link: Link) -> Operation[HelloOk]:
-    reply = (yield from ask_until_answered(Hello(), timeout_s=link.timeout_s)).message
+def say_hello(link: Link, *, anew: bool = False) -> Operation[HelloOk]:
+    """``anew``: to whatever server answers now, although the last one said farewell."""
+    asking = ask_until_answered(Hello(), timeout_s=link.timeout_s, anew=anew)
+    reply = (yield from asking).message
     if not isinstance(reply, HelloOk):
         raise ProtocolError("reply", type(reply).__name__, "hello_ok")
     return reply

@@ -27,6 +27,7 @@ import zmq
 
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.last_resort import InternalErrors
+from sim_stream.stop_signals import heard_signals
 from sim_stream.wire.engine import Runtime
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.messages import VERSION, HelloOk, ServerLimits, WireCamera, WireSampling
@@ -216,7 +217,7 @@ class StreamServer:
         log.info("stopped: %s", self.endpoint)
 
     def serve_forever(self) -> None:
-        """Serves until SIGINT or SIGTERM (main thread only), then stops cleanly."""
+        """Serves until SIGINT, SIGTERM or SIGHUP (main thread only), then stops cleanly."""
         with _stop_signals() as signalled:
             self.start()
             try:
@@ -336,7 +337,7 @@ def _reap(worker: EngineWorker, context: Context) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[socket.socket]:
-    """A socket that becomes readable on SIGINT or SIGTERM.
+    """A socket that becomes readable on SIGINT, SIGTERM or SIGHUP, unless that is ignored.
 
     A handler that set a ``threading.Event`` could dead-lock with the main thread's wait for it.
     """
@@ -349,7 +350,7 @@ def _stop_signals() -> Iterator[socket.socket]:
         if select.select([], [writable], [], 0)[1]:
             writable.send(b"x")
 
-    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, on_signal) for s in heard_signals()}
     try:
         yield readable
     finally:
