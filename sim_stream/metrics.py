@@ -42,7 +42,7 @@ BUCKETS_CODES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Loops of a server that have a last resort: each is shown from the start.
 PLACES = (
     *("request", "result", "delivery", "tick", "io", "observer"),
-    *("engine", "decoder", "door", "recorder", "metrics"),
+    *("engine", "decoder", "loader", "door", "connections", "recorder", "metrics"),
 )
 ADDRESS = "PORT or HOST:PORT with a port of 0..65535; the host is 127.0.0.1 unless given"
 
@@ -51,8 +51,8 @@ class Metrics:
     """An ``Observer``; ``watch`` adds what the server counts itself."""
 
     def __init__(self, errors: InternalErrors | None = None) -> None:
-        self._errors = errors or InternalErrors()
-        registry = self.registry = GuardedRegistry(self._errors)
+        self.errors = errors or InternalErrors()
+        registry = self.registry = GuardedRegistry(self.errors)
         self._build = Info(
             "sim_stream_build", "The package and the model that it serves.", registry=registry
         )
@@ -101,7 +101,7 @@ class Metrics:
     def watch(self, counters: Counters) -> None:
         """Shows a server's own counters, too."""
         self.registry.register(ServerCounters(counters))
-        if counters.internal is not self._errors:
+        if counters.internal is not self.errors:
             self.registry.errors.append(counters.internal)
 
     def __call__(self, exchange: Exchange) -> None:
@@ -272,7 +272,7 @@ def exported(metrics: Metrics, address: str) -> Iterator[str]:
     """Answers scrapes in a thread; its URL. Raises InvalidInput, Unavailable."""
     host, port = parse_address(address)
     try:
-        server = ScrapeServer(metrics.registry, host, port)
+        server = ScrapeServer(metrics.registry, host, port, metrics.errors)
     except OSError as error:
         raise Unavailable(f"cannot serve metrics at {address}: {error.strerror}") from error
     server.start()

@@ -12,13 +12,15 @@ import logging
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+
+from sim_stream.last_resort import InternalErrors, LastResort
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,15 @@ PATHS = ("/", "/metrics")
 class ScrapeServer:
     """Listens from construction on and answers from ``start`` to ``stop``. Raises OSError."""
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int,
+        errors: InternalErrors | None = None,
+    ) -> None:
         self._registry = registry
+        self._resort = LastResort("metrics", errors or InternalErrors())
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._loop = asyncio.new_event_loop()
@@ -72,17 +81,29 @@ class ScrapeServer:
         """One at a time, so that there are never more than there may be."""
         while True:
             try:
-                connection, _ = await self._loop.sock_accept(self._socket)
-            except OSError as error:  # no descriptor for it
-                self._say("metrics: %s", error.strerror)
-                self._make_room(max(0, len(self._asking) + len(self._answered) - 1))
-                await asyncio.sleep(ACCEPT_AGAIN_S)
-                continue
+                await self._accept_one()
+            except Exception as error:
+                self._resort.caught(error, "a connection to the metrics")
+                await asyncio.sleep(self._resort.pause_s())
+            else:
+                self._resort.well()
+
+    async def _accept_one(self) -> None:
+        try:
+            connection, _ = await self._loop.sock_accept(self._socket)
+        except OSError as error:  # no descriptor for it
+            self._say("metrics: %s", error.strerror)
+            self._make_room(max(0, len(self._asking) + len(self._answered) - 1))
+            await asyncio.sleep(ACCEPT_AGAIN_S)
+            return
+        with ExitStack() as on_failure:
+            on_failure.callback(connection.close)
             self._make_room(CONNECTIONS - 1)
-            reader = asyncio.StreamReader(limit=REQUEST_BYTES)
-            make = partial(asyncio.StreamReaderProtocol, reader, self._serve)
-            with suppress(OSError):  # it has left again
-                await self._loop.connect_accepted_socket(make, connection)
+            on_failure.pop_all()
+        reader = asyncio.StreamReader(limit=REQUEST_BYTES)
+        make = partial(asyncio.StreamReaderProtocol, reader, self._serve)
+        with suppress(OSError):  # it has left again
+            await self._loop.connect_accepted_socket(make, connection)
 
     def _make_room(self, left: int) -> None:
         """Those that ask nothing go first."""
@@ -117,8 +138,8 @@ class ScrapeServer:
         """The last resort: a collector that fails costs this scrape, and no other."""
         try:
             return self._answer(lines)
-        except Exception:
-            log.exception("metrics: a scrape failed")
+        except Exception as error:
+            self._resort.caught(error, "a scrape")
             return _reply("500 Internal Server Error")
 
     def _answer(self, lines: list[bytes]) -> bytes:

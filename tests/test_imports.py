@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "console": BASE,
     "logs": {"plain_json", "text"},
     "metrics": BASE | {"scrapes", "wire", ""},
-    "scrapes": set(),
+    "scrapes": {"last_resort"},
     "view": BASE | {"model_options", "server_process", "view", "wire"},
     "demo": BASE | {"model_options", "recording", "wire", "server_process"},
     # The client side for what it measures; models and runtime for counts and the sweep.

@@ -18,7 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from sim_stream import __version__, cli, scrapes
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError, Unavailable
-from sim_stream.metrics import AcceptedCodes, Metrics, ServerCounters, exported, parse_address
+from sim_stream.metrics import (
+    AcceptedCodes,
+    GuardedRegistry,
+    Metrics,
+    ServerCounters,
+    exported,
+    parse_address,
+)
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.messages import FrameInfo, FrameMessage, Step
 from sim_stream.wire.observe import Exchange, together
@@ -269,22 +276,22 @@ def test_half_sent_requests_make_room_for_a_scrape_and_time_out(monkeypatch):
                 assert peer.recv(1) == b""
 
 
-def test_a_collector_that_fails_costs_its_scrape_alone(caplog):
+def test_a_scrape_that_fails_as_a_whole_costs_no_other(caplog, monkeypatch):
     metrics = Metrics()
-
-    class Failing:
-        fails = True
-
-        def collect(self):
-            if self.fails:
-                raise KeyError("planted")
-            return []
-
     with exported(metrics, "0") as url:
-        Failing.fails = False
-        metrics.registry.register(Failing())
-        Failing.fails = True
+        plant = Plant(monkeypatch, GuardedRegistry, "_internal_errors")
+        plant.left = 1
         assert ask(url, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 500")
-        Failing.fails = False
         assert ask(url, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
-    assert "planted" in caplog.text
+    assert "unforeseen" in caplog.text
+    assert metrics.errors.by_place() == {"metrics": 1}
+
+
+def test_accepting_that_fails_costs_one_connection(monkeypatch):
+    metrics = Metrics()
+    with exported(metrics, "0") as url:
+        Plant(monkeypatch, scrapes.ScrapeServer, "_make_room").left = 1
+        with suppress(OSError):
+            ask(url, b"GET / HTTP/1.0\r\n\r\n")
+        assert ask(url, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert metrics.errors.by_place() == {"metrics": 1}

@@ -100,10 +100,9 @@ def claimed(
 ) -> Figures:
     bystander = stage.start(Bystander(server.endpoint, **how))
     bystander.wait_for(5)
-    context = zmq.Context()
-    stage.callback(context.destroy, linger=0)
+    context = stage.start(zmq.Context())
     claims = [automatic(start + n) for start in STARTS for n in range(-CLAIMS // 2, CLAIMS)]
-    claimants = [context.socket(zmq.DEALER) for _ in claims]
+    claimants = [stage.start(context.socket(zmq.DEALER)) for _ in claims]
     for claimant, routing_id in zip(claimants, claims, strict=True):
         claimant.linger = 0
         claimant.routing_id = routing_id

@@ -21,6 +21,7 @@ from sim_stream.wire import framing
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server import dispatch, worker
 from sim_stream.wire.server.admission import Admission
+from sim_stream.wire.server.connections import Connections
 from sim_stream.wire.server.dispatch import Dispatcher
 from sim_stream.wire.server.doorkeeper import Doorkeeper
 from sim_stream.wire.server.host import SessionHost
@@ -64,6 +65,10 @@ PLACES: dict[str, tuple[Any, str]] = {
     "the bell": (IoLoop, "_hush"),
     "reading results": (IoLoop, "_deliver_results"),
     "ringing": (Wake, "ring"),
+    "who sent it": (Connections, "took"),
+    "an empty socket": (Connections, "idle"),
+    "counting connections": (Connections, "count"),
+    "the watch over connections": (Connections, "_go_round"),
     "the jobs that wait": (Inbox, "take"),
     "beginning a step": (EngineWorker, "_begin"),
     "the session's step": (SessionHost, "begin"),

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire.server.descriptors import Probe, connections_allowed, inode_of
 from sim_stream.wire.server.dispatch import Counters
 from sim_stream.wire.server.rates import RateLimit
@@ -68,7 +69,8 @@ class Connections:
     is rung. ``evicted``, ``cut``: how many were cut off, to make room or for what they sent.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, errors: InternalErrors | None = None) -> None:
+        self._resort = LastResort("connections", errors or InternalErrors())
         self.limit = limit
         self.evicted = 0
         self.cut = 0
@@ -216,8 +218,9 @@ class Connections:
         all_events.register(self._data, select.POLLIN)
         look_s = breath_s = 0.0
         with Wake(context) as bell:
-            for monitor in self._monitors:  # it wakes nobody who has not yet found it empty
-                self._hear(monitor)
+            with self._resort.around("the watch's beginning"):
+                for monitor in self._monitors:  # it wakes nobody who has not yet found it empty
+                    self._hear(monitor)
             while True:
                 left_s = look_s - time.monotonic()
                 poller, patience_s = (quiet, left_s) if left_s > 0 else (all_events, BREATH_S)
@@ -232,9 +235,11 @@ class Connections:
                     if time.monotonic() > breath_s:
                         breath_s = time.monotonic() + BREATH_S
                         self._breathe()
-                except Exception:  # the last resort: unheard, the monitors' queues would grow
-                    log.exception("watching connections: the watch goes on")
-                    look_s = time.monotonic() + BREATH_S
+                except Exception as error:  # unheard, the monitors' queues would grow
+                    self._resort.caught(error, "the watch over connections")
+                    time.sleep(self._resort.pause_s())
+                else:
+                    self._resort.well()
 
     def _go_round(self, *, look: bool) -> bool:
         """Whether the I/O thread is to be rung."""

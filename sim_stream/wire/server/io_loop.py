@@ -144,7 +144,8 @@ class IoLoop(threading.Thread):
         if self._sockets.router in ready:
             self._serve_requests()
         elif self._sockets.connections is not None and not rested:
-            self._sockets.connections.idle()
+            with self._ticks.around("connections"):
+                self._sockets.connections.idle()
         if self._sockets.viewers is not None and self._sockets.viewers.socket in ready:
             with self._ticks.around("subscriptions"):
                 self._sockets.viewers.serve()
@@ -158,7 +159,8 @@ class IoLoop(threading.Thread):
         counters.progress, counters.queued = self._worker.progress, self._worker.queued
         counters.sessions = self._dispatcher.sessions
         if self._sockets.connections is not None:
-            self._sockets.connections.count(counters)
+            with self._ticks.around("connections"):
+                self._sockets.connections.count(counters)
         if self._sockets.viewers is not None:
             counters.refused_topics = self._sockets.viewers.refused
 
@@ -209,7 +211,8 @@ class IoLoop(threading.Thread):
             except zmq.Again:
                 return
             if self._sockets.connections is not None:
-                self._sockets.connections.took(first)
+                with self._ticks.around("connections"):
+                    self._sockets.connections.took(first)
             route, parts = first.bytes, framing.buffers(rest)
             self._routes[route] = None
             self._routes.move_to_end(route)

@@ -234,7 +234,8 @@ class StreamServer:
             return None
         from sim_stream.wire.server.connections import SLACK_BYTES, Connections
 
-        return Connections(self._info.limits.message_bytes + SLACK_BYTES)
+        limit = self._info.limits.message_bytes + SLACK_BYTES
+        return Connections(limit, self.counters.internal)
 
     def _open_sockets(self, context: Context, connections: Connections | None) -> Sockets:
         seed_routing_ids()
