@@ -14,12 +14,11 @@ import zmq
 
 
 class Client:
-    def __init__(self, endpoint: str, timeout_ms: int = 30_000) -> None:
+    def __init__(self, endpoint: str) -> None:
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.linger = 0
-        self.socket.rcvtimeo = timeout_ms
         self.socket.connect(endpoint)
-        self.rid = 0
+        self.start, self.rid = f"start it: sim-stream serve --bind {endpoint}", 0
 
     def ask(self, kind: str, arrays: dict[str, np.ndarray] | None = None, **fields):
         """Sends one request; gives the reply's header and its arrays."""
@@ -30,6 +29,8 @@ class Client:
         ]
         header = {"v": 1, "t": kind, "rid": self.rid, "arrays": specs} | fields
         self.socket.send_multipart([msgpack.packb(header), *(a.tobytes() for a in arrays.values())])
+        if not self.socket.poll(2_000 if kind == "hello" else 600_000):  # a step may compile
+            raise SystemExit(f"no answer; {self.start}")
         header, *parts = self.socket.recv_multipart()
         reply = msgpack.unpackb(header)
         if reply["t"] == "error":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.wire.conftest import ServerProcess
 
 # How long a client waits for a reply that never comes: well beyond what a step takes.
-PATIENCE_MS = {"toy": 500, "guarded": 500, "phoenix": 500, "pocket": 3000}
+PATIENCE_MS = {"toy": 500, "guarded": 500, "phoenix": 500, "slow": 1200, "pocket": 3000}
 
 
 def main(kind: str, command: list[str]) -> int:
@@ -50,7 +50,8 @@ def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
     if kind == "phoenix":
         return rising(ToyServerProcess, on_exit)
     keys = Path(on_exit.enter_context(TemporaryDirectory()))
-    toy = ToyServerProcess(*(make_keys(keys) if kind == "guarded" else ()))
+    options = {"guarded": lambda: make_keys(keys), "slow": lambda: ["--step-ms", "3000"]}
+    toy = ToyServerProcess(*options.get(kind, list)())
     on_exit.callback(toy.process.wait)
     on_exit.callback(toy.process.terminate)
     return {

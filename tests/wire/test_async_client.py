@@ -28,7 +28,7 @@ def connected(server, **options) -> AsyncStreamClient:
 
 
 async def frames_of(client: AsyncStreamClient, seed: int, steps: int = 4) -> list[np.ndarray]:
-    async with await client.open(FRAMES, seed=seed) as session:
+    async with client.open(FRAMES, seed=seed) as session:
         images = [session.frame.image]
         images += [(await session.step(action)).image for action in drive(steps)]
         last = await session.close()
@@ -108,6 +108,31 @@ def test_mistakes_and_refusals_are_raised_and_the_session_goes_on(server):
                 with pytest.raises(RemoteError, match="less than 999"):
                     await session.step(Action(speed_mps=999.0, yaw_rate_radps=0.0))
                 assert (await session.step()).step == 1
+
+    asyncio.run(main())
+
+
+def test_an_opening_and_a_fork_are_coroutines_and_context_managers(server):
+    async def main():
+        async with connected(server) as client:
+            async with client.open(FRAMES) as session, session.fork() as twin:
+                assert [(await one.step((2.0, 0.1))).step for one in (session, twin)] == [1, 1]
+            async with await client.open(FRAMES) as awaited:
+                assert (await client.status()).sessions == 1
+            task = asyncio.create_task(client.open(FRAMES))
+            session, other = await task, await asyncio.wait_for(client.open(FRAMES), TIMEOUT_S)
+            both = await asyncio.gather(session.fork(), other.fork())
+            assert (await client.status()).sessions == 4
+            for one in (*both, session, other, awaited):
+                await one.close()
+            with pytest.raises(ZeroDivisionError):
+                async with client.open(FRAMES):
+                    raise ZeroDivisionError
+            with pytest.raises(InvalidInput, match="seed"):
+                async with client.open(FRAMES, seed=-1):
+                    raise AssertionError("it is not entered")
+            async with client.open(FRAMES):
+                assert (await client.status()).sessions == 1
 
     asyncio.run(main())
 

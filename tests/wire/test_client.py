@@ -280,6 +280,19 @@ def test_minimal_client_drives_a_server(server_process, tmp_path):
         assert [int(word[1]) for word in shown] == [0, 0, 1, 2, 3, 4, 5]
 
 
+def test_minimal_client_says_what_to_start_where_nobody_listens(tmp_path):
+    endpoint = f"ipc://{tmp_path}/nobody"
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "minimal_client.py", endpoint],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"no answer; start it: sim-stream serve --bind {endpoint}\n"
+
+
 def test_another_epoch_in_any_reply_ends_the_wait_for_the_server_before():
     def reply(message):
         mailbox.put(pack(message), 0)

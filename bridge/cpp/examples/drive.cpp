@@ -1,15 +1,16 @@
 // Drives a sim-stream server: a street, a few seconds of steering, the last frame as an image.
 //
 //     sim-stream serve --bind tcp://127.0.0.1:5555
-//     drive [FRAMES] [OUT.ppm] [PROMPT.rgb]
+//     drive [FRAMES] [OUT.ppm] [PROMPT.rgb] [ENDPOINT]
 //
 // A drive starts from PROMPT.rgb: frames of raw pixels as `python examples/write_prompt.py` writes
 // them from a clip that the model knows. Without it, from a painted street, which a trained model
 // does not know: the drive then says so and soon shows something else.
 //
-// SIM_STREAM_ENDPOINT names another server; to one that asks for keys SIM_STREAM_KEY and
-// SIM_STREAM_SERVER_KEY name the files of ClientOptions.
+// Without ENDPOINT it drives the server that SIM_STREAM_ENDPOINT names; to one that asks for keys
+// SIM_STREAM_KEY and SIM_STREAM_SERVER_KEY name the files of ClientOptions.
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -24,6 +25,33 @@
 #include "sim_stream/client.hpp"
 
 namespace {
+
+constexpr const char* kDefaultEndpoint = "tcp://127.0.0.1:5555";
+constexpr const char* kUsage =
+    "usage: drive [FRAMES] [OUT.ppm] [PROMPT.rgb] [ENDPOINT]\n"
+    "\n"
+    "Drives a sim-stream server and writes the last frame. What is left out is as in brackets:\n"
+    "  FRAMES      how many frames to predict (20)\n"
+    "  OUT.ppm     where the last one goes (nowhere)\n"
+    "  PROMPT.rgb  frames to start from, by examples/write_prompt.py (a painted road)\n"
+    "  ENDPOINT    the server, as tcp://HOST:PORT, the last of the arguments\n"
+    "              (SIM_STREAM_ENDPOINT, else tcp://127.0.0.1:5555)\n"
+    "SIM_STREAM_KEY and SIM_STREAM_SERVER_KEY name the key files for a server that asks for keys.\n";
+
+// Throws std::invalid_argument.
+int frames_of(const std::string& text) {
+  std::size_t read = 0;
+  int frames = 0;
+  try {
+    frames = std::stoi(text, &read);
+  } catch (const std::exception&) {  // no digits, or too many
+    read = 0;
+  }
+  if (read != text.size() || text.empty() || frames < 1) {
+    throw std::invalid_argument("FRAMES: got " + text + "; allowed: an integer, 1 or more");
+  }
+  return frames;
+}
 
 // Stands in for a simulator's camera: sky, grass and a grey road that narrows to the horizon.
 sim_stream::Image camera(const sim_stream::ServerInfo& info) {
@@ -81,11 +109,12 @@ std::string environment(const char* name, const char* otherwise) {
   return value != nullptr ? value : otherwise;
 }
 
-void drive(int frames, const std::string& out, const std::string& prompt) {
+void drive(int frames, const std::string& out, const std::string& prompt,
+           const std::string& endpoint) {
   sim_stream::ClientOptions options;
   options.key_file = environment("SIM_STREAM_KEY", "");
   options.server_key_file = environment("SIM_STREAM_SERVER_KEY", "");
-  sim_stream::Client client(environment("SIM_STREAM_ENDPOINT", "tcp://127.0.0.1:5555"), options);
+  sim_stream::Client client(endpoint, options);
   const auto& info = client.info();
   std::cout << info.model_id << " at " << info.fps() << " fps\n";
 
@@ -113,9 +142,27 @@ void drive(int frames, const std::string& out, const std::string& prompt) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  for (const std::string& argument : arguments) {
+    if (argument == "-h" || argument == "--help") {
+      std::cout << kUsage;
+      return EXIT_SUCCESS;
+    }
+  }
   try {
-    const int frames = argc > 1 ? std::stoi(argv[1]) : 20;
-    drive(frames, argc > 2 ? argv[2] : "", argc > 3 ? argv[3] : "");
+    const auto is_endpoint = [](const std::string& argument) {
+      return argument.find("://") != std::string::npos;
+    };
+    std::string endpoint = environment("SIM_STREAM_ENDPOINT", kDefaultEndpoint);
+    if (!arguments.empty() && is_endpoint(arguments.back())) {
+      endpoint = arguments.back();
+      arguments.pop_back();
+    }
+    arguments.resize(std::max<std::size_t>(arguments.size(), 3));
+    if (arguments.size() > 3) {
+      throw std::invalid_argument("got one argument too many, " + arguments[3] + "\n" + kUsage);
+    }
+    drive(arguments[0].empty() ? 20 : frames_of(arguments[0]), arguments[1], arguments[2], endpoint);
     return EXIT_SUCCESS;
   } catch (const std::exception& error) {
     std::cerr << "drive: " << error.what() << '\n';

@@ -102,15 +102,17 @@ Session Client::open(const std::vector<Image>& frames, const OpenOptions& option
   request.record = options.record;
   request.mode = options.realtime ? "realtime" : "lockstep";
   const auto at = Clock::now();
-  Received received = connection_->ask(request, &array, true);
-  auto& opened = expect<wire::Opened>(received, "opened");
-  if (!opened.frame) {
-    throw ProtocolError("reply: opened without a frame");
-  }
-  const wire::Opened reply = opened;
-  Frame frame = make_frame(std::move(received), *reply.frame, reply.committed_step, at);
-  return Session(
-      std::make_unique<Session::Impl>(connection_, info_, reply, std::move(frame), options.realtime));
+  return connection_->or_withdrawn(request.open_key, [&] {
+    Received received = connection_->ask(request, &array, true);
+    auto& opened = expect<wire::Opened>(received, "opened");
+    if (!opened.frame) {
+      throw ProtocolError("reply: opened without a frame");
+    }
+    const wire::Opened reply = opened;
+    Frame frame = make_frame(std::move(received), *reply.frame, reply.committed_step, at);
+    return Session(std::make_unique<Session::Impl>(connection_, info_, reply, std::move(frame),
+                                                   options.realtime));
+  });
 }
 
 Status Client::status() { return ask_status(*connection_, ""); }

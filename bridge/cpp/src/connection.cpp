@@ -1,5 +1,7 @@
 #include "connection.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <thread>
@@ -22,6 +24,8 @@ constexpr std::chrono::milliseconds kShortestBeat{5};
 constexpr std::chrono::milliseconds kLongestBeat{60'000};
 // Messages that are read before the clock is looked at again.
 constexpr int kReadAtOnce = 64;
+// Heartbeats are no closer: a wait that is shorter ends on time, whatever the server does.
+constexpr std::chrono::milliseconds kBeat{500};
 
 RemoteError remote_error(const wire::Refusal& refusal) {
   return {refusal.code, refusal.message, refusal.retryable, refusal.committed_step};
@@ -34,23 +38,45 @@ std::string_view view(const zmq::message_t& part) {
 }  // namespace
 
 Connection::Connection(std::string endpoint, const ClientOptions& options)
-    : endpoint_(std::move(endpoint)), options_(options), keys_(load_keys(options)) {
+    : endpoint_(std::move(endpoint)),
+      options_(options),
+      keys_(load_keys(options)),
+      process_(::getpid()) {
   if (options_.timeout.count() <= 0) {
     throw InvalidInput("timeout: got " + std::to_string(options_.timeout.count()) +
                        " ms; allowed: more than 0");
   }
   try {
-    connect();
+    connect(false);
   } catch (const zmq::error_t& error) {
     throw InvalidInput("endpoint: got " + endpoint_ + "; allowed: tcp://HOST:PORT, ipc://PATH (" +
                        error.what() + ")");
   }
 }
 
-Connection::~Connection() = default;
+// In a forked process libzmq cannot end its context, and cppzmq would ask for it for ever: there the
+// handles are left to the end of the process.
+Connection::~Connection() {
+  if (elsewhere()) {
+    static_cast<void>(handshakes_.release());
+    static_cast<void>(new zmq::socket_t(std::move(socket_)));
+    static_cast<void>(new zmq::context_t(std::move(context_)));
+  }
+}
+
+bool Connection::elsewhere() const { return ::getpid() != process_; }
+
+void Connection::require_process() const {
+  if (elsewhere()) {
+    throw WrongOwner("client: got a use in process " + std::to_string(::getpid()) +
+                     "; allowed: in process " + std::to_string(process_) +
+                     ", which made it (a forked process makes a client of its own)");
+  }
+}
 
 std::uint64_t Connection::send(const wire::Request& request, const OutgoingArray* array,
                                bool anew) {
+  require_process();
   read_waiting();
   if (anew && farewell_told_) {
     farewell_.reset();
@@ -67,32 +93,47 @@ std::uint64_t Connection::send(const wire::Request& request, const OutgoingArray
 }
 
 void Connection::send_unanswered(const wire::Request& request) noexcept {
+  if (elsewhere()) {
+    return;
+  }
   try {
     transmit(request, next_rid_++, nullptr);
   } catch (const std::exception&) {  // called by destructors; the lease ends the session instead
   }
 }
 
-Received Connection::wait(std::uint64_t rid, std::chrono::milliseconds timeout) {
-  const auto deadline = Clock::now() + timeout;
+Received Connection::wait(std::uint64_t rid, std::chrono::milliseconds timeout,
+                          std::chrono::milliseconds busy) {
+  require_process();
+  const auto begin = Clock::now();
+  const auto interval = std::min(heartbeat_, std::max(kBeat, timeout / 2));
+  auto beaten = begin;
   read_waiting();
   while (replies_.count(rid) == 0) {
     raise_farewell();
     if (!expects(rid)) {  // it went to a server that is gone
       throw lost();
     }
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
-    if (left.count() <= 0) {
-      give_up();
+    raise_absence();
+    // Time runs out while the server is silent; not while it says that it has the request.
+    const auto confirmed = confirmed_.find(rid);
+    const auto silent_since =
+        confirmed == confirmed_.end() ? begin : std::max(begin, confirmed->second);
+    const auto over = std::min(silent_since + timeout, begin + std::max(timeout, busy));
+    const auto now = Clock::now();
+    if (now >= over) {
+      give_up(confirmed != confirmed_.end() && now - confirmed->second < 2 * interval + kBeat);
     }
-    const auto before = Clock::now();
-    await_news(ZMQ_POLLIN, std::min(left, heartbeat_));
-    if (heartbeat_ < left && Clock::now() - before >= heartbeat_) {
-      beat();
-    }
+    const auto next = std::min(over, beaten + interval);
+    await_news(ZMQ_POLLIN, std::max(std::chrono::ceil<std::chrono::milliseconds>(next - now),
+                                    std::chrono::milliseconds(0)));
     read_waiting();
     if (replies_.count(rid) == 0) {
       raise_refusal();
+      if (Clock::now() - beaten >= interval) {
+        beaten = Clock::now();
+        beat(rid);
+      }
     }
   }
   Received received = std::move(replies_.at(rid));
@@ -107,6 +148,8 @@ Received Connection::ask(const wire::Request& request, const OutgoingArray* arra
   for (unsigned left = options_.resends;; --left) {
     try {
       return wait(send(request, array, anew));
+    } catch (const NobodyListens&) {
+      throw;
     } catch (const ConnectionLost&) {
       if (left == 0) {
         throw;
@@ -120,7 +163,8 @@ Received Connection::persevere(const wire::Request& request, std::chrono::millis
   while (true) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(give_up - Clock::now());
     try {
-      return wait(send(request, nullptr, true), std::min(timeout, left));
+      const auto patience = std::min(timeout, left);
+      return wait(send(request, nullptr, true), patience, patience);
     } catch (const RemoteError& error) {
       const bool coming = error.code() == "CONNECTION_LOST" || error.code() == "SHUTTING_DOWN" ||
                           error.code() == "BUSY";
@@ -146,9 +190,20 @@ void Connection::meet(const std::string& epoch, std::uint64_t rid) {
   epoch_ = epoch;
 }
 
-// Asks whether the server is still the same; nobody waits for the answer.
-void Connection::beat() {
-  transmit(wire::Heartbeat{}, next_rid_++, nullptr);
+// Asks whether the server is still the same and has that request; nobody waits for the answer.
+void Connection::beat(std::uint64_t awaiting) {
+  transmit(wire::Heartbeat{"", 0, awaiting}, next_rid_++, nullptr);
+}
+
+// A first server has had its time to appear.
+void Connection::raise_absence() {
+  if (!epoch_.empty() || Clock::now() - begin_ < options_.connect_timeout) {
+    return;
+  }
+  handshakes_->read();
+  if (!handshakes_->reached()) {
+    throw NobodyListens(unanswered(options_.connect_timeout) + probable_cause());
+  }
 }
 
 bool Connection::was_dropped(std::uint64_t rid) const {
@@ -163,11 +218,12 @@ bool Connection::was_dropped(std::uint64_t rid) const {
 void Connection::forget(std::uint64_t rid) {
   expected_.erase(rid);
   replies_.erase(rid);
+  confirmed_.erase(rid);
 }
 
 // Not IMMEDIATE: with it libzmq drops what was received but not yet read as soon as the server
 // disconnects, so a server's last frame and its farewell would be lost.
-void Connection::connect() {
+void Connection::connect(bool reached) {
   socket_ = zmq::socket_t(context_, zmq::socket_type::dealer);
   socket_.set(zmq::sockopt::linger, kLingerMs);
   socket_.set(zmq::sockopt::maxmsgsize, kMaxReplyBytes);
@@ -179,7 +235,7 @@ void Connection::connect() {
     socket_.set(zmq::sockopt::curve_publickey, keys_->public_key);
     socket_.set(zmq::sockopt::curve_secretkey, keys_->secret_key);
   }
-  handshakes_.emplace(context_, socket_, keys_.has_value());
+  handshakes_ = std::make_unique<Handshakes>(context_, socket_, keys_.has_value(), reached);
   socket_.connect(endpoint_);
 }
 
@@ -188,12 +244,17 @@ void Connection::reconnect() {
   socket_.set(zmq::sockopt::linger, 0);
   expected_.clear();
   replies_.clear();
+  confirmed_.clear();
+  const bool reached = handshakes_->reached();
   handshakes_.reset();
-  connect();
+  connect(reached);
 }
 
-void Connection::give_up() {
-  const ConnectionLost error = lost();
+void Connection::give_up(bool computing) {
+  const ConnectionLost error = computing
+                                   ? ConnectionLost(unanswered(options_.busy) +
+                                                    ": the server is alive and computing")
+                                   : lost();
   reconnect();
   throw error;
 }
@@ -203,7 +264,7 @@ void Connection::await_room(Clock::time_point deadline) {
   raise_refusal();
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
   if (left.count() <= 0) {
-    give_up();
+    give_up(false);
   }
   await_news(ZMQ_POLLOUT, left);
 }
@@ -285,6 +346,9 @@ void Connection::read_one() {
                             kLongestBeat);
   } else if (const auto* status = std::get_if<Status>(&received.reply.body)) {
     meet(status->server_epoch, rid);
+    if (expects(status->pending)) {
+      confirmed_[status->pending] = Clock::now();
+    }
   }
   const auto* refusal = std::get_if<wire::Refusal>(&received.reply.body);
   if (expects(rid)) {
@@ -315,11 +379,21 @@ void Connection::raise_refusal() {
   }
 }
 
+std::string Connection::unanswered(std::chrono::milliseconds waited) const {
+  return "no answer from " + endpoint_ + " within " + std::to_string(waited.count()) + " ms";
+}
+
+std::string Connection::probable_cause() const {
+  if (handshakes_->reached()) {
+    const std::string& hint = handshakes_->hint();
+    return hint.empty() ? "" : ": " + hint;
+  }
+  return ": nobody listens at " + endpoint_ + "; start it: sim-stream serve --bind " + endpoint_ +
+         " (it listens once it says `ready`)";
+}
+
 ConnectionLost Connection::lost() const {
-  const std::string& hint = handshakes_->hint();
-  return ConnectionLost("no answer from " + endpoint_ + " within " +
-                        std::to_string(options_.timeout.count()) + " ms" +
-                        (hint.empty() ? "" : ": " + hint));
+  return ConnectionLost(unanswered(options_.timeout) + probable_cause());
 }
 
 }  // namespace sim_stream

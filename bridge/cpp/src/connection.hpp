@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -54,9 +55,27 @@ class Connection {
   void send_unanswered(const wire::Request& request) noexcept;
 
   // The reply to a request. Throws ConnectionLost (the socket is then a new one, or another server
-  // has come), RemoteError.
-  Received wait(std::uint64_t rid) { return wait(rid, options_.timeout); }
-  Received wait(std::uint64_t rid, std::chrono::milliseconds timeout);
+  // has come), RemoteError. `busy`: a server that says that it has the request may take that long.
+  Received wait(std::uint64_t rid) { return wait(rid, options_.timeout, options_.busy); }
+  Received wait(std::uint64_t rid, std::chrono::milliseconds timeout,
+                std::chrono::milliseconds busy);
+
+  // Runs what opens a session with that key. If it fails, the server closes the session as soon as it
+  // stands: nobody will ever know its sid.
+  template <typename Opening>
+  auto or_withdrawn(const std::string& open_key, Opening&& opening) -> decltype(opening()) {
+    try {
+      return opening();
+    } catch (const ConnectionLost&) {
+      send_unanswered(wire::Close{"", open_key});
+      throw;
+    } catch (const RemoteError&) {  // it was refused: there is none
+      throw;
+    } catch (...) {
+      send_unanswered(wire::Close{"", open_key});
+      throw;
+    }
+  }
 
   // Sends and waits; again up to `resends` times what the server does once however often it comes.
   Received ask(const wire::Request& request, const OutgoingArray* array = nullptr,
@@ -75,9 +94,12 @@ class Connection {
   [[nodiscard]] bool expects(std::uint64_t rid) const { return expected_.count(rid) == 1; }
 
  private:
-  void connect();
+  // Whether this is a process forked from the one that made it, where no socket of it works.
+  [[nodiscard]] bool elsewhere() const;
+  void require_process() const;
+  void connect(bool reached);
   void reconnect();
-  [[noreturn]] void give_up();
+  [[noreturn]] void give_up(bool computing);
   void await_room(Clock::time_point deadline);
   void await_news(short events, std::chrono::milliseconds timeout);
   bool poll(short events, std::chrono::milliseconds timeout);
@@ -85,9 +107,12 @@ class Connection {
   void read_waiting();
   void read_one();
   void meet(const std::string& epoch, std::uint64_t rid);
-  void beat();
+  void beat(std::uint64_t awaiting);
+  void raise_absence();
   void raise_farewell();
   void raise_refusal();
+  [[nodiscard]] std::string unanswered(std::chrono::milliseconds waited) const;
+  [[nodiscard]] std::string probable_cause() const;
   [[nodiscard]] ConnectionLost lost() const;
 
   std::string endpoint_;
@@ -96,13 +121,17 @@ class Connection {
   std::uint64_t next_rid_ = 1;
   std::set<std::uint64_t> expected_;
   std::map<std::uint64_t, Received> replies_;
+  // When the server last said that it has that request.
+  std::map<std::uint64_t, Clock::time_point> confirmed_;
   std::string epoch_;
   std::chrono::milliseconds heartbeat_{1000};
   std::optional<wire::Refusal> farewell_;
   bool farewell_told_ = false;
+  long process_;
+  Clock::time_point begin_ = Clock::now();
   zmq::context_t context_;
   zmq::socket_t socket_;
-  std::optional<Handshakes> handshakes_;
+  std::unique_ptr<Handshakes> handshakes_;
 };
 
 }  // namespace sim_stream

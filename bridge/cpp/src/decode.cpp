@@ -168,6 +168,7 @@ Status read_status(const Fields& fields) {
   status.srv_recv_ns = fields.required("srv_recv_ns").count();
   status.srv_send_ns = fields.required("srv_send_ns").count();
   status.server_epoch = fields.required("server_epoch").text(64);
+  status.pending = fields.get_or("pending", std::uint64_t{0}, &Value::u64);
   return status;
 }
 

@@ -151,13 +151,15 @@ struct Fields {
     out.field("resume_token", resume.resume_token);
   }
   void operator()(const Close& close) const {
-    begin("close", 1);
+    begin("close", 2);
     out.field("sid", close.sid);
+    out.field("open_key", close.open_key);
   }
   void operator()(const Heartbeat& heartbeat) const {
-    begin("heartbeat", 2);
+    begin("heartbeat", 3);
     out.field("sid", heartbeat.sid);
     out.field("client_send_ns", heartbeat.client_send_ns);
+    out.field("awaiting", heartbeat.awaiting);
   }
 };
 

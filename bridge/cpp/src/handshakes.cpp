@@ -7,13 +7,18 @@
 namespace sim_stream {
 namespace {
 
-constexpr int kEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+// libzmq connects again after 200 ms at most: who listens and breaks off was reached not longer ago.
+constexpr std::chrono::milliseconds kLately{500};
+constexpr int kEvents = ZMQ_EVENT_CONNECTED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
                         ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
 
 }  // namespace
 
-Handshakes::Handshakes(zmq::context_t& context, zmq::socket_t& socket, bool with_keys)
+Handshakes::Handshakes(zmq::context_t& context, zmq::socket_t& socket, bool with_keys, bool reached)
     : watched_(socket.handle()), events_(context, zmq::socket_type::pair), with_keys_(with_keys) {
+  if (reached) {
+    connected_at_ = std::chrono::steady_clock::now();
+  }
   // Its own for each socket: that of one just closed may still be taken.
   static std::atomic<std::uint64_t> made{0};
   const std::string address = "inproc://handshakes-" + std::to_string(made++);
@@ -29,6 +34,11 @@ Handshakes::Handshakes(zmq::context_t& context, zmq::socket_t& socket, bool with
 // Detached first: libzmq's thread would wait for a reader that has gone.
 Handshakes::~Handshakes() { zmq_socket_monitor(watched_, nullptr, 0); }
 
+bool Handshakes::reached() const {
+  return connected_ ||
+         (connected_at_ && std::chrono::steady_clock::now() - *connected_at_ < kLately);
+}
+
 void Handshakes::read() {
   zmq::message_t event;
   while (events_.recv(event, zmq::recv_flags::dontwait)) {
@@ -39,6 +49,11 @@ void Handshakes::read() {
     zmq::message_t address;
     static_cast<void>(events_.recv(address, zmq::recv_flags::none));  // always follows
     switch (what) {
+      case ZMQ_EVENT_CONNECTED:
+      case ZMQ_EVENT_DISCONNECTED:
+        connected_ = what == ZMQ_EVENT_CONNECTED;
+        connected_at_ = std::chrono::steady_clock::now();
+        break;
       case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
         refusal_.clear();
         hint_.clear();

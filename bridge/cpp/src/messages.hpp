@@ -62,13 +62,16 @@ struct Resume {
   std::string resume_token;
 };
 
+// With an `open_key` and no `sid`: of the session that it opened or is opening.
 struct Close {
   std::string sid;
+  std::string open_key = "";
 };
 
 struct Heartbeat {
   std::string sid;
   std::int64_t client_send_ns = 0;
+  std::uint64_t awaiting = 0;
 };
 
 using Request = std::variant<Hello, Open, Reset, Step, Fork, Resume, Close, Heartbeat>;

@@ -227,7 +227,8 @@ Received Session::Impl::rebuilt(Clock::time_point give_up) {
     try {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(give_up - Clock::now());
       const auto rid = connection->send(wire::Resume{token_}, nullptr, true);
-      return connection->wait(rid, std::min(options.timeout, left));
+      const auto patience = std::min(options.timeout, left);
+      return connection->wait(rid, patience, patience);
     } catch (const RemoteError& error) {
       if (!error.retryable()) {
         throw;
@@ -284,10 +285,11 @@ Frame Session::Impl::reset(const std::vector<Image>& frames, const StartOptions&
 
 std::unique_ptr<Session::Impl> Session::Impl::fork() {
   const std::string key = new_key();
-  Received received =
-      surviving([&] { return connection->ask(wire::Fork{sid, key}); });
-  const auto& opened = expect<wire::Opened>(received, "opened");
-  return std::make_unique<Impl>(connection, info, opened, latest, realtime);
+  return connection->or_withdrawn(key, [&] {
+    Received received = surviving([&] { return connection->ask(wire::Fork{sid, key}); });
+    const auto& opened = expect<wire::Opened>(received, "opened");
+    return std::make_unique<Impl>(connection, info, opened, latest, realtime);
+  });
 }
 
 std::optional<Frame> Session::Impl::close() {

@@ -91,10 +91,11 @@ inline sim_stream::wire::Request request_of(const Map& message) {
     return wire::Resume{text(message, "resume_token")};
   }
   if (t == "close") {
-    return wire::Close{text(message, "sid")};
+    return wire::Close{text(message, "sid"), text(message, "open_key")};
   }
   REQUIRE(t == "heartbeat");
-  return wire::Heartbeat{text(message, "sid"), number(message, "client_send_ns")};
+  return wire::Heartbeat{text(message, "sid"), number(message, "client_send_ns"),
+                         message.at("awaiting").as<std::uint64_t>()};
 }
 
 inline void check_arrays(const std::vector<sim_stream::wire::ArraySpec>& arrays,
@@ -215,6 +216,7 @@ inline void check_body(const sim_stream::Status& status, const Map& expected) {
   CHECK(status.client_send_ns == number(expected, "client_send_ns"));
   CHECK(status.srv_recv_ns == number(expected, "srv_recv_ns"));
   CHECK(status.srv_send_ns == number(expected, "srv_send_ns"));
+  CHECK(status.pending == expected.at("pending").as<std::uint64_t>());
   CHECK(status.server_epoch == text(expected, "server_epoch"));
 }
 

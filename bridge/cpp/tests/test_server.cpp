@@ -3,11 +3,14 @@
 #include <doctest/doctest.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -332,6 +335,72 @@ TEST_CASE("no server is a lost connection within the timeout") {
   CHECK_THROWS_AS(Client(endpoint(), {0ms, 0}), InvalidInput);
 }
 
+TEST_CASE("where nobody listens the error says what to start, long before the timeout") {
+  for (const std::string nowhere : {"tcp://127.0.0.1:9", "ipc:///tmp/sim-stream-nobody"}) {
+    CAPTURE(nowhere);
+    ClientOptions options;
+    options.timeout = 600s;
+    options.connect_timeout = 300ms;
+    CHECK_THROWS_WITH_AS(
+        Client(nowhere, options),
+        doctest::Contains(("300 ms: nobody listens at " + nowhere +
+                           "; start it: sim-stream serve --bind " + nowhere).c_str()),
+        NobodyListens);
+  }
+}
+
+TEST_CASE("an open that is given up leaves no session") {
+  Client direct(endpoint());
+  REQUIRE(sessions_become(direct, 0));  // those of the other tests
+  LossyProxy proxy(endpoint());
+  Client client(proxy.endpoint(), impatient(0));
+  proxy.lose_replies = 1;
+  CHECK_THROWS_AS(client.open(prompt(client.info())), ConnectionLost);
+  CHECK(sessions_become(direct, 0));
+  auto session = client.open(prompt(client.info()));
+  proxy.lose_replies = 1;
+  CHECK_THROWS_AS(session.fork(), ConnectionLost);
+  CHECK(sessions_become(direct, 1));
+  CHECK(session.step(kLeft).step == 1);
+}
+
+TEST_CASE("in a forked process a client says so at once, ends without harm, and so its parent goes on") {
+  auto client = std::make_unique<Client>(endpoint());
+  auto session = std::make_unique<Session>(client->open(prompt(client->info())));
+  const pid_t child = ::fork();
+  if (child == 0) {
+    int refused = 0;
+    const auto count = [&](auto&& call) {
+      try {
+        call();
+      } catch (const WrongOwner&) {
+        ++refused;
+      }
+    };
+    count([&] { session->step(kLeft); });
+    count([&] { session->send_step(kLeft); });
+    count([&] { session->fork(); });
+    count([&] { client->status(); });
+    count([&] { client->open(prompt(client->info())); });
+    session.reset();
+    client.reset();
+    ::_exit(refused);
+  }
+  int status = 0;
+  pid_t ended = 0;
+  for (int attempt = 0; attempt < 500 && ended == 0; ++attempt) {
+    ended = ::waitpid(child, &status, WNOHANG);
+    std::this_thread::sleep_for(20ms);
+  }
+  if (ended == 0) {
+    ::kill(child, SIGKILL);
+    ::waitpid(child, &status, 0);
+  }
+  REQUIRE(ended == child);
+  CHECK(WEXITSTATUS(status) == 5);
+  CHECK(session->step(kLeft).step == 1);
+}
+
 // Ends the server, hence on its own.
 TEST_SUITE("shutdown" * doctest::skip()) {
   TEST_CASE("a server that leaves says so: its sessions are over, another may be looked for") {
@@ -345,6 +414,24 @@ TEST_SUITE("shutdown" * doctest::skip()) {
     CHECK(code == "SHUTTING_DOWN");
     CHECK_THROWS_AS(session.step(kLeft), SessionClosed);
     CHECK_THROWS_AS(client.open(prompt(client.info())), RemoteError);
+  }
+}
+
+// Needs a server whose steps take longer than the client's timeout, hence on its own.
+TEST_SUITE("busy" * doctest::skip()) {
+  TEST_CASE("a server that computes is waited for beyond the timeout, up to a bound") {
+    Client client(endpoint(), impatient(0));
+    auto session = client.open(prompt(client.info()));
+    CHECK(session.step(kLeft).step == 1);
+
+    ClientOptions bounded = impatient(0);
+    bounded.busy = 1500ms;
+    Client other(endpoint(), bounded);
+    auto stepped = other.open(prompt(other.info()));
+    CHECK_THROWS_WITH_AS(stepped.step(kLeft),
+                         doctest::Contains("1500 ms: the server is alive and computing"),
+                         ConnectionLost);
+    CHECK(stepped.in_flight() == 1);
   }
 }
 

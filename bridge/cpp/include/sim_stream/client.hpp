@@ -28,13 +28,17 @@ namespace sim_stream {
 // `sim-stream keygen NAME`), and `server_key_file`, the server's public one (.pub).
 //
 // `resume`: how long a session may take to come back when its server, which records, was restarted;
-// 0: it ends.
+// 0: it ends. `connect_timeout`: how long a first server may take to appear where nobody listens.
+// `busy`: how long to wait, in place of `timeout`, for a server that answers heartbeats and says that
+// it has the request: a model that is being compiled, say.
 struct ClientOptions {
   std::chrono::milliseconds timeout{30'000};
   unsigned resends = 2;
   std::string key_file = "";
   std::string server_key_file = "";
   std::chrono::milliseconds resume{60'000};
+  std::chrono::milliseconds connect_timeout{2'000};
+  std::chrono::milliseconds busy{600'000};
 };
 
 // What is not set is the server's choice. `actions`: the action that led to each context frame,
@@ -118,7 +122,7 @@ class Session {
 // A connection to one server. It may end before its sessions, which keep the connection.
 class Client {
  public:
-  // Waits for the server to appear. Throws InvalidInput, ConnectionLost, and RemoteError when the
+  // Waits for the server to appear. Throws InvalidInput, NobodyListens, ConnectionLost, RemoteError if the
   // server speaks another version of the protocol or does not take the keys (UNAUTHENTICATED).
   explicit Client(const std::string& endpoint, const ClientOptions& options = {});
 

@@ -4,8 +4,10 @@
 //     |- InvalidInput      a caller's mistake; nothing was sent
 //     |- ProtocolError     the server sent what the protocol does not allow
 //     |- SessionClosed     a call on a session that is over
+//     |- WrongOwner        a client used in a process forked from its own
 //     `- RemoteError       the server refused the request and said why
 //        `- ConnectionLost the server did not answer in time
+//           `- NobodyListens there is no server at that address
 //
 // What libzmq itself fails with (no file descriptors left, say) comes as its own std::exception.
 
@@ -37,6 +39,12 @@ class SessionClosed : public Error {
   using Error::Error;
 };
 
+// libzmq's sockets do not survive a fork: a forked process makes a client of its own.
+class WrongOwner : public Error {
+ public:
+  using Error::Error;
+};
+
 // `code` is one of bridge/PROTOCOL.md's. `committed_step` is the session's, -1 where there is none.
 class RemoteError : public Error {
  public:
@@ -57,12 +65,18 @@ class RemoteError : public Error {
   std::int64_t committed_step_;
 };
 
-// A step stays in flight: `Session::receive` asks for it again. An open or a fork that was given up
-// may have made a session that nobody knows of; its lease ends it.
+// A step stays in flight: `Session::receive` asks for it again. The session of an open or a fork that
+// was given up is closed as soon as it stands.
 class ConnectionLost : public RemoteError {
  public:
   explicit ConnectionLost(const std::string& message)
       : RemoteError("CONNECTION_LOST", message, true, -1) {}
+};
+
+// No server came to that address within the time that a client gives a first one to appear.
+class NobodyListens : public ConnectionLost {
+ public:
+  using ConnectionLost::ConnectionLost;
 };
 
 }  // namespace sim_stream

@@ -132,6 +132,7 @@ struct Status {
   std::int64_t srv_recv_ns = 0;
   std::int64_t srv_send_ns = 0;
   std::string server_epoch;
+  std::uint64_t pending = 0;  // the request that a waiting client asked for, while it is at work
 };
 
 }  // namespace sim_stream
