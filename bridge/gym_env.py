@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from sim_stream.config import Action
+from sim_stream.config import Action, FrameSize
 from sim_stream.errors import InvalidInput, RemoteError, SessionClosed
 from sim_stream.prompts import read_prompt
 from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
@@ -82,7 +82,8 @@ class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
         )
         info = self._client.info
         try:
-            size = info.frame_shape[0]
+            height, width, _ = info.frame_shape
+            size = FrameSize(height=height, width=width)
             self._prompt = read_prompt(None if prompt is None else Path(prompt), size=size)
         except InvalidInput:
             self._client.close()

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.worlds import Car, Control, EgoState, Observation
+from sim_stream.config import FrameSize
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.video import FPS, iter_frames
 
@@ -49,7 +50,9 @@ class VideoWorld:
     def reset(self, seed: int) -> Observation:
         """From the start of the file again, whatever the seed."""
         self._stop()
-        self._samples = iter_frames(self._path, FPS, self._size_px, start_s=self._start_s)
+        self._samples = iter_frames(
+            self._path, FPS, FrameSize.square(self._size_px), start_s=self._start_s
+        )
         self._step = 0
         self._next = next(self._samples)[1]
         return self._observe()

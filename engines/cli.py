@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim_stream import console
-from sim_stream.config import PRESETS, get_preset
+from sim_stream.config import PRESETS, FrameSize, get_preset
 from sim_stream.console import OK, Parser
 from sim_stream.errors import InvalidInput
 from sim_stream.model_options import MAX_THREADS
@@ -191,7 +191,7 @@ def _verify(args: argparse.Namespace) -> int:
     from engines.verify import verify
 
     clip = args.video.name if args.video else "shipped clip"
-    manifests = verify(args.dir, source, _clip(args, source.preset.vq.image_size), device, clip)
+    manifests = verify(args.dir, source, _clip(args, source.preset.vq.frame), device, clip)
     for form, manifest in manifests.items():
         figures = manifest.verification
         worst = ", ".join(f"{k} {v}" for k, v in figures["alone"].items())
@@ -209,7 +209,7 @@ def _profile(args: argparse.Namespace) -> int:
     report = profile(
         args.dir,
         source,
-        _clip(args, source.preset.vq.image_size),
+        _clip(args, source.preset.vq.frame),
         device,
         batch=args.batch,
         rounds=args.rounds,
@@ -236,7 +236,7 @@ def _source_of_folder(args: argparse.Namespace) -> tuple[Source, Any]:
     return _source(manifest.graph.preset, args.weights, args.threads), device
 
 
-def _clip(args: argparse.Namespace, size: int) -> Tensor:
+def _clip(args: argparse.Namespace, size: FrameSize) -> Tensor:
     """Frames to replay, (K H W C) uint8."""
     import torch
 

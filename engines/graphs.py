@@ -149,6 +149,5 @@ def _rewrite(model: nn.Module, frames: int, dtype: torch.dtype) -> None:
 def example_input(form: Form, preset: Preset, batch: int) -> Tensor:
     """A tensor of that form's input shape, for tracing."""
     if form.part == ENCODER:
-        size = preset.vq.image_size
-        return torch.zeros(batch, size, size, 3, dtype=torch.uint8)
-    return torch.zeros(batch, form.frames, preset.vq.grid**2, dtype=torch.int64)
+        return torch.zeros(batch, *preset.vq.frame.shape, dtype=torch.uint8)
+    return torch.zeros(batch, form.frames, preset.vq.codes_per_frame, dtype=torch.int64)

@@ -10,10 +10,13 @@ uint8, RGB, 256 rows of 256 pixels, frame after frame: no reader needs more than
 import sys
 from pathlib import Path
 
+from sim_stream.config import FrameSize
 from sim_stream.prompts import read_prompt
 
 if __name__ == "__main__":
     if not 2 <= len(sys.argv) <= 3:
         raise SystemExit(__doc__)
-    prompt = read_prompt(None, size=256, clip=sys.argv[2] if len(sys.argv) > 2 else "day")
+    prompt = read_prompt(
+        None, size=FrameSize.square(256), clip=sys.argv[2] if len(sys.argv) > 2 else "day"
+    )
     Path(sys.argv[1]).write_bytes(prompt.frames_THWC.tobytes())

@@ -59,6 +59,44 @@ def _is_finite(value: Real) -> bool:
         return False
 
 
+MAX_SIDE_DIGITS = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSize:
+    """A frame's pixels: ``height`` rows of ``width``."""
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInput(f"frame.{name}", value, "1 pixel or more")
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+    @classmethod
+    def square(cls, side: int) -> FrameSize:
+        return cls(height=side, width=side)
+
+    @classmethod
+    def parse(cls, text: str) -> FrameSize:
+        """``SIDE`` of a square, or ``HEIGHTxWIDTH``. Raises InvalidInput."""
+        height, _, width = text.partition("x")
+        width = width or height
+        if not all(side.isdecimal() and len(side) < MAX_SIDE_DIGITS for side in (height, width)):
+            raise InvalidInput("size", text, "SIDE or HEIGHTxWIDTH, in pixels")
+        return cls(height=int(height), width=int(width))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: (H, W, 3)."""
+        return self.height, self.width, 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class VQConfig:
     """VQGAN tokenizer and image decoder (OpenViCA Sec. III-A; diffusers' ``VQModel`` names)."""
@@ -69,7 +107,7 @@ class VQConfig:
     num_vq_embeddings: int
     norm_num_groups: int
     norm_eps: float = 1e-6
-    image_size: int = 256
+    frame: FrameSize = FrameSize(height=256, width=256)
 
     def __post_init__(self) -> None:
         for channels in self.block_out_channels:
@@ -77,10 +115,8 @@ class VQConfig:
                 raise InvalidInput(
                     "block_out_channels", channels, f"multiples of {self.norm_num_groups} groups"
                 )
-        if self.image_size % self.downsampling:
-            raise InvalidInput(
-                "image_size", self.image_size, f"a multiple of {self.downsampling} pixels"
-            )
+        if self.frame.height % self.downsampling or self.frame.width % self.downsampling:
+            raise InvalidInput("frame", self.frame, f"multiples of {self.downsampling} pixels")
 
     @property
     def downsampling(self) -> int:
@@ -88,9 +124,14 @@ class VQConfig:
         return 1 << (len(self.block_out_channels) - 1)
 
     @property
-    def grid(self) -> int:
-        """Latent cells per side; a frame has ``grid ** 2`` codes."""
-        return self.image_size // self.downsampling
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of latent cells, one code each."""
+        return self.frame.height // self.downsampling, self.frame.width // self.downsampling
+
+    @property
+    def codes_per_frame(self) -> int:
+        rows, columns = self.grid
+        return rows * columns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,7 +132,7 @@ def run(options: DemoOptions) -> int:
 
 def read_prompt(options: DemoOptions) -> Prompt:
     """Frames of ``--video``, or of a shipped clip with the actions that led to them."""
-    size = get_preset(options.preset).vq.image_size
+    size = get_preset(options.preset).vq.frame
     return prompts.read_prompt(options.video, size=size, start_s=options.start_s, clip=options.clip)
 
 

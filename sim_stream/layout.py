@@ -29,7 +29,7 @@ class FrameLayout:
         return cls(
             prompt_length=prompt_length,
             actions_per_frame=preset.actions_per_frame,
-            codes_per_frame=preset.vq.grid**2,
+            codes_per_frame=preset.vq.codes_per_frame,
             num_codes=preset.vq.num_vq_embeddings,
             bins=preset.action_bins,
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim_stream.clips import CLIPS
-from sim_stream.config import Action
+from sim_stream.config import Action, FrameSize
 from sim_stream.errors import InvalidInput
 from sim_stream.video import Image, read_clip
 
@@ -29,7 +29,7 @@ class Prompt:
 
 
 def read_prompt(
-    video: Path | None, *, size: int, start_s: float = 0.0, clip: str = "day"
+    video: Path | None, *, size: FrameSize, start_s: float = 0.0, clip: str = "day"
 ) -> Prompt:
     """Two frames of ``video``; without one of a shipped clip. Raises InvalidInput, VideoError."""
     if clip not in CLIPS:

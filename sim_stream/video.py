@@ -25,6 +25,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from sim_stream.clips import SAMPLE
+from sim_stream.config import FrameSize
 from sim_stream.errors import VideoError
 from sim_stream.video_reader import Decoder, open_container, seek_origin
 from sim_stream.video_writer import Image, Mp4Writer, mark_prompt, write_png
@@ -47,7 +48,7 @@ __all__ = [
 
 MAX_START_S = 1e9  # beyond any video, and what FFmpeg can count
 FPS = 4
-SIZE = 256
+SIZE = FrameSize.square(256)
 
 
 def read_clip(
@@ -56,9 +57,9 @@ def read_clip(
     start_s: float = 0.0,
     frames: int = 2,
     fps: float = FPS,
-    size: int = SIZE,
+    size: FrameSize = SIZE,
 ) -> Image:
-    """``frames`` consecutive samples from ``start_s`` on: uint8 (T, size, size, 3).
+    """``frames`` consecutive samples from ``start_s`` on: uint8 (T, H, W, 3).
 
     Frames before a damaged place are used when there are enough of them. Raises VideoError.
     """
@@ -81,9 +82,9 @@ def read_clip(
 
 
 def iter_frames(
-    path: str | os.PathLike[str], fps: float = FPS, size: int = SIZE, *, start_s: float = 0.0
+    path: str | os.PathLike[str], fps: float = FPS, size: FrameSize = SIZE, *, start_s: float = 0.0
 ) -> Iterator[tuple[float, Image]]:
-    """Yields (timestamp in s from the first frame, uint8 (size, size, 3)) to the end.
+    """Yields (timestamp in s from the first frame, uint8 (H, W, 3)) to the end.
 
     ``timestamp`` is the sampling time ``start_s + k / fps``. Everything before a damaged place is
     yielded, then VideoError is raised. Arguments are checked at the first ``next``.
@@ -92,8 +93,6 @@ def iter_frames(
         raise VideoError("fps", fps, "above 0")
     if not 0 <= start_s <= MAX_START_S:
         raise VideoError("start_s", start_s, f"0..{MAX_START_S:g} s")
-    if size < 1:
-        raise VideoError("size", size, "1 pixel or more")
     start = Fraction(start_s)
     origin = seek_origin(Path(path), start) if start > 1 else None
     with open_container(Path(path)) as container:
@@ -151,20 +150,20 @@ def inspect_video(path: str | os.PathLike[str]) -> VideoFacts:
     )
 
 
-def preprocess(frame: VideoFrame, size: int, path: str | os.PathLike[str] = "frame") -> Image:
-    """One decoded frame upright, x0.5 bilinear, centre crop: uint8 (size, size, 3)."""
+def preprocess(frame: VideoFrame, size: FrameSize, path: str | os.PathLike[str] = "frame") -> Image:
+    """One decoded frame upright, x0.5 bilinear, centre crop: uint8 (H, W, 3)."""
     if frame.rotation % 90:
         raise VideoError("video", f"{path} rotated by {frame.rotation} degrees", "steps of 90")
     rgb = np.rot90(to_rgb(frame, path), k=frame.rotation // 90)
     height, width = rgb.shape[0] // 2, rgb.shape[1] // 2
-    if min(height, width) < size:
+    if height < size.height or width < size.width:
         raise VideoError(
             "video",
             f"{path} of {rgb.shape[1]}x{rgb.shape[0]} pixels, {width}x{height} after x0.5",
-            f"at least {2 * size}x{2 * size}, {size}x{size} after x0.5",
+            f"at least {2 * size.width}x{2 * size.height}, {size.width}x{size.height} after x0.5",
         )
-    top, left = 2 * ((height - size) // 2), 2 * ((width - size) // 2)
-    return halve(rgb[top : top + 2 * size, left : left + 2 * size])
+    top, left = 2 * ((height - size.height) // 2), 2 * ((width - size.width) // 2)
+    return halve(rgb[top : top + 2 * size.height, left : left + 2 * size.width])
 
 
 def to_rgb(frame: VideoFrame, path: str | os.PathLike[str]) -> Image:

@@ -8,7 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sim_stream.config import OPENVIGA, POCKET, Preset, SessionConfig, VideoDecoderConfig, VQConfig
+from sim_stream.config import (
+    OPENVIGA,
+    POCKET,
+    FrameSize,
+    Preset,
+    SessionConfig,
+    VideoDecoderConfig,
+    VQConfig,
+)
 from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
@@ -21,7 +29,7 @@ SMALL_VQ = VQConfig(
     latent_channels=4,
     num_vq_embeddings=32,
     norm_num_groups=4,
-    image_size=32,
+    frame=FrameSize.square(32),
 )
 
 SMALL = replace(
@@ -96,7 +104,7 @@ OPENVIGA_CUT = replace(
     name="openviga-cut",
     prompt="",
     actions_per_frame=2,  # so that no text is needed to start
-    vq=replace(OPENVIGA.vq, block_out_channels=(128, 256), image_size=32),
+    vq=replace(OPENVIGA.vq, block_out_channels=(128, 256), frame=FrameSize.square(32)),
     world_model=replace(SMALL.world_model, vision_vocab_size=OPENVIGA.vq.num_vq_embeddings + 256),
     video_decoder=VideoDecoderConfig(temporal_levels=2),
     session=SMALL.session,

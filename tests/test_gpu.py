@@ -96,8 +96,7 @@ def test_openviga_at_full_size_steps_with_random_weights() -> None:
         prompt_ids=tuple(range(1, 25)),
     )
     session = runtime.open_session()
-    size = POCKET.vq.image_size
-    frames = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (2, *POCKET.vq.frame.shape), dtype=np.uint8)
     session.reset(frames, seed=0)
     replies = [session.step() for _ in range(2)]
     assert [r.frame_id for r in replies] == [0, 1]

@@ -29,7 +29,7 @@ def runtime() -> Runtime:
 
 @pytest.fixture(scope="module")
 def clip() -> np.ndarray:
-    return read_clip(SAMPLE, frames=8, size=POCKET.vq.image_size)
+    return read_clip(SAMPLE, frames=8, size=POCKET.vq.frame)
 
 
 def test_files_are_under_40_mb_and_their_hashes_hold() -> None:
@@ -103,7 +103,7 @@ def test_jacobi_finds_the_trained_models_raster_codes_in_fewer_passes(
 def test_a_prompt_of_each_shipped_clip_is_of_the_models_own_world(
     runtime: Runtime, name: str, frames: int
 ) -> None:
-    prompt = read_clip(CLIPS[name], frames=frames, size=POCKET.vq.image_size)
+    prompt = read_clip(CLIPS[name], frames=frames, size=POCKET.vq.frame)
     assert prompt_psnr_db(runtime, prompt) >= runtime.expects.prompt_psnr_own_db
 
 

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from sim_stream.config import FrameSize
 from sim_stream.errors import InvalidInput, VideoError
 from sim_stream.video import (
     Mp4Writer,
@@ -82,7 +83,7 @@ def test_variable_rate_follows_the_timestamps_and_holds_the_last_frame_in_a_gap(
 def test_every_frame_of_a_4_fps_video_comes_once_and_the_iterator_ends(
     write_video: WriteVideo,
 ) -> None:
-    samples = list(iter_frames(write_video(ramp(9), rate=4), 4, 256))
+    samples = list(iter_frames(write_video(ramp(9), rate=4), 4))
     assert [timestamp for timestamp, _ in samples] == [k / 4 for k in range(9)]
     assert numbers(np.stack([image for _, image in samples])) == list(range(9))
 
@@ -93,7 +94,7 @@ def test_start_gives_the_same_frames_as_reading_from_the_beginning(
     write_video: WriteVideo, name: str, key_frames_every: int
 ) -> None:
     path = write_video(ramp(24, step=10), rate=4, name=name, key_frames_every=key_frames_every)
-    whole = [image for _, image in iter_frames(path, 4, 256)]
+    whole = [image for _, image in iter_frames(path, 4)]
     assert np.array_equal(read_clip(path, start_s=4.0, frames=3), np.stack(whole[16:19]))
 
 
@@ -115,7 +116,7 @@ def test_crop_is_the_centre_of_the_halved_frame(write_video: WriteVideo) -> None
     inner = clip[0, 2:-2, 2:-2].astype(int)  # the block filter softens the square's edge
     assert clip.shape == (1, 256, 256, 3)
     assert np.abs(inner - 200).max() <= CODEC_TOLERANCE
-    wider = read_clip(write_video([image] * 4, rate=4), frames=1, size=264)[0]
+    wider = read_clip(write_video([image] * 4, rate=4), frames=1, size=FrameSize.square(264))[0]
     assert wider[0, 132, 0] < 60 and wider[132, 0, 0] < 60  # 4 pixels further on every side
 
 
@@ -235,7 +236,7 @@ def test_truncated_file_gives_its_whole_frames_and_then_an_error(write_video: Wr
     with pytest.raises(VideoError, match="damaged"):
         read_clip(path, frames=20)
     with pytest.raises(VideoError, match="damaged"):
-        list(iter_frames(path, 4, 256))
+        list(iter_frames(path, 4))
 
 
 def test_truncated_file_without_its_index_is_refused(write_video: WriteVideo) -> None:
@@ -256,7 +257,7 @@ def test_real_motorway_clip(real_data: Path) -> None:
     mean = crop.reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))
     assert np.abs(clip[0] - mean).max() <= 0.5  # rounding to uint8
     assert np.abs(np.diff(clip.astype(int), axis=0)).mean() > 1.0  # the car moves
-    assert sum(1 for _ in iter_frames(path, 4, 256)) == 36  # 8.84 s
+    assert sum(1 for _ in iter_frames(path, 4)) == 36  # 8.84 s
 
 
 def test_written_mp4_comes_back_with_its_frames_and_rate(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def script_of(name: str, speed_mps: float) -> list[Action]:
 
 def drive(runtime: Runtime, clip: str, script: str) -> Image:
     """A row of the sheet."""
-    prompt = read_prompt(None, clip=clip, size=get_preset("pocket").vq.image_size)
+    prompt = read_prompt(None, clip=clip, size=get_preset("pocket").vq.frame)
     with runtime.open_session() as session:
         session.reset(prompt.frames_THWC, seed=SEED, actions=prompt.actions)
         frames = [session.step(action) for action in script_of(script, prompt.speed_mps)]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.config import DiscriminatorConfig
+from train.loop import Player
 
 MAX_WIDTH = 8  # times the first layer's
 
@@ -75,11 +76,14 @@ class Adversary:
         self.progress = 0.0
         self._seen: tuple[Tensor, Tensor] | None = None
 
-    def optimizer(self) -> torch.optim.AdamW | None:
-        """Its own, where it has a rate of its own; None: the loop's."""
-        if self.config.lr is None:
-            return None
-        return torch.optim.AdamW(self.model.parameters(), self.config.lr, self.config.betas)
+    @property
+    def players(self) -> dict[str, Player]:
+        """For a stage: one, "d", with its own optimiser where it has a rate of its own."""
+        optimizer = None
+        if self.config.lr is not None:
+            parameters = self.model.parameters()
+            optimizer = torch.optim.AdamW(parameters, self.config.lr, self.config.betas)
+        return {"d": Player(self.model, optimizer)}
 
     def generator_term(
         self, x: Tensor, y: Tensor, rec: Tensor, last: Tensor, figures: dict[str, object]

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sim_stream.errors import SimStreamError, Unavailable
+from sim_stream.errors import CheckpointError, SimStreamError, Unavailable
 from train import checkpoint
 from train.config import LoopConfig
 from train.optim import MuonAdamW, Optimizer, learning_rate, make_optimizer
@@ -32,6 +32,7 @@ from train.parallel import (
     whole,
     wrap,
 )
+from train.prefetch import Prefetch
 from train.report import Report
 from train.stop import StopRequest
 
@@ -43,8 +44,19 @@ class Diverged(SimStreamError):
 
 
 @dataclass
+class Player:
+    """A model that plays against the stage's own, a discriminator.
+
+    `optimizer` None: one of the loop's kind, on the loop's schedule.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer | None = None
+
+
+@dataclass
 class Part:
-    """One model with its optimiser: the stage's own, or its discriminator."""
+    """One model with its optimiser: the stage's own, or a player's."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -52,11 +64,10 @@ class Part:
 
 
 class Stage(Protocol):
-    """What the loop asks of a stage. `model` is trained; `adversary`, if any, plays against it."""
+    """What the loop asks of a stage. `model` is trained; the `players` play against it."""
 
     model: nn.Module
-    adversary: nn.Module | None
-    adversary_optimizer: torch.optim.AdamW | None
+    players: Mapping[str, Player]  # by name, which its figures begin with
     unused: bool  # whether a forward may leave parameters out
     replaced: set[str]  # tensors set anew in this step, which an average takes over as they are
 
@@ -67,16 +78,19 @@ class Stage(Protocol):
         """What a checkpoint must share with this run, as JSON values."""
 
     def batch(self, step: int, share: Share) -> tuple[Tensor, ...]:
-        """That share of the step's global batch, on the device."""
+        """That share of the step's global batch, on the CPU, frames as uint8.
+
+        A function of both alone: the loop calls it ahead, on a thread of its own.
+        """
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
-        """Loss and figures; `net` is `model`, wrapped."""
+        """Loss and figures of a batch on the device; `net` is `model`, wrapped."""
 
-    def adversary_loss(self, net: nn.Module) -> Tensor | None:
-        """The discriminator's loss on what `loss` just made; None while it is not in play."""
+    def player_loss(self, name: str, net: nn.Module) -> Tensor | None:
+        """A player's loss on what `loss` just made; None while it is not in play."""
 
-    def set_progress(self, progress: float) -> None:
-        """The used share of the budget, before every step."""
+    def before_step(self, step: int, progress: float) -> None:
+        """`progress`: the used fraction of the budget."""
 
     def after_step(self, step: int) -> None: ...
 
@@ -100,13 +114,14 @@ class Trainer:
         blocks = stage.blocks()
         self.net = wrap(model, self.ranks, config.parallel, blocks, unused=stage.unused)
         self.parts = {"model": Part(model, make_optimizer(model, config))}
-        self.adversary_net: nn.Module | None = None
-        if stage.adversary is not None:
-            stage.adversary.to(self.ranks.device)
-            self.adversary_net = wrap(stage.adversary, self.ranks, "ddp", [])
-            own = stage.adversary_optimizer
-            optimizer = own or make_optimizer(stage.adversary, config)
-            self.parts["adversary"] = Part(stage.adversary, optimizer, scheduled=own is None)
+        self.player_nets: dict[str, nn.Module] = {}
+        for name, player in stage.players.items():
+            player.model.to(self.ranks.device)
+            self.player_nets[name] = wrap(player.model, self.ranks, "ddp", [])
+            optimizer = player.optimizer or make_optimizer(player.model, config)
+            scheduled = player.optimizer is None
+            self.parts[name] = Part(player.model, optimizer, scheduled=scheduled)
+        self.batches = Prefetch(stage.batch, self.ranks, config.accumulate)
         self.ema = self.trained_tensors() if config.ema_decay is not None else None
         self.step, self.spent_s = 0, 0.0
         self.request, self.stopping = StopRequest(), False
@@ -127,7 +142,7 @@ class Trainer:
         """Everything that a resumed run needs, as full tensors on the CPU. All ranks must call."""
         model = self.parts["model"].model.state_dict()
         kept = {key: whole(model[key]) for key in self.kept_keys()}
-        state: dict[str, Any] = {
+        return {
             "identity": self.stage.identity(),
             "step": self.step,
             "spent_s": self.spent_s,
@@ -138,10 +153,11 @@ class Trainer:
                 name: map_tensors(part.optimizer.state_dict(), whole)
                 for name, part in self.parts.items()
             },
+            "players": {
+                name: map_tensors(player.model.state_dict(), whole)
+                for name, player in self.stage.players.items()
+            },
         }
-        if "adversary" in self.parts:
-            state["adversary"] = map_tensors(self.parts["adversary"].model.state_dict(), whole)
-        return state
 
     def resume(self) -> bool:
         """Goes on from the newest checkpoint, if there is one. Raises CheckpointError."""
@@ -151,6 +167,12 @@ class Trainer:
         state = checkpoint.load(found[-1])
         with checkpoint.fitting(found[-1]):
             checkpoint.check_identity(state, self.stage.identity(), found[-1])
+            players = state.get("players", {})
+            if set(players) != set(self.stage.players):
+                raise CheckpointError(
+                    f"{found[-1]}: holds the players {sorted(players)}, this run has "
+                    f"{sorted(self.stage.players)}"
+                )
             self._restore(state)
         return True
 
@@ -162,8 +184,8 @@ class Trainer:
         )
         if self.ema is not None and state["ema"] is not None:
             self.ema = {key: like(value, own[key]) for key, value in state["ema"].items()}
-        if "adversary" in self.parts:
-            self.parts["adversary"].model.load_state_dict(state["adversary"])
+        for name, player in self.stage.players.items():
+            player.model.load_state_dict(state["players"][name])
         for name, part in self.parts.items():
             self.load_optimizer(part.optimizer, state["optimizers"][name])
         self.stage.load_state_dict(state["stage"])
@@ -219,7 +241,7 @@ class Trainer:
         c = self.config
         failed: OSError | None = None
         begun = Report(c, self.ranks.leads, self.step, self.progress())
-        with begun as report, self.request:
+        with begun as report, self.request, self.batches:
             while self.progress() < 1.0 and not self.stopping:
                 rate, figures = self.set_rates(), self.one_step()
                 report.advance(self.step, self.progress())
@@ -239,17 +261,18 @@ class Trainer:
         start = time.perf_counter()
         c = self.config
         torch.manual_seed(hash((c.seed, self.step, self.ranks.rank)) % (1 << 62))
-        self.stage.set_progress(self.progress())
+        self.stage.before_step(self.step, self.progress())
         for part in self.parts.values():
             part.optimizer.zero_grad(set_to_none=True)
-        playing = False
+        playing: set[str] = set()
         figures: dict[str, Any] = {}
         for micro in range(c.accumulate):
-            figures, plays = self.accumulate(micro)
-            playing = playing or plays
+            figures, played = self.accumulate(micro)
+            playing |= played
         self.update("model", figures)
-        if playing:
-            self.update("adversary", figures)
+        for name in self.stage.players:
+            if name in playing:
+                self.update(name, figures)
         self.step += 1
         self.update_ema()
         self.stage.after_step(self.step)
@@ -260,30 +283,29 @@ class Trainer:
         self.stopping = share > 0.0
         return figures
 
-    def accumulate(self, micro: int) -> tuple[dict[str, Any], bool]:
-        """Gradients of one micro-batch, the adversary's after the model's."""
+    def accumulate(self, micro: int) -> tuple[dict[str, Any], set[str]]:
+        """Gradients of one micro-batch, the players' after the model's; its figures and who
+        played."""
         c, stage = self.config, self.stage
-        share = Share(
-            rank=self.ranks.rank, world=self.ranks.world, micro=micro, accumulate=c.accumulate
-        )
         last = micro == c.accumulate - 1
-        batch = stage.batch(self.step, share)
+        batch = self.batches.get(self.step, micro)
         with synchronised(self.net, last):
             with self.autocast():
                 value, figures = stage.loss(self.net, batch)
             self.check_finite(value, batch, figures)
             (value / c.accumulate).backward()
         figures["loss"] = value.detach()
-        if self.adversary_net is None:
-            return figures, False
-        with synchronised(self.adversary_net, last):
-            with self.autocast():
-                played = stage.adversary_loss(self.adversary_net)
-            if played is None:
-                return figures, False
-            (played / c.accumulate).backward()
-        figures["d_loss"] = played.detach()
-        return figures, True
+        played: set[str] = set()
+        for name, net in self.player_nets.items():
+            with synchronised(net, last):
+                with self.autocast():
+                    value_of_player = stage.player_loss(name, net)
+                if value_of_player is None:
+                    continue
+                (value_of_player / c.accumulate).backward()
+            figures[f"{name}_loss"] = value_of_player.detach()
+            played.add(name)
+        return figures, played
 
     def autocast(self) -> torch.autocast:
         on = self.config.precision == "bf16"
@@ -311,7 +333,7 @@ class Trainer:
         part, c = self.parts[name], self.config
         if c.clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(part.model.parameters(), c.clip_norm)
-            figures["grad_norm" if name == "model" else "d_grad_norm"] = whole(norm)
+            figures["grad_norm" if name == "model" else f"{name}_grad_norm"] = whole(norm)
         part.optimizer.step()
 
     @torch.no_grad()

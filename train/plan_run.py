@@ -118,15 +118,15 @@ def trace_frames(
     clips: bool,
 ) -> Trace:
     """A decoder's step: itself, the perceptual network, the discriminator (three times)."""
-    size, frames = preset.vq.image_size, micro * (FRAMES if clips else 1)
+    size, frames = preset.vq.frame, micro * (FRAMES if clips else 1)
     feature_networks = networks(losses)
 
     def run() -> Tensor:
         if clips:
-            ids = torch.zeros(micro, FRAMES, preset.vq.grid**2, dtype=torch.long)
+            ids = torch.zeros(micro, FRAMES, preset.vq.codes_per_frame, dtype=torch.long)
             y = model(ids).flatten(0, 1)
         else:
-            y = model(torch.zeros(frames, 3, size, size), losses.beta)[0]
+            y = model(torch.zeros(frames, 3, size.height, size.width), losses.beta)[0]
         value = y.float().square().mean()
         for network in feature_networks:
             value = value + torch.stack([f.float().mean() for f in network(y)]).sum()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sim_stream.config import Preset, SamplingConfig, SessionConfig
+from sim_stream.config import FrameSize, Preset, SamplingConfig, SessionConfig
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import VideoDecoder
@@ -63,14 +63,14 @@ class IdsTap(nn.Module):
     Both decoders then decode one and the same prediction, outside of the runtime.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, frame: FrameSize) -> None:
         super().__init__()
-        self.size = size
+        self.frame = frame
         self.ids_P = torch.zeros(0)
 
     def forward(self, ids_BTP: Tensor, emit: int) -> Tensor:
         self.ids_P = ids_BTP[0, emit].cpu()
-        return torch.zeros(1, 3, self.size, self.size)
+        return torch.zeros(1, 3, self.frame.height, self.frame.width)
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Models:
         session = SessionConfig(context_frames=frames, anchor_frames=1, lookahead=0)
         preset = replace(preset, session=session)
         loaded = checkpoints.load(weights, preset)
-        tap = IdsTap(preset.vq.image_size)
+        tap = IdsTap(preset.vq.frame)
         runtime = Runtime(
             preset,
             loaded.vq_model,
@@ -166,7 +166,7 @@ def predicted_ids(
         "k": k, "temperature": protocol.temperature, "seed": protocol.seed,
     }  # fmt: skip
     journal = Journal(path.with_suffix(".jsonl"), job)
-    codes = models.preset.vq.grid**2
+    codes = models.preset.vq.codes_per_frame
     allocate(path, (len(starts), protocol.predicted, codes), np.uint16)
     array = np.load(path, mmap_mode="r+")
     length = protocol.prompt + protocol.predicted

@@ -24,11 +24,12 @@ MODEL_TYPES = {"dinov2": "dinov2", "dino": "vit"}
 class Teacher(nn.Module):
     """Frozen; pixels (B 3 H W) in [-1, 1] -> tokens (B N D)."""
 
-    def __init__(self, model: nn.Module, patch: int, width: int, grid: int) -> None:
+    def __init__(self, model: nn.Module, patch: int, width: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.size, self.width = patch * grid, width
-        self.codes = grid * grid
+        rows, columns = grid
+        self.size, self.width = (patch * rows, patch * columns), width
+        self.codes = rows * columns
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in inference mode."""
@@ -37,15 +38,15 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x = normalise(x_BCHW)
-        if x.shape[-1] != self.size:
+        if x.shape[-2:] != self.size:
             x = F.interpolate(
-                x, size=(self.size, self.size), mode="bicubic", antialias=True, align_corners=False
+                x, size=self.size, mode="bicubic", antialias=True, align_corners=False
             )
         tokens = self.model(x, interpolate_pos_encoding=True).last_hidden_state
         return tokens[:, -self.codes :].float()
 
 
-def load_teacher(kind: str, folder: Path | None, grid: int) -> Teacher:
+def load_teacher(kind: str, folder: Path | None, grid: tuple[int, int]) -> Teacher:
     """Reads a teacher from a local folder; nothing is fetched.
 
     Raises Unavailable where folder or package is missing, InvalidInput for another kind of model.

@@ -42,7 +42,7 @@ KMEANS_BATCHES, RESEED_BATCHES = 24, 2
 
 @dataclass(frozen=True)
 class FrameBatches:
-    """Random frames of a split; the global batch follows from (seed, step) alone."""
+    """Random frames of a split, uint8 (B H W C); the batch follows from (seed, step) alone."""
 
     split: Split
     batch: int
@@ -56,8 +56,7 @@ class FrameBatches:
         mine = share.rows(self.batch)
         images = self.split.images(rows[mine])
         images[flips[mine]] = images[flips[mine], :, ::-1]
-        x = from_pixels(torch.from_numpy(images))
-        return x.contiguous(memory_format=torch.channels_last)
+        return torch.from_numpy(images)
 
 
 @torch.no_grad()
@@ -138,8 +137,7 @@ class TokenizerStage:
         self.game = None
         if self.losses.gan:
             self.game = Adversary(config.discriminator, self.losses.gan, temporal=False)
-        self.adversary = self.game.model if self.game else None
-        self.adversary_optimizer = self.game.optimizer() if self.game else None
+        self.players = self.game.players if self.game else {}
         self.unused = config.plain_share > 0  # the codebook, as long as nothing is quantised
         self.replaced: set[str] = set()
         self.use = torch.zeros(vq.config.num_vq_embeddings)
@@ -164,17 +162,17 @@ class TokenizerStage:
 
     def batch(self, step: int, share: Share) -> tuple[Tensor, ...]:
         assert self.batches is not None
-        if not self.quantised and self.progress >= self.config.plain_share:
-            self.place_codebook(step)
-        return (self.batches(step, share).to(self.device),)
+        return (self.batches(step, share),)
 
-    def set_progress(self, progress: float) -> None:
+    def before_step(self, step: int, progress: float) -> None:
         self.progress = progress
         if self.game:
             self.game.progress = progress
+        if not self.quantised and progress >= self.config.plain_share:
+            self.place_codebook(step)
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
-        (x,) = batch
+        x = from_pixels(batch[0])  # channels last, as the frames are stored
         out: Output = net(x, self.losses.beta, self.quantised)
         y = out.x_BCHW.float()
         terms = reconstruction_terms(y, x, self.losses, self.features)
@@ -195,7 +193,7 @@ class TokenizerStage:
             figures["codes"] = (self.use > 0).sum()
         return torch.stack([*terms.values()]).sum(), figures
 
-    def adversary_loss(self, net: nn.Module) -> Tensor | None:
+    def player_loss(self, name: str, net: nn.Module) -> Tensor | None:
         return self.game.loss(net) if self.game else None
 
     # -- codebook ------------------------------------------------------------------------------
@@ -208,7 +206,8 @@ class TokenizerStage:
     def sample_latents(self, step: int, batches: int) -> Tensor:
         """Latents (n D) of whole batches, the same on every rank."""
         assert self.batches is not None
-        latents = [self.vq.latents(self.batches(step + i).to(self.device)) for i in range(batches)]
+        frames = (self.batches(step + i).to(self.device) for i in range(batches))
+        latents = [self.vq.latents(from_pixels(part)) for part in frames]
         return torch.cat([z.permute(0, 2, 3, 1).flatten(0, 2) for z in latents]).float()
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sim_stream.models.layers import channels_last
 from sim_stream.models.video_decoder import VideoDecoder
+from sim_stream.models.vq_model import from_pixels
 from train.config import VideoDecoderTraining
 from train.data.split import Split
 from train.discriminator import Adversary
@@ -27,7 +28,7 @@ FRAMES = 3
 
 
 class Clips:
-    """Ids (B T N) and pixels (B T C H W) of three consecutive frames, from (seed, step)."""
+    """Ids (B T N) and uint8 frames (B T H W C), three consecutive ones, from (seed, step)."""
 
     def __init__(
         self, split: Split, batch: int, seed: int = 0, *, tokenizer: str | None = None
@@ -38,7 +39,9 @@ class Clips:
 
     def at(self, starts: np.ndarray) -> tuple[Tensor, Tensor]:
         rows = starts[:, None] + np.arange(FRAMES)
-        return torch.from_numpy(self.ids[rows].astype(np.int64)), self.split.pixels(rows)
+        return torch.from_numpy(self.ids[rows].astype(np.int64)), torch.from_numpy(
+            self.split.images(rows)
+        )
 
     def __call__(self, step: int, share: Share = WHOLE) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, step))
@@ -77,8 +80,7 @@ class VideoDecoderStage:
         self.game = None
         if config.losses.gan:
             self.game = Adversary(config.discriminator, config.losses.gan, temporal=True)
-        self.adversary = self.game.model if self.game else None
-        self.adversary_optimizer = self.game.optimizer() if self.game else None
+        self.players = self.game.players if self.game else {}
         self._identity = dict(identity or {})
         self.replaced: set[str] = set()
 
@@ -95,15 +97,15 @@ class VideoDecoderStage:
 
     def batch(self, step: int, share: Share) -> tuple[Tensor, ...]:
         assert self.clips is not None
-        return tuple(x.to(self.device) for x in self.clips(step, share))
+        return self.clips(step, share)
 
-    def set_progress(self, progress: float) -> None:
+    def before_step(self, step: int, progress: float) -> None:
         if self.game:
             self.game.progress = progress
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
         """Eq. 8: J_rec of each frame, summed over the three, plus the generator's clip loss."""
-        ids_BTN, x_BTCHW = batch
+        ids_BTN, x_BTCHW = batch[0], from_pixels(batch[1])
         y_BTCHW = net(ids_BTN).float()
         x, y = x_BTCHW.flatten(0, 1), y_BTCHW.flatten(0, 1)
         terms = reconstruction_terms(y, x, self.config.losses, self.features)
@@ -119,7 +121,7 @@ class VideoDecoderStage:
         term = self.game.generator_term(*clips, rec, last, figures)
         return (rec if term is None else rec + term), figures
 
-    def adversary_loss(self, net: nn.Module) -> Tensor | None:
+    def player_loss(self, name: str, net: nn.Module) -> Tensor | None:
         return self.game.loss(net) if self.game else None
 
     def after_step(self, step: int) -> None: ...
@@ -127,7 +129,8 @@ class VideoDecoderStage:
     def decoded(self, count: int | None = None) -> tuple[Tensor, Tensor]:
         """(reconstructions, frames) of held-out clips, (n T C H W) on the CPU."""
         assert self.validation is not None
-        ids, x = (part[:count] for part in self.validation)
+        ids, frames = (part[:count] for part in self.validation)
+        x = from_pixels(frames)
         y = torch.cat([self.decoder(part.to(self.device)).float().cpu() for part in ids.split(2)])
         return y, x
 

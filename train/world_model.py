@@ -27,6 +27,7 @@ from sim_stream.errors import InvalidInput
 from sim_stream.layout import FrameLayout
 from sim_stream.models.world_model import WorldModel
 from train.config import WorldModelTraining
+from train.loop import Player
 from train.lora import frozen_keys
 from train.parallel import Share
 from train.sequences import Sequences
@@ -128,8 +129,7 @@ def init_from_codebook(model: WorldModel, codebook_KD: Tensor, std: float = 0.02
 class WorldModelStage:
     """Mean cross-entropy of the image ids that the configuration counts."""
 
-    adversary = None
-    adversary_optimizer = None
+    players: Mapping[str, Player] = {}
     unused = True  # the text head gets no loss; without a prompt text embeddings get none either
 
     def __init__(
@@ -178,10 +178,10 @@ class WorldModelStage:
 
     def batch(self, step: int, share: Share) -> tuple[Tensor, ...]:
         assert self.sequences is not None
-        ids = self.sequences(step, share).to(self.device)
+        ids = self.sequences(step, share)
         if not self.config.foreign_codes:
             return (ids,)
-        return ids, self.sequences.others(step, share).to(self.device)
+        return ids, self.sequences.others(step, share)
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
         ends, (ids, seen, counted) = self.config.all_image_ids, self.with_own_context(batch[0])
@@ -254,10 +254,10 @@ class WorldModelStage:
         codes_BTN[:] = newer_codes(others_BS).where(foreign & chosen_B11, codes_BTN)
         return seen
 
-    def adversary_loss(self, net: nn.Module) -> Tensor | None:
+    def player_loss(self, name: str, net: nn.Module) -> Tensor | None:
         return None
 
-    def set_progress(self, progress: float) -> None: ...
+    def before_step(self, step: int, progress: float) -> None: ...
 
     def after_step(self, step: int) -> None: ...
 

@@ -9,6 +9,7 @@ Legend: B batch, T frames, N ids of a frame, C channels, H height, W width.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,17 +96,17 @@ def inference_models(preset: Preset) -> tuple[VQModel, WorldModel, VideoDecoder]
 
 def encode_cost(model: VQModel, *, frames: int, dtype: torch.dtype) -> Cost:
     """Pixels of ``frames`` frames -> ids."""
-    size, codes = model.config.image_size, model.config.grid**2
-    moved = frames * (3 * size * size * dtype.itemsize + codes * INT64_BYTES)
-    shape = (frames, 3, size, size)
+    frame, codes = model.config.frame, model.config.codes_per_frame
+    moved = frames * (3 * frame.height * frame.width * dtype.itemsize + codes * INT64_BYTES)
+    shape = (frames, 3, frame.height, frame.width)
     return _cost(_Encode(model), lambda: (torch.empty(shape, dtype=dtype),), dtype, moved)
 
 
 def decode_cost(model: VideoDecoder, *, frames: int, emit: int, dtype: torch.dtype) -> Cost:
     """Ids of a window of frames -> pixels of one of them."""
-    codes = model.grid**2
-    side = model.grid * 2 ** (len(model.decoder.up_blocks) - 1)
-    moved = frames * codes * INT64_BYTES + 3 * side * side * dtype.itemsize
+    codes = math.prod(model.grid)
+    pixels = codes * 4 ** (len(model.decoder.up_blocks) - 1)
+    moved = frames * codes * INT64_BYTES + 3 * pixels * dtype.itemsize
 
     def arguments() -> tuple[Tensor, int]:
         return torch.zeros(1, frames, codes, dtype=torch.int64), emit

@@ -98,7 +98,10 @@ def stages_of(setup: Setup, options: BenchOptions, calibration: Calibration) -> 
 def _check_decoding(options: BenchOptions, setup: Setup) -> None:
     """What the server would refuse, before it takes seconds to start."""
     decoding, preset = DecodingConfig.parse(options.decoding), setup.preset
-    most = {"jacobi": ("window", setup.layout.codes_per_frame), "diagonal": ("k", preset.vq.grid)}
+    most = {
+        "jacobi": ("window", setup.layout.codes_per_frame),
+        "diagonal": ("k", preset.vq.grid[1]),
+    }
     if decoding.strategy in most:
         name, limit = most[decoding.strategy]
         if getattr(decoding, name) > limit:

@@ -33,7 +33,7 @@ TEST_FRAMES = 2
 
 def first_frames(video: Path, preset: Preset) -> Frames:
     """The first frames of a video, (T H W 3). Raises VideoError."""
-    return read_clip(video, start_s=0.0, frames=TEST_FRAMES, size=preset.vq.image_size)
+    return read_clip(video, start_s=0.0, frames=TEST_FRAMES, size=preset.vq.frame)
 
 
 @torch.inference_mode()

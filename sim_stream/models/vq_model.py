@@ -4,7 +4,8 @@ State-dict keys and arithmetic are those of diffusers' ``VQModel`` (facts/models
 files load unchanged. Pixels outside encoder and decoder are in [-1, 1]; ``pixel_range`` is what the
 weights were trained in, a property of the checkpoint. Knows no losses but the codebook's (eq. 4).
 
-Legend: B batch, C channels, H height, W width, D latent channels, G latent grid, N = G * G.
+Legend: B batch, C channels, H height, W width, D latent channels, N ids of
+a frame, R x S its latent grid: rows and columns, N = R * S.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class UpBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels (B 3 H W) in [-1, 1] -> features (B D G G)."""
+    """Pixels (B 3 H W) in [-1, 1] -> features (B D R S)."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (N D G G) -> pixels (N 3 H W); with ``temporal_levels`` > 0 the inflated decoder.
+    """Features (N D R S) -> pixels (N 3 H W); with ``temporal_levels`` > 0 the inflated decoder.
 
     Frames of one clip lie next to each other in N. Once the temporal levels are passed, frames no
     longer mix, and `forward` may go on with a chosen one of them (`emit`).
@@ -180,16 +181,16 @@ class VQModel(nn.Module):
         self.encoder.pixel_range = self.decoder.pixel_range = name
 
     def latents(self, x_BCHW: Tensor) -> Tensor:
-        """Continuous latents (B D G G) before quantisation."""
+        """Continuous latents (B D R S) before quantisation."""
         return self.quant_conv(self.encoder(x_BCHW))
 
-    def ids_of(self, z_BDGG: Tensor) -> Tensor:
+    def ids_of(self, z_BDRS: Tensor) -> Tensor:
         """Row-major ids (B N) of latents."""
-        flat = z_BDGG.permute(0, 2, 3, 1).flatten(0, 2)
-        return self.quantize.nearest(flat).view(z_BDGG.shape[0], -1)
+        flat = z_BDRS.permute(0, 2, 3, 1).flatten(0, 2)
+        return self.quantize.nearest(flat).view(z_BDRS.shape[0], -1)
 
     def lookup(self, ids_BN: Tensor) -> Tensor:
-        """Code vectors of ids as a feature map (B D G G)."""
+        """Code vectors of ids as a feature map (B D R S)."""
         return look_up(self.quantize, ids_BN, self.config.grid)
 
     def encode(self, x_BCHW: Tensor) -> Tensor:
@@ -210,9 +211,9 @@ class VQModel(nn.Module):
         return VQOutput(self.decoder(self.post_quant_conv(straight_through)), loss, ids)
 
 
-def look_up(codebook: Quantizer, ids_BN: Tensor, grid: int) -> Tensor:
-    """Code vectors of row-major ids (B N) as a feature map (B D G G)."""
-    q = codebook.embedding(ids_BN).unflatten(1, (grid, grid))
+def look_up(codebook: Quantizer, ids_BN: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Code vectors of row-major ids (B N) as a feature map (B D R S)."""
+    q = codebook.embedding(ids_BN).unflatten(1, grid)
     return q.permute(0, 3, 1, 2).contiguous()
 
 

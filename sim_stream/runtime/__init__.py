@@ -4,7 +4,8 @@ window.py    FrameWindow: the ring of three frames' ids
 session.py   Session: reset, step, fork, flush, close
 context.py   Context: the world model's sequence, its cache, re-anchoring
 frame.py     Frame and Pending: what leaves a session
-runtime.py   Runtime: a preset's models on one device, and the sessions it opens
+stack.py     Stack: models, engines, cache and passes, which all sessions share
+runtime.py   Runtime: a preset loaded into a stack, and the sessions it opens
 choices.py   device, precision and step engine, decided once
 timing.py    per-stage clocks, streams
 engine.py    Engine: pixels -> ids, ids of a window -> pixels; the forms there are

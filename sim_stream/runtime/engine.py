@@ -71,8 +71,8 @@ class TensorSpec:
 
 def interface(vq: VQConfig, form: Form) -> tuple[TensorSpec, TensorSpec]:
     """What an engine of that form takes and gives."""
-    pixels = TensorSpec(name="frames", dtype="uint8", shape=(vq.image_size, vq.image_size, 3))
-    codes = vq.grid**2
+    pixels = TensorSpec(name="frames", dtype="uint8", shape=vq.frame.shape)
+    codes = vq.codes_per_frame
     if form.part == ENCODER:
         return pixels, TensorSpec(name="ids", dtype="int64", shape=(codes,))
     return TensorSpec(name="ids", dtype="int64", shape=(form.frames, codes)), pixels

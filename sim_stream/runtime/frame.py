@@ -8,16 +8,22 @@ Legend: T frames, N codes of a frame, H height, W width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sim_stream.runtime.timing import StageClock
+from sim_stream.runtime.engine import EngineSet
+from sim_stream.runtime.timing import StageClock, Streams
 
-if TYPE_CHECKING:
-    from sim_stream.runtime.runtime import Runtime
+
+class Renderer(Protocol):
+    """What makes pixels of ids. `inflated`: by a decoder that was never trained in time."""
+
+    streams: Streams
+    engines: EngineSet
+    inflated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,7 @@ class Pending:
     """A predicted step whose pixels are still to be made; `render` makes them, on any thread."""
 
     def __init__(
-        self, runtime: Runtime, ids_TN: Tensor, emit: int, frame_id: int, step: int, *,
+        self, runtime: Renderer, ids_TN: Tensor, emit: int, frame_id: int, step: int, *,
         final: bool, approximated: bool, accepted: tuple[int, ...], clock: StageClock,
     ) -> None:  # fmt: skip
         self._runtime, self._ids_TN, self._emit = runtime, ids_TN, emit

@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -34,12 +34,9 @@ from sim_stream.expects import psnr_db
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.runtime.context import Context
 from sim_stream.runtime.frame import Frame, Pending
+from sim_stream.runtime.stack import Stack
 from sim_stream.runtime.timing import StageClock
 from sim_stream.runtime.window import SLOTS, FrameWindow
-
-if TYPE_CHECKING:
-    from sim_stream.runtime.runtime import Runtime
-
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,7 +81,7 @@ class Prediction:
 class Session:
     """Made by `Runtime.open_session`; a context manager. `reset` comes first, `close` ends it."""
 
-    def __init__(self, runtime: Runtime, config: SessionConfig) -> None:
+    def __init__(self, runtime: Stack, config: SessionConfig) -> None:
         self._runtime, self.config = runtime, config
         self._closed = False
         # Of the last prompt frame and frame 0, its reconstruction; a fork has its parent's.
@@ -349,10 +346,10 @@ class Session:
         return lambda: time.monotonic() >= end_s
 
     def _check_frames(self, frames_THWC: np.ndarray) -> None:
-        size, most = self._runtime.preset.vq.image_size, self.config.context_frames - 1
+        size, most = self._runtime.preset.vq.frame, self.config.context_frames - 1
         shape, dtype = frames_THWC.shape, frames_THWC.dtype
-        if len(shape) != 4 or shape[1:] != (size, size, 3) or not 1 <= shape[0] <= most:
-            raise InvalidInput("frames", shape, f"(1..{most}, {size}, {size}, 3)")
+        if len(shape) != 4 or shape[1:] != size.shape or not 1 <= shape[0] <= most:
+            raise InvalidInput("frames", shape, f"(1..{most}, {size.height}, {size.width}, 3)")
         if dtype != np.uint8:
             raise InvalidInput("frames", dtype, "uint8")
 

@@ -11,7 +11,8 @@ import logging
 from contextlib import AbstractContextManager, nullcontext
 
 from sim_stream.clips import CLIPS
-from sim_stream.errors import InvalidInput, SimStreamError
+from sim_stream.config import FrameSize
+from sim_stream.errors import SimStreamError
 from sim_stream.outputs import try_folder
 from sim_stream.prompts import Prompt, read_prompt
 from sim_stream.server_process import ServerProcess
@@ -56,9 +57,7 @@ async def _serve(
     )
     async with client:
         height, width, _ = client.info.frame_shape
-        if height != width:
-            raise InvalidInput("server", f"frames of {height}x{width}", "square frames")
-        prompts = read_prompts(options, height)
+        prompts = read_prompts(options, FrameSize(height=height, width=width))
         async with asyncio.TaskGroup() as tasks:
             hub = Hub(
                 client,
@@ -92,7 +91,7 @@ def advice(options: ViewOptions) -> str:
     return f"If it has ended, start it again (`{start}`); the page goes on when it answers."
 
 
-def read_prompts(options: ViewOptions, size: int) -> dict[str, Prompt]:
+def read_prompts(options: ViewOptions, size: FrameSize) -> dict[str, Prompt]:
     """By name, the one that was asked for first; the shipped clips always. Raises VideoError."""
     clips = [options.clip, *(clip for clip in CLIPS if clip != options.clip)]
     found: dict[str, Prompt] = {}

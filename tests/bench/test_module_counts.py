@@ -36,9 +36,13 @@ class Convolutions(TorchFunctionMode):
 def test_encoder_operations_are_those_of_a_real_run() -> None:
     model, frames = random_vq(), 2
     with torch.inference_mode(), Convolutions() as real:
-        model.encode(torch.zeros(frames, 3, SMALL_VQ.image_size, SMALL_VQ.image_size))
+        model.encode(torch.zeros(frames, 3, SMALL_VQ.frame.height, SMALL_VQ.frame.width))
     distances = (
-        2 * frames * SMALL_VQ.grid**2 * SMALL_VQ.latent_channels * SMALL_VQ.num_vq_embeddings
+        2
+        * frames
+        * SMALL_VQ.codes_per_frame
+        * SMALL_VQ.latent_channels
+        * SMALL_VQ.num_vq_embeddings
     )
     cost = encode_cost(model, frames=frames, dtype=torch.float32)
     assert real.flop > 0
@@ -50,7 +54,7 @@ def test_video_decoder_operations_are_those_of_a_real_run(emit: int) -> None:
     model = random_video_decoder()
     fold_upsampling(model)
     with torch.inference_mode(), Convolutions() as real:
-        model(torch.zeros(1, 3, SMALL_VQ.grid**2, dtype=torch.int64), emit)
+        model(torch.zeros(1, 3, SMALL_VQ.codes_per_frame, dtype=torch.int64), emit)
     *_, shape_only = inference_models(SMALL)
     cost = decode_cost(shape_only, frames=3, emit=emit, dtype=torch.float32)
     assert cost.work.flop == real.flop

@@ -12,6 +12,7 @@ from bridge.driving.loop import Loop, Moment
 from bridge.driving.measures import Divergence, Measure
 from bridge.metadrive.world import MetaDriveWorld
 from bridge.policies.contract import Policy
+from sim_stream.config import FrameSize
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import PRESET, ToyRuntime
@@ -23,7 +24,7 @@ CURVE_SEED = 202  # CSSCS: a curve within the first 20 s, no car in the way
 @pytest.fixture(scope="module")
 def driven() -> Iterator[list[tuple[Moment, Divergence]]]:
     """Twelve seconds under lane-keep on MetaDrive's own frames."""
-    preset = replace(PRESET, vq=replace(PRESET.vq, image_size=256))
+    preset = replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(256)))
     with (
         StreamServer(ToyRuntime(preset=preset), bind="tcp://127.0.0.1:0") as server,
         StreamClient(server.endpoint) as client,

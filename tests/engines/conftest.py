@@ -13,7 +13,7 @@ from torch import Tensor
 from engines.build import BuildOptions, build
 from engines.export import ExportOptions, Source
 from engines.verify import verify
-from sim_stream.config import Preset, VideoDecoderConfig
+from sim_stream.config import FrameSize, Preset, VideoDecoderConfig
 from sim_stream.video import SAMPLE, read_clip
 from tests.small import SMALL, random_video_decoder, random_vq
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 TINY = replace(
     SMALL,
     name="tiny",
-    vq=replace(SMALL.vq, block_out_channels=(8, 16), image_size=16),
+    vq=replace(SMALL.vq, block_out_channels=(8, 16), frame=FrameSize.square(16)),
     video_decoder=VideoDecoderConfig(temporal_levels=2),
 )
 
@@ -38,7 +38,7 @@ def source_of(preset: Preset, seed: int = 0) -> Source:
 
 def real_frames(preset: Preset, frames: int = 6) -> Tensor:
     """Frames of the shipped clip, (K H W C)."""
-    return torch.from_numpy(read_clip(SAMPLE, frames=frames, size=preset.vq.image_size))
+    return torch.from_numpy(read_clip(SAMPLE, frames=frames, size=preset.vq.frame))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import torch
 
 from engines import cli
 from sim_stream import doctor
-from sim_stream.config import POCKET, Action
+from sim_stream.config import POCKET, Action, FrameSize
 from sim_stream.console import MISTAKE
 from sim_stream.runtime.engine import ENCODE, FORMS, STEADY
 from sim_stream.runtime.engine_manifest import engine_path, read_engine, write
@@ -58,7 +58,7 @@ def pocket_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pocket_on_onnx_runtime_predicts_the_same_ids_and_near_equal_pixels(
     pocket_engines: Path,
 ) -> None:
-    frames = read_clip(SAMPLE, frames=2, size=POCKET.vq.image_size)
+    frames = read_clip(SAMPLE, frames=2, size=POCKET.vq.frame)
     actions = [Action(speed_mps=8.0, yaw_rate_radps=0.1 * step) for step in range(4)]
     images, ids = [], []
     for engines in ("eager", pocket_engines):
@@ -82,7 +82,9 @@ def test_the_demo_runs_on_engines(pocket_engines: Path, tmp_path: Path) -> None:
         run("sim_stream", "demo", "--engines", pocket_engines, "--frames", 4, "--out", out)
     )
     assert (summary["frames"], summary["dropped"]) == (4, 0)
-    assert len(read_clip(out, frames=6, size=128)) == 6  # the prompt's two before them
+    assert (
+        len(read_clip(out, frames=6, size=FrameSize.square(128))) == 6
+    )  # the prompt's two before them
 
 
 @pytest.mark.slow

@@ -88,6 +88,6 @@ def test_an_unknown_precision_is_refused_by_name() -> None:
 
 
 def test_the_cut_is_the_papers_network_but_for_depth() -> None:
-    assert OPENVIGA_CUT.vq.grid**2 == 256
+    assert OPENVIGA_CUT.vq.codes_per_frame == 256
     assert OPENVIGA_CUT.vq.num_vq_embeddings == 8192
     assert OPENVIGA_CUT.video_decoder.temporal_levels == len(OPENVIGA_CUT.vq.block_out_channels)

@@ -62,7 +62,7 @@ def test_results_survive_the_next_call(folder: Path) -> None:
 def test_layers_have_times(folder: Path) -> None:
     manifest = read_engine(engine_path(folder, STEADY))
     engine = load_engine(folder, manifest, host())
-    x = torch.zeros(1, 3, TINY.vq.grid**2, dtype=torch.int64, device="cuda")
+    x = torch.zeros(1, 3, TINY.vq.codes_per_frame, dtype=torch.int64, device="cuda")
     times = engine.layer_times_ms(x)  # type: ignore[attr-defined]
     assert times and all(ms >= 0.0 for ms in times.values())
 

@@ -72,7 +72,7 @@ class Restless(Constant):
         return super().run(x) + self.calls
 
 
-TINY_PIXELS = (TINY.vq.image_size, TINY.vq.image_size, 3)
+TINY_PIXELS = TINY.vq.frame.shape
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_an_engine_that_ignores_its_input_or_wavers_is_caught(
 ) -> None:
     manifest = read_engine(engine_path(tiny_engines, STEADY))
     monkeypatch.setattr(verification, "load_engine", lambda *_: engine)
-    x = torch.zeros(5, 3, TINY.vq.grid**2, dtype=torch.int64)
+    x = torch.zeros(5, 3, TINY.vq.codes_per_frame, dtype=torch.int64)
     expected = torch.zeros(5, *TINY_PIXELS, dtype=torch.uint8)
     source = source_of(TINY)
     host = verification.Host.of(TINY, source.encoder, source.video_decoder, CPU)

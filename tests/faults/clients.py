@@ -13,6 +13,7 @@ from functools import cache
 from statistics import median
 from typing import Any
 
+from sim_stream.config import FrameSize
 from sim_stream.recording.pixels import sha256_of
 from tests.faults.driver import action_of, prompt_of
 from tests.faults.processes import Child, Violated, pocket_server, require, wait_until
@@ -168,7 +169,9 @@ def check_frames(frames: Sequence[Seen], reference: Reference, who: str) -> None
 
 def toy_reference(key: int, steps: int, *, size: int = SIZE) -> Reference:
     """The toy's frames without any wire."""
-    runtime = ToyRuntime(preset=replace(PRESET, vq=replace(PRESET.vq, image_size=size)))
+    runtime = ToyRuntime(
+        preset=replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(size)))
+    )
     session = runtime.open_session()
     hashes = [sha256_of(session.reset(prompt_of(key, size), seed=key).image)]
     hashes += [sha256_of(session.step(action_of(n)).image) for n in range(1, steps + 1)]

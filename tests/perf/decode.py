@@ -35,7 +35,7 @@ class Bench:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime, layout = runtime, runtime.layout
         known = runtime.preset.session.context_frames - 1
-        clip = read_clip(SAMPLE, frames=known, size=runtime.preset.vq.image_size)
+        clip = read_clip(SAMPLE, frames=known, size=runtime.preset.vq.frame)
         with torch.inference_mode():
             ids_TN = runtime.encoder.encode(from_pixels(torch.from_numpy(clip)))
         action = torch.tensor(layout.action_ids(None))

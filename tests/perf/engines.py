@@ -152,7 +152,7 @@ def main() -> None:
     preset = get_preset(args.preset)
     encoder, video_decoder = models_of(preset, random=args.random)
     source = Source(preset=preset, encoder=encoder, video_decoder=video_decoder)
-    clip = torch.from_numpy(read_clip(SAMPLE, frames=3, size=preset.vq.image_size))
+    clip = torch.from_numpy(read_clip(SAMPLE, frames=3, size=preset.vq.frame))
     inputs = {form: inputs_of(form, source, clip)[:1] for form in (ENCODE, STEADY)}
     engines = contenders(source, device, args.engines, compiled=args.compiled)
     report: dict[str, Any] = {"benchmark": "engines", "preset": preset.name, "machine": describe()}

@@ -46,7 +46,7 @@ def log_probabilities(
 def contexts(runtime: Runtime, count: int) -> Tensor:
     """Windows of real frames, unknown actions, as the world model sees them (B S)."""
     layout, frames = runtime.layout, runtime.preset.session.context_frames
-    clip = read_clip(SAMPLE, frames=frames + count - 1, size=runtime.preset.vq.image_size)
+    clip = read_clip(SAMPLE, frames=frames + count - 1, size=runtime.preset.vq.frame)
     ids_TN = runtime.encoder.encode(from_pixels(torch.from_numpy(clip).to(runtime.device)))
     action = torch.tensor(layout.action_ids(None), dtype=torch.int64, device=runtime.device)
     end = torch.tensor([layout.end_of_frame], device=runtime.device)

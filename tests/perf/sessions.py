@@ -31,7 +31,7 @@ def drive(
     """One client's drive; the latency of every step between the barrier and the end."""
     with (
         StreamClient(endpoint, timeout_s=60.0) as client,
-        client.open(read_clip(SAMPLE, frames=2, size=256), seed=seed) as session,
+        client.open(read_clip(SAMPLE, frames=2), seed=seed) as session,
     ):
         for _ in range(WARM_UP_STEPS):
             session.step()

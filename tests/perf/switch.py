@@ -39,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(1)
     machine = describe()
     runtime = Runtime.load(args.preset)
-    clip = read_clip(SAMPLE, frames=2, size=runtime.preset.vq.image_size)
+    clip = read_clip(SAMPLE, frames=2, size=runtime.preset.vq.frame)
     sessions = {"settled": runtime.open_session(), "unsettled": runtime.open_session()}
     for session in sessions.values():
         session.reset(clip, seed=0)

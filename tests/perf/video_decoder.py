@@ -45,7 +45,7 @@ def main() -> None:
     machine = describe()
     preset = get_preset("pocket")
     loaded = checkpoints.load(checkpoints.weights_dir("pocket", None), preset)
-    clip = read_clip(SAMPLE, frames=3, size=preset.vq.image_size)
+    clip = read_clip(SAMPLE, frames=3, size=preset.vq.frame)
     models = forms(loaded.video_decoder)
     times: dict[str, list[float]] = {name: [] for name in models}
     frames: dict[str, Tensor] = {}

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.recording.bdd100k import DriveWriter
 from bridge.worlds import EgoState, Observation
-from sim_stream.config import POCKET, Action
+from sim_stream.config import POCKET, Action, FrameSize
 from sim_stream.errors import CheckpointError, InvalidInput, VideoError
 from sim_stream.layout import FrameLayout
 from sim_stream.models import checkpoints
@@ -31,8 +31,8 @@ from train.data.split import Split
 from train.data.tokenize import tokenize, tokenize_videos
 from train.data.work import Journal
 
-RULES = ScanRules(size=SIZE)
-AT_4_FPS = Sampling(fps=4.0, size=SIZE)
+RULES = ScanRules(size=FrameSize.square(SIZE))
+AT_4_FPS = Sampling(fps=4.0, size=FrameSize.square(SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_manifest_says_of_every_file_what_it_holds_or_why_not(manifest: Path
     assert {k: r["rejected"] for k, r in rows.items() if r["rejected"]} == {
         "corrupt": rows["corrupt"]["rejected"],
         "gap": "gap of 1.03 s between two frames",
-        "small": "72x54 pixels, fewer than 64 on a side",
+        "small": "72x54 pixels, fewer than 64x64",
     }
     assert "cut short" in rows["corrupt"]["rejected"] or "damaged" in rows["corrupt"]["rejected"]
     assert (rows["plain"]["frames"], rows["plain"]["duration_s"]) == (120, 4.0)
@@ -195,16 +195,16 @@ def test_an_interrupted_sampling_goes_on(manifest: Path, cache: Path, tmp_path: 
     for name in ("frames.npy", "actions.npy", "drives.json"):
         assert (out / name).read_bytes() == (cache / "train" / name).read_bytes(), name
     with pytest.raises(InvalidInput, match="begun with fps=4"):
-        sample(manifest, out, Sampling(fps=2.0, size=SIZE), workers=0)
+        sample(manifest, out, Sampling(fps=2.0, size=FrameSize.square(SIZE)), workers=0)
 
 
 def test_clips_and_images_keep_only_some_samples(manifest: Path, tmp_path: Path) -> None:
-    clips = Sampling(fps=4.0, size=SIZE, keep=3, every=8)
+    clips = Sampling(fps=4.0, size=FrameSize.square(SIZE), keep=3, every=8)
     sample(manifest, tmp_path / "clips", clips, workers=0, limit=2)
     split = Split.open(tmp_path, "clips")
     assert [d.length for d in split.drives] == [3, 3, 3, 3]
     assert len(split.windows(3)) == 4
-    sample(manifest, tmp_path / "images", Sampling(fps=0.5, size=SIZE), workers=0)
+    sample(manifest, tmp_path / "images", Sampling(fps=0.5, size=FrameSize.square(SIZE)), workers=0)
     assert len(Split.open(tmp_path, "images")) == 6 * 2  # 4 s at one image in 2 s
     with pytest.raises(InvalidInput, match="keep"):
         Sampling(keep=3, every=2)

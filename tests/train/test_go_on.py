@@ -13,6 +13,7 @@ import torch
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import inflate
+from sim_stream.models.vq_model import from_pixels
 from tests.small import SMALL, random_vq, save_weights
 from tests.train.worlds import loop, make_split, tokenizer_run
 from train.build import Sources, load_vq, tokenizer, video_decoder
@@ -63,8 +64,8 @@ def test_an_image_decoder_learns_alone_and_ids_stay(sources: Sources, tmp_path: 
     options = loop(tmp_path / "runs" / "tokenizer", 30)
     stage = tokenizer(SMALL, PLAIN_DECODER, options, sources, Ranks())
     before = {key: value.clone() for key, value in stage.vq.state_dict().items()}
-    x = stage.batches(0) if stage.batches else None
-    assert x is not None
+    assert stage.batches is not None
+    x = from_pixels(stage.batches(0))
 
     def error() -> float:
         with torch.no_grad():

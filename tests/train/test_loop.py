@@ -165,7 +165,7 @@ def gradients(kind: str, split: Split, accumulate: int) -> dict[str, torch.Tenso
         split.folder.parent.parent / f"run{accumulate}", 5, accumulate=accumulate, precision="fp32"
     )
     trainer = Trainer(stage_of(kind, split), config)
-    trainer.stage.set_progress(0.9)
+    trainer.stage.before_step(0, 0.9)
     for micro in range(accumulate):
         torch.manual_seed(0)
         trainer.accumulate(micro)

@@ -215,34 +215,39 @@ def test_gradients_of_all_losses_are_copied_from_codes_to_latents() -> None:
     assert vq.quantize.embedding.weight.grad is None
 
 
+def noise_frames(count: int) -> torch.Tensor:
+    """As a split holds them."""
+    return torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8)
+
+
 def test_switching_a_loss_off_leaves_out_what_only_it_needs() -> None:
     stage = TokenizerStage(random_vq(), TokenizerTraining(losses=replace(PIXELS, gan=0.0)), None)
-    assert stage.adversary is None
+    assert not stage.players
     assert stage.net.adapter is None
     with torch.no_grad():
-        _, figures = stage.loss(stage.model, (torch.rand(1, 3, 32, 32),))
+        _, figures = stage.loss(stage.model, (noise_frames(1),))
     assert not {"ssl", "perceptual", "g_loss"} & figures.keys()
 
 
 def test_generator_and_discriminator_start_on_their_own_and_do_not_train_each_other() -> None:
     config = TokenizerTraining(losses=PIXELS, discriminator=TINY_GAME)
     stage = TokenizerStage(random_vq().train(), config, None)
-    batch = (torch.rand(2, 3, 32, 32) * 2 - 1,)
-    assert stage.adversary is not None
+    batch = (noise_frames(2),)
+    (player,) = stage.players.values()
     for progress, plays, pulls in ((0.1, False, False), (0.25, True, False), (0.5, True, True)):
-        stage.set_progress(progress)
+        stage.before_step(0, progress)
         loss, figures = stage.loss(stage.model, batch)
         loss.backward()
         assert ("g_loss" in figures) == pulls
-        assert all(p.grad is None for p in stage.adversary.parameters())
+        assert all(p.grad is None for p in player.model.parameters())
         stage.model.zero_grad()
-        played = stage.adversary_loss(stage.adversary)
+        played = stage.player_loss("d", player.model)
         assert (played is not None) == plays
         if played is not None:
             played.backward()
-            assert all(p.grad is not None for p in stage.adversary.parameters())
+            assert all(p.grad is not None for p in player.model.parameters())
             assert all(p.grad is None for p in stage.model.parameters())
-            stage.adversary.zero_grad()
+            player.model.zero_grad()
 
 
 def test_the_papers_weights_and_ablations_are_ready() -> None:
@@ -308,7 +313,7 @@ def test_a_teacher_gives_one_token_for_every_code(kind: str, tmp_path: Path) -> 
     teacher = load_teacher(kind, tmp_path, SMALL_VQ.grid)
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     tokens = teacher(x)
-    assert tokens.shape == (2, SMALL_VQ.grid**2, 24)
+    assert tokens.shape == (2, SMALL_VQ.codes_per_frame, 24)
     assert not tokens.requires_grad
     # The top left code's token follows the top left pixels most.
     moved = x.clone()
@@ -330,7 +335,7 @@ def test_distillation_reaches_the_encoder_through_the_adapter(tmp_path: Path) ->
     stage = TokenizerStage(
         random_vq().train(), TokenizerTraining(losses=losses), None, teacher=teacher
     )
-    loss, figures = stage.loss(stage.model, (torch.rand(2, 3, 32, 32) * 2 - 1,))
+    loss, figures = stage.loss(stage.model, (noise_frames(2),))
     assert 0.0 < figures["ssl"].item() < 0.2
     loss.backward()
     assert stage.net.adapter is not None and stage.net.adapter.weight.grad is not None

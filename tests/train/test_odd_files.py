@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sim_stream.config import FrameSize
 from sim_stream.errors import SimStreamError, Unavailable
 from tests.train.bdd100k_like import SIZE, SPEED_MPS, build, rows, write_info, write_mov
 from train.cli import main
@@ -22,7 +23,7 @@ from train.data.sample import sample
 from train.data.split import Split
 from train.data.work import run_all
 
-RULES = ScanRules(size=SIZE)
+RULES = ScanRules(size=FrameSize.square(SIZE))
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 ODD_NAMES = ("rec 12:00:00", "-dash", "100%03d", "a'b\"c", "two\nlines", "münchen", NOT_UTF8)
 
@@ -108,7 +109,7 @@ def test_joined_recordings_and_late_beginnings_are_rejected_by_name(tmp_path: Pa
     assert found["usable"] == 1
     lead = float(Fraction(lines["a-little-late"]["lead_s"]))
     assert lead == pytest.approx(0.1, abs=0.08)
-    sampling = Sampling(fps=4.0, size=SIZE)
+    sampling = Sampling(fps=4.0, size=FrameSize.square(SIZE))
     sample(Path(found["manifest"]), tmp_path / "c" / "train", sampling, workers=0)
     split = Split.open(tmp_path / "c", "train")
     assert np.diff(split.images(slice(0, 4)).astype(int), axis=0).any(axis=(1, 2, 3)).all()
@@ -158,7 +159,10 @@ def test_a_file_that_was_damaged_after_the_scan_is_named(
     (folder / "b.mov").write_bytes(clip[: len(clip) // 2])
     with pytest.raises(SimStreamError, match=r"b\.mov"):
         sample(
-            Path(found["manifest"]), tmp_path / "c", Sampling(fps=4.0, size=SIZE), workers=workers
+            Path(found["manifest"]),
+            tmp_path / "c",
+            Sampling(fps=4.0, size=FrameSize.square(SIZE)),
+            workers=workers,
         )
 
 
@@ -204,7 +208,7 @@ def test_a_folder_in_an_info_files_place_is_no_info_file(tmp_path: Path) -> None
 def test_a_manifest_of_other_rules_is_made_anew(tmp_path: Path) -> None:
     root = build(tmp_path / "set", seconds=4.0)
     assert "gap" in scanned(root, tmp_path)[0]["rejected"]
-    wide = ScanRules(size=SIZE, max_gap_s=2.0)
+    wide = ScanRules(size=FrameSize.square(SIZE), max_gap_s=2.0)
     found = scan(root, tmp_path, "train", kind="videos", rules=wide, workers=0)
     assert "gap" not in found["rejected"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sim_stream.config import Preset, VideoDecoderConfig
+from sim_stream.config import FrameSize, Preset, VideoDecoderConfig
 from sim_stream.models.video_decoder import inflate
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 FRAMES, SIZE = 4, 64
 VQ = replace(
     SMALL.vq, block_out_channels=(16, 32, 32), latent_channels=8, num_vq_embeddings=256,
-    norm_num_groups=8, image_size=SIZE,
+    norm_num_groups=8, frame=FrameSize.square(SIZE),
 )  # fmt: skip
 PRESET: Preset = replace(
     SMALL,
@@ -49,7 +49,7 @@ PLAIN = LossConfig(perceptual=0.0, ssl=0.0, gan=0.0)
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Split:
-    frames = read_clip(real_data / "highway_white_right.mp4", frames=FRAMES, size=SIZE)
+    frames = read_clip(real_data / "highway_white_right.mp4", frames=FRAMES, size=VQ.frame)
     folder = tmp_path_factory.mktemp("motorway") / "train"
     folder.mkdir()
     np.save(folder / FILES.frames, frames)

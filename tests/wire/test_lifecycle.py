@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zmq
 
+from sim_stream.config import FrameSize
 from sim_stream.errors import InvalidInput, RemoteError, Unavailable
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.framing import pack
@@ -260,7 +261,7 @@ def test_viewer_sees_every_frame_under_the_sessions_topic(serve):
 
 def test_stalled_viewer_misses_frames_and_slows_nobody():
     # 60 frames of 196 kB are more than the sockets' buffers hold, so somebody has to give way.
-    large, steps = replace(PRESET, vq=replace(PRESET.vq, image_size=256)), 60
+    large, steps = replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(256))), 60
     server = StreamServer(
         ToyRuntime(preset=large), bind="tcp://127.0.0.1:0", publish="tcp://127.0.0.1:0"
     )

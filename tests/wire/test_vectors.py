@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from sim_stream.config import FrameSize
 from sim_stream.errors import ProtocolError
 from sim_stream.wire import codec
 from sim_stream.wire.client.mailbox import Mailbox
@@ -73,7 +74,7 @@ def test_broken_reply_is_refused(vector):
 @pytest.fixture(scope="module")
 def small_server():
     """What the refused requests are meant for: 16x16 frames, no session open."""
-    preset = replace(PRESET, vq=replace(PRESET.vq, image_size=valid.SIZE))
+    preset = replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(valid.SIZE)))
     with StreamServer(ToyRuntime(preset=preset), bind="tcp://127.0.0.1:0") as server:
         raw = RawClient(server.endpoint)
         yield raw

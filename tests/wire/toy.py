@@ -14,14 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from sim_stream.config import POCKET, Action, DecodingConfig, Preset, SamplingConfig, SessionConfig
+from sim_stream.config import (
+    POCKET,
+    Action,
+    DecodingConfig,
+    FrameSize,
+    Preset,
+    SamplingConfig,
+    SessionConfig,
+)
 from sim_stream.errors import InvalidInput
 from sim_stream.expects import CameraPose, Expects
 
 SIZE = 32
 PRESET = replace(
     POCKET,
-    vq=replace(POCKET.vq, image_size=SIZE),
+    vq=replace(POCKET.vq, frame=FrameSize.square(SIZE)),
     sampling=SamplingConfig(top_k=10, temperature=0.6),  # as in the committed vectors
     session=SessionConfig(context_frames=6, anchor_frames=2),
 )
@@ -69,9 +77,9 @@ def digest(*values: Any) -> bytes:
     return hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
 
 
-def paint(size: int, left: bytes, right: bytes | None) -> np.ndarray:
+def paint(frame: FrameSize, left: bytes, right: bytes | None) -> np.ndarray:
     key = int.from_bytes(digest(left, right), "little")
-    return np.random.default_rng(key).integers(0, 256, (size, size, 3), np.uint8)
+    return np.random.default_rng(key).integers(0, 256, frame.shape, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class ToyPending:
     def render(self) -> ToyFrame:
         self.session.runtime.hooks.render(self.session, self.step)
         return ToyFrame(
-            image=paint(self.session.runtime.preset.vq.image_size, self.left, self.right),
+            image=paint(self.session.runtime.preset.vq.frame, self.left, self.right),
             step=self.step,
             frame_id=self.frame_id,
             lag_frames=self.step - self.frame_id,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sim_stream.config import FrameSize
 from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
 from sim_stream.serve import stop_at_end_of_stdin
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.until_stdin_closes:
         threading.Thread(target=stop_at_end_of_stdin, daemon=True).start()
     runtime = HeavyRuntime(
-        preset=replace(PRESET, vq=replace(PRESET.vq, image_size=options.size)),
+        preset=replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(options.size))),
         hooks=Hooks(predict=lambda session, step: time.sleep(options.step_ms / 1e3)),
         session_mib=options.session_mib,
     )

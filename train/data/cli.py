@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sim_stream.config import get_preset
+from sim_stream.config import FrameSize, get_preset
 from sim_stream.text import one_line
 from sim_stream.errors import InvalidInput
 from sim_stream.outputs import try_folder
 from sim_stream.plain_json import to_json
+from sim_stream.video import SIZE
 from train.data.bdd100k import find_sources
 from train.data.manifest import ScanRules, manifest_path, scan
 from train.data.plan import Sampling, make_plan
@@ -122,6 +123,14 @@ def run_tokenize(args: argparse.Namespace) -> None:
             print(tokenize(opened, model, mirrored=True, batch=batch))
 
 
+def frame_size(text: str) -> FrameSize:
+    """For argparse."""
+    try:
+        return FrameSize.parse(text)
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_verbs(top: Any) -> None:
     """The verb `data` with its three verbs."""
     data = top.add_parser(
@@ -135,7 +144,13 @@ def add_verbs(top: Any) -> None:
         verb.set_defaults(run=run)
         verb.add_argument("--splits", nargs="+", default=["train", "val"], metavar="SPLIT")
         verb.add_argument("--kind", default="videos", choices=("videos", "images"))
-        verb.add_argument("--size", type=int, default=256, help="pixels of the crop")
+        verb.add_argument(
+            "--size",
+            type=frame_size,
+            default=SIZE,
+            metavar="HEIGHTxWIDTH",
+            help="pixels of the crop; one number for a square (default: %(default)s)",
+        )
         verb.add_argument(
             "--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none"
         )

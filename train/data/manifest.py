@@ -24,8 +24,9 @@ from typing import Any
 from tqdm import tqdm
 
 from sim_stream.video_reader import why_no_file
+from sim_stream.config import FrameSize
 from sim_stream.errors import InvalidInput, VideoError
-from sim_stream.video import VideoFacts, inspect_video
+from sim_stream.video import SIZE, VideoFacts, inspect_video
 from train.data.bdd100k import Source, find_sources, printable
 from train.data.ego import read_track
 from train.data.work import Journal, run_all, write_lines
@@ -38,7 +39,7 @@ MIN_SIZE, MAX_SIZE = 8, 8192  # pixels
 class ScanRules:
     """What a usable video must keep to."""
 
-    size: int = 256  # pixels of the crop, after halving
+    size: FrameSize = SIZE  # of the crop, after halving
     max_gap_s: float = 0.5  # between frames; a longer one would freeze the sampled drive
 
     def __post_init__(self) -> None:
@@ -47,10 +48,10 @@ class ScanRules:
             raise InvalidInput("max_gap_s", self.max_gap_s, "above 0 seconds")
 
 
-def require_size(size: int) -> None:
+def require_size(size: FrameSize) -> None:
     """Raises InvalidInput for a crop that no video can give."""
-    if not MIN_SIZE <= size <= MAX_SIZE:
-        raise InvalidInput("size", size, f"{MIN_SIZE}..{MAX_SIZE} pixels")
+    if not (MIN_SIZE <= size.height <= MAX_SIZE and MIN_SIZE <= size.width <= MAX_SIZE):
+        raise InvalidInput("size", size, f"{MIN_SIZE}..{MAX_SIZE} pixels a side")
 
 
 def file_sha256(path: Path) -> str:
@@ -108,8 +109,10 @@ def killed(source: Source, how: str) -> dict[str, Any]:
 
 def reason_against(facts: VideoFacts, rules: ScanRules) -> str | None:
     """Why an undamaged video cannot be used; None if it can."""
-    if min(facts.width, facts.height) < 2 * rules.size:
-        return f"{facts.width}x{facts.height} pixels, fewer than {2 * rules.size} on a side"
+    size = rules.size
+    if facts.width < 2 * size.width or facts.height < 2 * size.height:
+        least = f"{2 * size.width}x{2 * size.height}"
+        return f"{facts.width}x{facts.height} pixels, fewer than {least}"
     if facts.rotation % 90:
         return f"rotated by {facts.rotation} degrees"
     if facts.longest_gap_s > rules.max_gap_s:
@@ -144,6 +147,7 @@ def scan(
         "split": split,
         "kind": kind,
         **vars(rules),
+        "size": str(rules.size),
     }
     path = manifest_path(out, split, kind)
     journal = Journal(path.with_suffix(".partial"), header)

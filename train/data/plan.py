@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from sim_stream.config import FrameSize
 from sim_stream.errors import InvalidInput
-from sim_stream.video import iter_frames
+from sim_stream.video import SIZE, iter_frames
 from train.data.bdd100k import FOLDERS, stem_of
 from train.data.ego import actions_at, read_track
 from train.data.manifest import facts_of, file_sha256, read_manifest, require_size
@@ -33,7 +34,7 @@ class Sampling:
     """
 
     fps: float = 4.0
-    size: int = 256
+    size: FrameSize = SIZE
     keep: int = 0
     every: int = 0
 
@@ -80,7 +81,7 @@ class Task:
         ]
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Kept frames (n size size 3) and their actions (n 2). Raises InvalidInput."""
+        """Kept frames (n H W 3) and their actions (n 2). Raises InvalidInput."""
         wanted = {index for run in self.runs for index in run}
         frames, times, count = [], [], 0
         for index, (time, frame) in enumerate(
@@ -101,8 +102,9 @@ class Task:
 def make_plan(manifest: Path, sampling: Sampling, limit: int | None = None) -> list[Task]:
     """Tasks of all usable files of a manifest, at most `limit`, evenly spread over them."""
     header, rows = read_manifest(manifest)
-    if header["size"] < sampling.size:
-        raise InvalidInput("size", sampling.size, f"up to the scanned {header['size']}")
+    scanned = FrameSize.parse(header["size"])
+    if scanned.height < sampling.size.height or scanned.width < sampling.size.width:
+        raise InvalidInput("size", sampling.size, f"up to the scanned {scanned}")
     root, split = Path(header["root"]), header["split"]
     folder, suffix = FOLDERS[header["kind"]]
     usable = [row for row in rows if row["rejected"] is None]
@@ -140,5 +142,6 @@ def job_of(manifest: Path, sampling: Sampling, tasks: list[Task]) -> dict[str, A
         "format": 1,
         "manifest_sha256": file_sha256(manifest),
         **asdict(sampling),
+        "size": str(sampling.size),
         "files": len(tasks),
     }

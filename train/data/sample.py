@@ -1,6 +1,6 @@
 """`data sample`: pixels and actions of the planned frames, preprocessed as in the paper.
 
-    frames.npy (N size size 3 uint8), actions.npy (N 2 float32), drives.json ([{id, start, length}])
+    frames.npy (N H W 3 uint8), actions.npy (N 2 float32), drives.json ([{id, start, length}])
 
 Rotation metadata applied, halved bilinearly, centre crop (``sim_stream.video``). Arrays are filled
 under `.part` names by several processes; a run that was interrupted goes on.
@@ -9,6 +9,7 @@ under `.part` names by several processes; a run that was interrupted goes on.
 from __future__ import annotations
 
 import json
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -67,9 +68,9 @@ def sample(
     if (out / FILES.drives).is_file():
         return total
     left = [task for task in tasks if task.id not in journal.rows]
-    check_room(out, sum(task.length for task in left) * sampling.size**2 * 3)
+    check_room(out, sum(task.length for task in left) * math.prod(sampling.size.shape))
     part = out / f"{FILES.frames}.part"
-    allocate(part, (total, sampling.size, sampling.size, 3), np.uint8)
+    allocate(part, (total, *sampling.size.shape), np.uint8)
     actions = allocate_actions(out, total)
     results = run_all(partial(fill, frames=part), left, workers)
     done = len(tasks) - len(left)

@@ -44,7 +44,7 @@ def encode(model: VQModel, frames: np.ndarray, *, mirrored: bool, batch: int) ->
 def header_for(model: VQModel, frames: int, *, mirrored: bool) -> IdsHeader:
     return IdsHeader(
         frames=frames,
-        codes_per_frame=model.config.grid**2,
+        codes_per_frame=model.config.codes_per_frame,
         num_codes=model.config.num_vq_embeddings,
         tokenizer_sha256=tokenizer_sha256(model),
         mirrored=mirrored,

@@ -10,6 +10,7 @@ Does not know which runtime it serves (``engine.Runtime``) and does not load one
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import select
 import signal
@@ -287,7 +288,7 @@ def describe(
 ) -> HelloOk:
     """What ``hello_ok`` says of a runtime and this server's limits."""
     preset, expects = runtime.preset, runtime.expects
-    size = preset.vq.image_size
+    frame_shape = preset.vq.frame.shape
     # The context must have room for the frame that is predicted next.
     context_max = preset.session.context_frames - 1
     sampling = WireSampling.of(preset.sampling)
@@ -299,7 +300,7 @@ def describe(
         weights_sha256=runtime.weights_sha256,
         fps_num=preset.fps,
         fps_den=1,
-        frame_shape=(size, size, 3),
+        frame_shape=frame_shape,
         context_min=1,
         context_max=context_max,
         lookahead=preset.session.lookahead,
@@ -308,7 +309,7 @@ def describe(
         limits=ServerLimits(
             header_bytes=HEADER_BYTES,
             parts=PARTS,
-            message_bytes=HEADER_BYTES + context_max * size * size * 3,
+            message_bytes=HEADER_BYTES + context_max * math.prod(frame_shape),
             max_sessions=max_sessions,
             max_in_flight=max_in_flight,
         ),

@@ -18,7 +18,7 @@ import pytest
 import torch
 from flax.core import freeze
 
-from sim_stream.config import OPENVIGA, VQConfig
+from sim_stream.config import OPENVIGA, FrameSize, VQConfig
 from sim_stream.errors import CheckpointError
 from sim_stream.models import checkpoints
 from sim_stream.models.conversion import faults_of
@@ -33,7 +33,7 @@ CONFIG = VQConfig(
     latent_channels=4,
     num_vq_embeddings=32,
     norm_num_groups=32,  # flax's default, which LWM takes
-    image_size=16,
+    frame=FrameSize.square(16),
 )
 PRESET = replace(SMALL, vq=CONFIG)
 X = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
