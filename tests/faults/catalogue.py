@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults import (
     clients_fail,
+    clients_leave,
     clocks,
     disk,
     doors,
@@ -22,6 +23,7 @@ from tests.faults import (
 
 FAULTS = (
     *clients_fail.FAULTS,
+    *clients_leave.FAULTS,
     *restart.FAULTS,
     *network.FAULTS,
     *readers.FAULTS,

@@ -186,6 +186,8 @@ def test_an_interrupted_sampling_goes_on(manifest: Path, cache: Path, tmp_path: 
     try:
         with pytest.raises(VideoError, match=broken.name):
             sample(manifest, out, AT_4_FPS, workers=0)
+        with pytest.raises(VideoError, match=broken.name):  # by name from a worker's process, too
+            sample(manifest, tmp_path / "by workers", AT_4_FPS, workers=2)
     finally:
         broken.write_bytes(kept)
     with pytest.raises(InvalidInput, match="not finished"):
