@@ -119,7 +119,13 @@ def page() -> Callable[..., Any]:
                 AsyncStreamClient(endpoint, timeout_s=TIMEOUT_S) as client,
                 asyncio.TaskGroup() as tasks,
             ):
-                hub = Hub(client, {"day": prompt, "night": night}, tasks, lookahead=lookahead)
+                hub = Hub(
+                    client,
+                    {"day": prompt, "night": night},
+                    tasks,
+                    lookahead=lookahead,
+                    advice="start it again.",
+                )
                 try:
                     await hub.sessions.open(seed=0, prompt=prompt)
                     async with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from dataclasses import replace
 
@@ -470,3 +471,26 @@ def test_of_too_many_connections_those_that_ask_nothing_go(page, monkeypatch):
                 writer.close()
 
     page(test)
+
+
+def test_a_server_that_ended_is_said_with_what_to_start_and_followed_when_it_is_back(page):
+    async def test(page):
+        async with page.viewer() as viewer:
+            first = viewer.watching
+            await viewer.send("run", sid=first, running=True)
+            await viewer.until(lambda: viewer.session(first)["committed_step"] >= 1)
+            await asyncio.to_thread(page.server.stop)
+            await viewer.until(lambda: viewer.state["outage"])
+            assert viewer.state["outage"].endswith("start it again.")
+            assert viewer.session(first)["state"] in ("waiting", "ended")
+            await asyncio.to_thread(page.server.start)
+            await viewer.until(lambda: not viewer.state["outage"])
+            await viewer.until(lambda: viewer.session(first)["state"] == "ended")
+            await viewer.send("open", seed=1)
+            await viewer.until(lambda: viewer.watching not in (first, None))
+            await viewer.send("run", sid=viewer.watching, running=True)
+            await viewer.until(lambda: viewer.session()["committed_step"] >= 1)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        bind = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    page(test, bind=bind)
