@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -166,7 +167,33 @@ def test_weights_that_do_not_match_are_refused(pocket_weights: Path, tmp_path: P
     assert "SHA-256" in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_server_that_still_loads_ends_at_once_without_a_word(
+    start_server: Callable[..., subprocess.Popen[str]], number: signal.Signals
+) -> None:
+    process = start_server()
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None and time.monotonic() < deadline_s
+        time.sleep(0.01)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, stdout, stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_server_that_still_loads_ends_with_the_program_that_holds_its_stdin(
+    start_server: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = start_server("--until-stdin-closes")
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)  # closes its stdin
+    assert (process.returncode, stdout, stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_server_says_where_it_listens_and_ends_cleanly_on_a_signal(
     start_server: Callable[..., subprocess.Popen[str]], number: signal.Signals
 ) -> None:

@@ -194,9 +194,12 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)],
+)
 def test_interrupted_demo_leaves_no_server_behind(
-    pocket_weights: Path, prompt_video: Path, tmp_path: Path, number: signal.Signals
+    pocket_weights: Path, prompt_video: Path, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     arguments = ("--weights", pocket_weights, "--video", prompt_video, "--frames", "500")
     process = demo(*arguments, cwd=tmp_path)
@@ -210,10 +213,41 @@ def test_interrupted_demo_leaves_no_server_behind(
     while Path(f"/proc/{server}").exists() and time.monotonic() < deadline_s:
         time.sleep(0.1)
     assert not Path(f"/proc/{server}").exists()
-    if number is signal.SIGINT:
-        assert process.returncode == 130
+    assert process.returncode == status
+    if number is not signal.SIGKILL:
         assert "Traceback" not in stderr  # the demo's and the server's
         assert [p.name for p in tmp_path.iterdir() if p != prompt_video] == []
+
+
+def test_a_server_that_dies_is_told_with_its_end_and_what_it_said(
+    pocket_weights: Path, tmp_path: Path
+) -> None:
+    from sim_stream.errors import RemoteError, Unavailable
+
+    lost = RemoteError("CONNECTION_LOST", "gone", retryable=True, committed_step=-1)
+    with ServerProcess(["--weights", str(pocket_weights)]) as server:
+        (pid,) = children_of(os.getpid())
+        with pytest.raises(RemoteError, match="gone"), server.answering():
+            raise lost  # it lives: the client's own words
+        first = server.endpoint
+        os.kill(pid, signal.SIGKILL)
+        with (
+            pytest.raises(Unavailable, match=r"died: it was ended by SIGKILL .*; it said nothing"),
+            server.answering(),
+        ):
+            raise lost
+        server.restart()
+        assert server.endpoint == first
+        with StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client:
+            assert client.info.model_id == "pocket-untrained"
+
+
+def test_an_ending_is_never_empty() -> None:
+    from sim_stream.server_process import ending
+
+    assert ending(0) == "it ended with status 0"
+    assert ending(-signal.SIGSEGV) == "it was ended by SIGSEGV"
+    assert ending(-99) == "it was ended by signal 99"
 
 
 def test_server_process_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:

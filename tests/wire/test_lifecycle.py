@@ -88,7 +88,7 @@ def test_server_restarts_under_a_new_epoch(serve):
         assert client.info.server_epoch != first
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_the_process_cleanly(server_process, number):
     with StreamClient(server_process.endpoint, timeout_s=TIMEOUT_S) as client:
         session = client.open(prompt_frames())

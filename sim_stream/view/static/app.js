@@ -124,7 +124,7 @@ function showControls(current, away) {
   find("run").disabled = !free || current.state === "failed" || current.state === "ended";
   find("reset").disabled = !free || current.state === "ended";
   find("fork").disabled = !current || !["running", "paused"].includes(current.state);
-  find("wheel").disabled = !current || current.state === "foreign" || !welcome.actions.length;
+  find("wheel").disabled = !drivable(current);
   find("wheel").textContent = mine ? "Let go" : "Take the wheel";
   find("wheel-owner").textContent = owner(current, mine);
   find("open").disabled = false;
