@@ -212,11 +212,12 @@ import numpy as np
 from pathlib import Path
 from sim_stream.errors import Unavailable
 from sim_stream.video_writer import Mp4Writer, write_png
-noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+rng = np.random.default_rng(0)
+noise = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
 try:
     with Mp4Writer("x.mp4") as writer:
         for _ in range(200):
-            writer.write(noise)
+            writer.write(rng.integers(0, 256, noise.shape, dtype=np.uint8))
 except Unavailable as error:
     print(error)
 try:
@@ -224,7 +225,7 @@ try:
 except Unavailable as error:
     print(error)
 """
-    mount = FULL.replace("200k", "3m")
+    mount = FULL.replace("200k", "1200k")
     done = on_disk(mount, tmp_path, sys.executable, "-c", code, after="ls -A")
     lines = done.stdout.splitlines()
     assert [line.split(" (")[0] for line in lines] == [

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.worlds import Control, EgoState
+from sim_stream.errors import Unavailable
 
 if TYPE_CHECKING:
     import carla
@@ -60,6 +61,11 @@ def vehicle_control(control: Control) -> VehicleControlFields:
 
 
 def rgb(image: carla.Image) -> npt.NDArray[np.uint8]:
-    """uint8 [H, W, 3], RGB, of an image whose bytes are BGRA."""
+    """uint8 [H, W, 3], RGB, of an image whose bytes are BGRA. Raises Unavailable."""
+    if len(image.raw_data) != image.height * image.width * 4:
+        raise Unavailable(
+            f"CARLA's camera gave {len(image.raw_data)} bytes for {image.width}x{image.height} "
+            "pixels; a server that renders nothing (-nullrhi, no_rendering_mode) has no pictures"
+        )
     pixels = np.frombuffer(image.raw_data, np.uint8).reshape(image.height, image.width, 4)
     return np.ascontiguousarray(pixels[..., 2::-1])

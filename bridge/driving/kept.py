@@ -77,7 +77,7 @@ class KeptDrive:
             self._finish_pictures()
 
     def _finish_pictures(self) -> None:
-        if not self._log.frames:
+        if not self._pairs:  # stopped at the first picture, which is always on the sheet
             self._writer.abort()
             return
         self._writer.close()

@@ -20,6 +20,7 @@ from sim_stream.errors import Unavailable
 from sim_stream.outputs import part_of, said_plainly
 from sim_stream.plain_json import to_json
 
+WRITE_BYTES = 8192
 AT_FRAMES = (1, 4, 8, 16, 32, 64)  # where the summary says how far the pictures are apart
 LOST_S = 1.0  # a lane unseen for so long is lost; a frame or two without a marking are not
 
@@ -58,20 +59,15 @@ class DriveLog:
         self._part = part_of(path)
         with said_plainly(path):
             self._file: IO[bytes] = self._part.open("wb", buffering=0)
+        self._waiting = bytearray()
         self.frames: list[Divergence] = []
         self._end = ""
 
     def add(self, moment: Moment, measured: Divergence) -> None:
-        """Raises Unavailable where the line cannot be written; those before it stay whole."""
-        written = self._file.tell()
-        left = memoryview(f"{to_json(line(moment, measured))}\n".encode())
-        try:
-            with said_plainly(self._path):
-                while left:  # a disk that is nearly full takes a part of it first
-                    left = left[self._file.write(left) :]
-        except Unavailable:
-            self._file.truncate(written)
-            raise
+        """Raises Unavailable where lines cannot be written; those before them stay whole."""
+        self._waiting += f"{to_json(line(moment, measured))}\n".encode()
+        if len(self._waiting) >= WRITE_BYTES:
+            self._write_out()
         self.frames.append(measured)
         self._end = moment.simulated.end
 
@@ -90,13 +86,26 @@ class DriveLog:
         return dict(_plain(found))
 
     def close(self) -> None:
-        """Gives the file its name, if it holds anything."""
-        self._file.close()
-        if self.frames:
-            with said_plainly(self._path):
+        """Gives the file its name, if it holds anything. Raises Unavailable."""
+        try:
+            self._write_out()
+        finally:
+            self._file.close()
+            if self.frames:
                 self._part.replace(self._path)
-        else:
-            self._part.unlink()
+            else:
+                self._part.unlink()
+
+    def _write_out(self) -> None:
+        lines, self._waiting = bytes(self._waiting), bytearray()
+        start, done = self._file.tell(), 0
+        try:
+            with said_plainly(self._path):
+                while done < len(lines):  # a disk that is nearly full takes a part first
+                    done += self._file.write(lines[done:])
+        except Unavailable:
+            self._file.truncate(start + lines.rfind(b"\n", 0, done) + 1)
+            raise
 
 
 def _pictures(predicted: list[Divergence]) -> dict[str, Any]:

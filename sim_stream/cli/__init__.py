@@ -58,6 +58,9 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="sim-stream",
         description="Streams driving frames into a world model and predicted frames back.",
+        epilog="Exit status: 0 done, 1 compared or checked and found wanting, 2 a mistake that one "
+        "line on stderr names, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; serve and view end with 0 "
+        "after any of these three.",
     )
     parser.add_argument("--version", action="version", version=f"sim-stream {__version__}")
     common = Parser(add_help=False)

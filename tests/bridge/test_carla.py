@@ -411,6 +411,19 @@ def test_server_of_another_release_is_refused_with_a_package_that_exists(
         carla_world(size_px=16)
 
 
+def test_a_camera_that_sends_nothing_is_said(carla_world: type, server: Server) -> None:
+    def empty(sensor: Any, image: Any) -> None:
+        image.raw_data = b""
+        sensor.send(image)
+
+    server.send = empty
+    with (
+        carla_world(size_px=16, timeout_s=1) as world,
+        pytest.raises(Unavailable, match=r"camera gave 0 bytes for 16x16 pixels"),
+    ):
+        world.reset(0)
+
+
 def test_no_server_says_where_it_was_looked_for(carla_world: type) -> None:
     with pytest.raises(Unavailable, match=r"CARLA at far:2001: time-out"):
         carla_world(size_px=16, host="far", port=2001)
