@@ -144,7 +144,8 @@ def test_an_opening_given_up_after_the_timeout_is_closed_when_it_stands(server, 
 
 def test_a_fork_given_up_after_the_timeout_is_closed_when_it_stands(server, client, runtime):
     go = threading.Event()
-    with StreamClient(server.endpoint, timeout_s=0.3) as hasty, hasty.open(FRAMES) as session:
+    hasty = StreamClient(server.endpoint, timeout_s=0.3, busy_s=0.3)
+    with hasty, hasty.open(FRAMES) as session:
         session.step()
         runtime.hooks.predict = lambda session, step: go.wait(TIMEOUT_S)
         blocker = client.open(FRAMES)

@@ -142,6 +142,14 @@ class StreamClient(NotCopied):
         opening = open_stream(self._connection, self._observer, what)
         return RemoteSession(self._connection, run(opening, self._connection))
 
+    def greet(self) -> HelloOk:
+        """Meets whatever server answers at this address now, after the last one went: what it says
+        of itself, which is ``info`` from here on."""
+        self._connection.require_owner()
+        if self._connection.closed:
+            raise SessionClosed("the client is closed")
+        return run(say_hello(self._connection, anew=True), self._connection)
+
     def status(self) -> Status:
         """The server's sessions, queue and progress; answered even while the engine computes."""
         self._connection.require_owner()
