@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def check_sizes(folder: Path, part: str, manifest: Mapping[str, Any], preset: Pr
     before anything of them is hashed."""
     shards = shards_of(folder, part, manifest)
     there = sum(require_regular(path) for path in shards)
-    parameters = sum(t.numel() for t in make_part(preset, part).state_dict().values())
+    parameters = parameters_of(preset, part)
     most = MAX_VALUE_BYTES * parameters + MAX_HEADER_BYTES * len(shards)
     if there > most:
         raise CheckpointError(
@@ -183,6 +184,12 @@ def make_part(preset: Preset, part: str) -> nn.Module:
         if part == "world_model":
             return WorldModel(preset.world_model)
         return VideoDecoder(preset.vq, preset.video_decoder)
+
+
+@lru_cache(maxsize=32)
+def parameters_of(preset: Preset, part: str) -> int:
+    """Values that a part stores."""
+    return sum(tensor.numel() for tensor in make_part(preset, part).state_dict().values())
 
 
 def shapes_of(model: nn.Module) -> dict[str, Shape]:

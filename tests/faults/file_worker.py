@@ -99,7 +99,8 @@ class Cases:
         changed = chance.choice([*self._rules])
         mutator = Mutator(chance, [*self._good.values()])
         changed.write_bytes(mutated(self._good[changed], self._rules[changed], mutator))
-        if self.kind.seal is not None and chance.random() < 0.7:
+        sealed = self.kind.seal is not None and chance.random() < 0.7
+        if self.kind.seal is not None and sealed:
             self.kind.seal(self.folder, changed)
         say(kind=self.kind.name, case=number)
         start_s = time.monotonic()
@@ -108,8 +109,8 @@ class Cases:
         heavy = self.grown_mib > BOUND_MIB
         if why or heavy:
             self._fail(number, changed, why or f"{self.grown_mib:.0f} MiB of memory")
-        for path, data in self._good.items():
-            path.write_bytes(data)
+        for path in self._good if sealed else [changed]:
+            path.write_bytes(self._good[path])
         return not heavy
 
     def _outcome(self, changed: Path) -> str:

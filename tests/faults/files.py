@@ -28,7 +28,7 @@ from tests.faults.file_worker import HEAVY_STATUS
 from tests.faults.processes import ROOT, require
 from tests.faults.registry import Fault, Figures, Stage
 
-CASES = 400  # of each kind; `--cases 10000` runs them all
+CASES = 300  # of each kind; `--cases 10000` runs them all
 WORKERS = 2
 CASE_S, SILENT_S = 20.0, 90.0
 MAX_DEATHS = 20
