@@ -16,7 +16,8 @@ import zmq
 class Client:
     def __init__(self, endpoint: str) -> None:
         self.endpoint, self.rid = endpoint, 0
-        self.socket = zmq.Context.instance().socket(zmq.DEALER, linger=0)
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.linger = 0
         self.socket.connect(endpoint)
 
     def ask(self, kind: str, arrays: dict[str, np.ndarray] | None = None, **fields):
@@ -34,10 +35,9 @@ class Client:
         reply = msgpack.unpackb(header)
         if reply["t"] == "error":
             raise SystemExit(f"{reply['code']}: {reply['message']}")
-        found = zip(reply["arrays"], parts, strict=True)
-        return reply, {
-            s["name"]: np.frombuffer(p, s["dtype"]).reshape(s["shape"]) for s, p in found
-        }
+        views = (np.frombuffer(part, np.uint8) for part in parts)
+        specs = zip(reply["arrays"], views, strict=True)
+        return reply, {spec["name"]: view.reshape(spec["shape"]) for spec, view in specs}
 
 
 def show(reply: dict, arrays: dict[str, np.ndarray]) -> None:
