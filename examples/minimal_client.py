@@ -15,10 +15,10 @@ import zmq
 
 class Client:
     def __init__(self, endpoint: str) -> None:
+        self.endpoint, self.rid = endpoint, 0
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(endpoint)
-        self.start, self.rid = f"start it: sim-stream serve --bind {endpoint}", 0
 
     def ask(self, kind: str, arrays: dict[str, np.ndarray] | None = None, **fields):
         """Sends one request; gives the reply's header and its arrays."""
@@ -30,15 +30,14 @@ class Client:
         header = {"v": 1, "t": kind, "rid": self.rid, "arrays": specs} | fields
         self.socket.send_multipart([msgpack.packb(header), *(a.tobytes() for a in arrays.values())])
         if not self.socket.poll(2_000 if kind == "hello" else 600_000):  # a step may compile
-            raise SystemExit(f"no answer; {self.start}")
+            raise SystemExit(f"no answer; start it: sim-stream serve --bind {self.endpoint}")
         header, *parts = self.socket.recv_multipart()
         reply = msgpack.unpackb(header)
         if reply["t"] == "error":
             raise SystemExit(f"{reply['code']}: {reply['message']}")
-        found = zip(reply["arrays"], parts, strict=True)
-        return reply, {
-            s["name"]: np.frombuffer(p, s["dtype"]).reshape(s["shape"]) for s, p in found
-        }
+        views = (np.frombuffer(part, np.uint8) for part in parts)
+        specs = zip(reply["arrays"], views, strict=True)
+        return reply, {spec["name"]: view.reshape(spec["shape"]) for spec, view in specs}
 
 
 def show(reply: dict, arrays: dict[str, np.ndarray]) -> None:

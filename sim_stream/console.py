@@ -37,7 +37,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP: ends this process as Ctrl-C does, with everything closed on the way."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
+        super().__init__(number)  # as a pickle hands it on
         self.number = number
 
 

@@ -36,6 +36,7 @@ ARGUMENTS = {
     "timeout_s": 2.0,
     "hint": "it sleeps",
     "offset": 12,
+    "number": 15,
 }
 ROOT = Path(__file__).parents[1]
 

@@ -143,13 +143,19 @@ def test_an_opening_given_up_after_the_timeout_is_closed_when_it_stands(server, 
 
 
 def test_a_fork_given_up_after_the_timeout_is_closed_when_it_stands(server, client, runtime):
-    go = threading.Event()
+    came, go = threading.Event(), threading.Event()
+
+    def hold(session, step):
+        came.set()
+        assert go.wait(TIMEOUT_S)
+
     hasty = StreamClient(server.endpoint, timeout_s=0.3, busy_s=0.3)
     with hasty, hasty.open(FRAMES) as session:
         session.step()
-        runtime.hooks.predict = lambda session, step: go.wait(TIMEOUT_S)
         blocker = client.open(FRAMES)
-        blocker.send_step()  # the engine is busy with it
+        runtime.hooks.predict = hold
+        blocker.send_step()
+        assert came.wait(TIMEOUT_S)  # the engine is busy with it
         with pytest.raises(ConnectionLost):
             session.fork()
         go.set()

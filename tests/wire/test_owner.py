@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import copy
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from sim_stream.errors import InvalidInput, WrongOwner
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
-from tests.wire.conftest import TIMEOUT_S
+from tests.wire.conftest import ROOT, TIMEOUT_S
 from tests.wire.toy import drive, prompt_frames
 
 FRAMES = prompt_frames()
@@ -91,20 +91,32 @@ def test_closing_and_dropping_in_a_forked_process_is_harmless(client):
     assert session.step().step == 1
 
 
-def test_a_child_that_ends_as_programs_end_leaves_the_parents_sessions_alone(client):
-    session = client.open(FRAMES)
-    child = os.fork()
-    if child == 0:
-        try:
-            del session
-            atexit._run_exitfuncs()
-        finally:
-            os._exit(0)
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    assert ended == (child, 0)
-    assert session.step().step == 1 and client.status().sessions == 1
+FORKING = """
+import os, sys
+from sim_stream import StreamClient
+from tests.wire.toy import prompt_frames
+client = StreamClient({endpoint!r})
+session = client.open(prompt_frames())
+child = os.fork()
+if child == 0:
+    del session
+    sys.exit(3)  # with all that Python does at exit
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(session.step().step, client.status().sessions)
+"""
+
+
+def test_a_child_that_ends_as_programs_end_leaves_the_parents_sessions_alone(server):
+    program = FORKING.format(endpoint=server.endpoint)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["3", "1", "1"], done.stderr
 
 
 def test_a_forked_process_makes_a_client_of_its_own(server, client):
