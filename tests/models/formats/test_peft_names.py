@@ -279,3 +279,10 @@ def test_a_pickle_alone_says_what_to_do(plain: Path) -> None:
     (plain / "adapter_model.safetensors").rename(plain / "adapter_model.bin")
     with pytest.raises(CheckpointError, match=r"adapter_model\.bin is a pickle: save it"):
         peft_adapter.read(plain)
+
+
+@pytest.mark.parametrize("start", ["eva", "gaussian", "Gaussian", "orthogonal", False])
+def test_how_the_halves_began_does_not_matter_where_the_base_is_as_it_was(
+    plain: Path, start: object
+) -> None:
+    require_pefts_logits(edited(plain, init_lora_weights=start))
