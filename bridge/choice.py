@@ -14,6 +14,7 @@ from bridge.painted import PaintedWorld
 from bridge.video_world import VideoWorld
 from bridge.worlds import RoadWorld, World
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.wire.endpoints import port_of
 
 # From the parsed options and the side of the frame in pixels.
 ROAD_WORLDS: dict[str, Callable[[argparse.Namespace, int], RoadWorld]] = {
@@ -53,7 +54,7 @@ def open_video(options: argparse.Namespace, size_px: int) -> VideoWorld:
 def open_carla(options: argparse.Namespace, size_px: int) -> RoadWorld:
     """Raises InvalidInput for an impossible address, Unavailable without package or server."""
     host, _, port = options.carla.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not host or not port_of(port):
         raise InvalidInput("--carla", options.carla, "HOST:PORT")
     try:
         from bridge.carla.world import CarlaWorld

@@ -29,6 +29,7 @@ from sim_stream import __version__
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.scrapes import ScrapeServer
+from sim_stream.wire.endpoints import port_of
 from sim_stream.wire.messages import Close, Error, ErrorCode, FrameInfo, Step
 from sim_stream.wire.observe import Exchange
 from sim_stream.wire.server.dispatch import Counters
@@ -262,7 +263,7 @@ class ServerCounters(Collector):
 def parse_address(text: str) -> tuple[str, int]:
     """Host and port of ``PORT`` or ``HOST:PORT``. Raises InvalidInput."""
     host, colon, port = text.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535 or (colon and not host):
+    if port_of(port) is None or (colon and not host):
         raise InvalidInput("metrics", text, ADDRESS)
     return host.strip("[]") or "127.0.0.1", int(port)
 
@@ -273,8 +274,9 @@ def exported(metrics: Metrics, address: str) -> Iterator[str]:
     host, port = parse_address(address)
     try:
         server = ScrapeServer(metrics.registry, host, port, metrics.errors)
-    except OSError as error:
-        raise Unavailable(f"cannot serve metrics at {address}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:  # the latter: a host that can be no name
+        reason = getattr(error, "strerror", None) or error
+        raise Unavailable(f"cannot serve metrics at {address}: {reason}") from error
     server.start()
     shown = f"[{host}]" if ":" in host else host
     try:

@@ -12,6 +12,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -159,7 +160,7 @@ class ScrapeServer:
         names = parse_qs(url.query).get("name[]")
         if names:
             registry = registry.restricted_registry(names)
-        encode, content_type = choose_encoder(_header(lines, "accept"))
+        encode, content_type = _encoder(_header(lines, "accept"))
         body = encode(registry)
         return _reply("200 OK", body, hide=method == "HEAD", **{"Content-Type": content_type})
 
@@ -208,6 +209,14 @@ def _header(lines: list[bytes], name: str) -> str:
         if key.strip().lower() == name:
             return value.strip()
     return ""
+
+
+def _encoder(accept: str) -> tuple[Callable[[Any], bytes], str]:
+    """The format that is asked for; the plain one where that makes no sense to the library."""
+    try:
+        return choose_encoder(accept)
+    except Exception:  # a version that is no number, say: the peer's doing, not an internal error
+        return choose_encoder("")
 
 
 def _reply(status: str, body: bytes = b"", *, hide: bool = False, **headers: str) -> bytes:

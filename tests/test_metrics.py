@@ -208,7 +208,9 @@ def test_an_address_is_a_port_on_loopback_unless_it_names_a_host(text, address):
     assert parse_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "x", "65536", ":9100", "host:", "-1"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "65536", ":9100", "host:", "-1", "9" * 5000, "\uff11", "\u00b2"]
+)
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(InvalidInput, match="HOST:PORT"):
         parse_address(text)
@@ -219,6 +221,12 @@ def test_a_taken_port_is_said():
         port = taken.getsockname()[1]
         with pytest.raises(Unavailable, match=f"metrics at {port}"), exported(Metrics(), str(port)):
             pass
+
+
+@pytest.mark.parametrize("host", ["\udcff", "x" * 64 + ".example"])
+def test_a_host_that_can_be_no_name_is_said(host):
+    with pytest.raises(Unavailable, match="cannot serve metrics"), exported(Metrics(), f"{host}:0"):
+        pass
 
 
 def test_without_prometheus_client_the_extra_is_named(capsys, monkeypatch):
@@ -257,6 +265,16 @@ def test_a_request_gets_an_answer_or_an_end(request_, answer):
     with exported(Metrics(), "0") as url:
         assert ask(url, request_).startswith(answer)
         assert ask(url, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("version", ["abc", "1e5", "", "1.0.0;escaping=x", "9" * 5000])
+def test_an_odd_format_asked_for_is_no_internal_error(version):
+    metrics = Metrics()
+    accept = f"application/openmetrics-text;version={version}".encode()
+    with exported(metrics, "0") as url:
+        answer = ask(url, b"GET / HTTP/1.1\r\nAccept: " + accept + b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+    assert metrics.errors.by_place() == {}
 
 
 def test_half_sent_requests_make_room_for_a_scrape_and_time_out(monkeypatch):

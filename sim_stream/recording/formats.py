@@ -82,7 +82,9 @@ def create_files(form: str) -> Create:
 
 
 def line_file(path: Path) -> Path:
-    """The file with the lines of the recording to which that file belongs."""
+    """The file with the lines of the recording to which that file belongs. Raises InvalidInput."""
+    if not path.name:
+        raise InvalidInput("recording", repr(str(path)), "the name of a file")
     return path if path.suffix in LINE_SUFFIXES else path.with_suffix(video_files.SIDECAR)
 
 

@@ -19,6 +19,7 @@ from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import codec, framing
 from sim_stream.wire.client.frame import RemoteFrame, remote_frame
 from sim_stream.wire.client.mailbox import LIMITS, Received
+from sim_stream.wire.endpoints import require_endpoint
 from sim_stream.wire.keys import ClientKeys
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def connect(
     context: zmq.asyncio.Context, endpoint: str, keys: ClientKeys | None
 ) -> zmq.asyncio.Socket:
     """Raises InvalidInput."""
+    require_endpoint("subscribe", endpoint)
     socket = context.socket(zmq.SUB)
     socket.linger = 0
     socket.set_hwm(FRAMES_WAITING)

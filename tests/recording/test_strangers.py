@@ -523,3 +523,9 @@ def test_mutations_are_read_or_refused(record, which):
             read += 1
             assert intact is None or intact <= 4
     assert read or which == "prompt"
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "..", "x" * 300, "nowhere/a.mp4", "http://host/a"])
+def test_what_names_no_recording_is_refused(name):
+    with pytest.raises(InvalidInput, match=r"(recording|lines): got"):
+        load(name)

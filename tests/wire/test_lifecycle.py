@@ -51,6 +51,8 @@ def test_viewers_port_in_use_releases_the_clients_port(server, runtime):
         "tcp://127.0.0.1",
         "tcp://127.0.0.1:http",
         "tcp://127.0.0.1:70000",
+        "tcp://127.0.0.1:" + "9" * 5000,
+        "tcp://127.0.0.1:\uff11",
         "inproc://x",
         "127.0.0.1:5555",
         "",

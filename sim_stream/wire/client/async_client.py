@@ -31,6 +31,7 @@ from sim_stream.wire.client.owner import NotCopied
 from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S
 from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.client.stream import Stream, open_stream
+from sim_stream.wire.endpoints import require_endpoint
 from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.messages import HelloOk, Status
 from sim_stream.wire.observe import Observer
@@ -220,7 +221,7 @@ class AsyncStreamClient(NotCopied):
         server_key: str | Path | None = None,
     ) -> None:
         check_patience(timeout_s, resume_s, connect_timeout_s, busy_s)
-        self.endpoint = endpoint
+        self.endpoint = require_endpoint("endpoint", endpoint)
         self._timeout_s, self._resume_s = timeout_s, resume_s
         self._connect_timeout_s, self._busy_s = connect_timeout_s, busy_s
         self._observer = observer

@@ -75,7 +75,7 @@ class AsyncConnection:
         self._left = weakref.finalize(self, _leave, self._wires)
         try:
             self._connect()
-        except zmq.ZMQError:
+        except BaseException:
             self._left.detach()
             self._context.destroy(linger=0)
             raise

@@ -29,6 +29,7 @@ from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S
 from sim_stream.wire.client.session import RemoteSession
 from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.client.stream import open_stream
+from sim_stream.wire.endpoints import require_endpoint
 from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.messages import HelloOk, Status
 from sim_stream.wire.observe import Observer
@@ -69,6 +70,7 @@ class StreamClient(NotCopied):
         key: str | Path | None = None,
         server_key: str | Path | None = None,
     ) -> None:
+        require_endpoint("endpoint", endpoint)
         check_patience(timeout_s, resume_s, connect_timeout_s, busy_s)
         keys = ClientKeys.load(key, server_key)
         try:

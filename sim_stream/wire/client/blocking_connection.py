@@ -71,7 +71,7 @@ class Connection:
         )
         try:
             self._connect()
-        except zmq.ZMQError:
+        except BaseException:
             self._left.detach()
             self._context.destroy(linger=0)
             raise

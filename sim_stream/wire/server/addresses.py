@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from sim_stream.errors import InvalidInput
+from sim_stream.wire.endpoints import port_of
 from sim_stream.wire.server import ipc_path
 
 LOCAL = (
@@ -27,7 +28,7 @@ def require_bindable(field: str, address: str, *, guarded: bool) -> str:
         ipc_path.require_path(field, address)
         return address
     host, _, port = rest.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not host or port_of(port) is None:
         raise InvalidInput(field, address, f"{allowed}; PORT 0..65535, 0 for any free one")
     if not guarded and not is_loopback(host.strip("[]")):
         raise InvalidInput(field, address, allowed)

@@ -22,6 +22,7 @@ import zmq
 
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.plain_file import kind_of
+from sim_stream.wire.endpoints import is_utf8
 
 # sockaddr_un.sun_path without its closing zero.
 PATH_BYTES = 107 if sys.platform == "linux" else 103
@@ -44,7 +45,7 @@ def require_path(field: str, address: str) -> None:
     """Raises InvalidInput for what can be no path of a socket."""
     name = address.removeprefix(_PREFIX)
     allowed = f"ipc://PATH of at most {PATH_BYTES} bytes, or ipc://@NAME on Linux"
-    if len(os.fsencode(name)) > PATH_BYTES or "\0" in name:
+    if len(os.fsencode(name)) > PATH_BYTES or "\0" in name or not is_utf8(name):
         raise InvalidInput(field, f"{address} ({len(os.fsencode(name))} bytes)", allowed)
     if name.startswith("@") and (sys.platform != "linux" or name == "@"):
         raise InvalidInput(field, address, allowed)
