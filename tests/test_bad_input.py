@@ -86,7 +86,7 @@ CASES = [
     ("sim-stream replay|binary", "binary"),
     ("sim-stream replay|empty", "empty"),
     (f"sim-stream replay|{NOT_UTF8}", r"n\udce4me"),
-    ("sim-stream bench --paces|nan", "paces: got 'nan'"),
+    ("sim-stream bench --paces|nan", "paces: got nan"),
     ("sim-stream bench --paces|", "argument --paces: got ''"),
     ("sim-stream bench --paces|4,,8", "paces: got ''"),
     ("sim-stream bench --frames|1", "frames: got 1"),
