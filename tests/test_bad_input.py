@@ -161,7 +161,6 @@ CASES = [
     (f"{STAGE} --preset|nano", "preset: got nano"),
     ("train tokenizer --cache c --out|file", "out: got file (not a folder)"),
     ("train evaluate --cache c --out|file", "out: got file (not a folder)"),
-    ("train evaluate --cache c --write --split|val", "write: got no --weights"),
     ("train compare --cache c --weights w --out|file", "out: got file (not a folder)"),
     ("train pack --runs r --model-id m --out|file", "out: got file (not a folder)"),
 ]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from sim_stream.config import get_preset
-from sim_stream.errors import InvalidInput
 from sim_stream.outputs import try_folder
 from sim_stream.plain_json import to_json
 from train.data.split import Split
@@ -25,21 +23,10 @@ file is missing is not computed and said so:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.write and args.weights is None:
-        raise InvalidInput("write", "no --weights", "a weights folder whose manifest takes them")
-    for name, folder in (("out", report_of(args)), ("write", args.weights if args.write else None)):
-        if folder is not None:
-            try_folder(name, folder)
     if args.protocol == "heldout":
         heldout(args)
     else:
         openviga(args)
-
-
-def report_of(args: argparse.Namespace) -> Path | None:
-    """The report's folder; `heldout` may do without."""
-    out: Path | None = args.out
-    return Path("report") if out is None and args.protocol == "openviga" else out
 
 
 def heldout(args: argparse.Namespace) -> None:
@@ -50,9 +37,9 @@ def heldout(args: argparse.Namespace) -> None:
 
     weights = weights_dir(args.preset, args.weights)
     if args.out:
-        require_writable(args.out)
+        try_folder("out", args.out)
     if args.write:
-        require_writable(weights)
+        try_folder("weights", weights)
     split = Split.open(args.cache, args.split)
     split.images(slice(0, 1))
     ids_for(split, args)
@@ -63,16 +50,6 @@ def heldout(args: argparse.Namespace) -> None:
     if args.out:
         write_text(args.out / "heldout.json", to_json(figures, indent=1) + "\n")
     print(to_json(figures))
-
-
-def require_writable(folder: Path) -> None:
-    """Tried before the work, not after it. Raises InvalidInput."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InvalidInput("out", f"{folder} ({error.strerror})", "a writable folder") from error
 
 
 def ids_for(split: Split, args: argparse.Namespace) -> None:
@@ -104,7 +81,7 @@ def openviga(args: argparse.Namespace) -> None:
     )
     split, out = Split.open(args.cache, args.split), args.out or Path("report")
     images = Split.open(args.images, args.split) if args.images else None
-    require_writable(out)
+    try_folder("out", out)
     for part in (split, *([images] if images else [])):
         part.images(slice(0, 1))
     weights = weights_dir(args.preset, args.weights)
@@ -127,7 +104,6 @@ def compare(args: argparse.Namespace) -> None:
 
     try_folder("out", args.out)
     split, preset = Split.open(args.cache, args.split), get_preset(args.preset)
-    require_writable(args.out)
     split.images(slice(0, 1))
     contenders = [Contender.load(preset, folder, args.device) for folder in args.weights]
     figures, page = compare(contenders, split, args.out)

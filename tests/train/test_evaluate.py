@@ -302,4 +302,4 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(
     taken.write_text("a file")
     given = ["--out", str(taken)] if option == "--out" else ["--write", "--weights", str(taken)]
     assert main(["evaluate", "--cache", str(split.folder.parent), *given]) == 2
-    assert "a writable folder" in capsys.readouterr().err
+    assert "(not a folder); allowed: a folder that takes files" in capsys.readouterr().err
