@@ -142,7 +142,7 @@ CASES = [
     ("engines export --out o --precision|x", "precision: got x"),
     ("engines export --out o --max-batch|-1", "max_batch: got -1"),
     ("engines verify|folder", "folder: no engines"),
-    (f"{SCAN} --size|-1", "size: got -1"),
+    (f"{SCAN} --size|-1", "--size: got '-1'"),
     (f"{SCAN} --workers|-1", "workers: got -1"),
     (f"{SCAN} --max-gap-s|-1", "max_gap_s: got -1.0"),
     (f"{SCAN} --max-gap-s|nan", "argument --max-gap-s: got 'nan'"),

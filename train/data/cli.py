@@ -128,7 +128,7 @@ def frame_size(text: str) -> FrameSize:
     try:
         return FrameSize.parse(text)
     except InvalidInput as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: {error.allowed}") from error
 
 
 def add_verbs(top: Any) -> None:
