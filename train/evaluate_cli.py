@@ -79,9 +79,10 @@ def openviga(args: argparse.Namespace) -> None:
         networks=networks_folder(args.networks),
         metrics=tuple(args.metrics or NAMES),
     )
-    split, out = Split.open(args.cache, args.split), args.out or Path("report")
-    images = Split.open(args.images, args.split) if args.images else None
+    out = args.out or Path("report")
     try_folder("out", out)
+    split = Split.open(args.cache, args.split)
+    images = Split.open(args.images, args.split) if args.images else None
     for part in (split, *([images] if images else [])):
         part.images(slice(0, 1))
     weights = weights_dir(args.preset, args.weights)
