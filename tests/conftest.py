@@ -37,11 +37,13 @@ def _missing(marker: str) -> str | None:
 
 
 def pytest_configure() -> None:
-    """Tests that press Ctrl-C need programs that hear it: one that a shell starts in the background
-    (`make test &`) is told not to, and so is all that it starts.
+    """Tests that press Ctrl-C, or close the terminal, need programs that hear it: one that a shell
+    starts in the background (`make test &`, `nohup`) is told not to, and so is all that it starts.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="module")
