@@ -43,7 +43,9 @@ def _least() -> Any:
     from tests.small import SMALL
 
     sizes = {"block_out_channels": (4,), "num_vq_embeddings": 4, "latent_channels": 2}
-    return replace(SMALL, vq=replace(SMALL.vq, norm_num_groups=4, image_size=8, **sizes))
+    return replace(
+        SMALL, vq=replace(SMALL.vq, norm_num_groups=4, frame=FrameSize.square(8), **sizes)
+    )
 
 
 def prepare_weights(folder: Path) -> None:
