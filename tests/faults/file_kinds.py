@@ -40,6 +40,7 @@ def _least() -> Any:
     """A preset whose VQGAN has as few tensors as one can: they make it slow, and no difference."""
     from dataclasses import replace
 
+    from sim_stream.config import FrameSize
     from tests.small import SMALL
 
     sizes = {"block_out_channels": (4,), "num_vq_embeddings": 4, "latent_channels": 2}
