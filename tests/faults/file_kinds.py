@@ -428,13 +428,15 @@ def prepare_videos(folder: Path) -> None:
 
 
 def video_reader() -> Read:
+    from sim_stream.config import FrameSize
     from sim_stream.errors import SimStreamError
     from sim_stream.video import inspect_video, read_clip
 
     def read(folder: Path, changed: Path) -> object:
         with suppress(SimStreamError):  # what the scan of a set refuses may be a prompt
             inspect_video(changed)
-        return read_clip(changed, frames=1 if changed.stem == "still" else 2, size=16)
+        frames = 1 if changed.stem == "still" else 2
+        return read_clip(changed, frames=frames, size=FrameSize.square(16))
 
     return read
 
