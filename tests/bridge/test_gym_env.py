@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,10 +17,10 @@ from gymnasium.utils.env_checker import check_env
 
 import bridge.gym_env
 from sim_stream.config import Action
-from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, WrongOwner
+from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.conftest import TIMEOUT_S, ServerProcess
+from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
 from tests.wire.toy import FOREIGN_DB, OWN_DB, PRESET, SIZE, ToyRuntime, prompt_frames
 
 ID = "SimStream-v0"
@@ -235,24 +236,38 @@ def test_copies_are_refused_with_a_word_about_fork_and_the_episode_goes_on(env, 
     assert env.step(env.action_space.sample())[4]["step"] == 1
 
 
-def test_in_a_forked_process_the_environment_says_so_and_closes_without_harm(env):
-    env.reset(seed=0)
+FORKING = """
+import os, sys
+import gymnasium
+import bridge.gym_env
+from sim_stream.errors import WrongOwner
+env = gymnasium.make({env_id!r}, endpoint={endpoint!r})
+env.reset(seed=0)
+child = os.fork()
+if child == 0:
+    try:
+        env.unwrapped.step(env.action_space.sample())
+    except WrongOwner as error:
+        env.close()
+        sys.exit(3 if "forked process" in str(error) else 4)
+    sys.exit(5)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(env.step(env.action_space.sample())[4]["step"])
+env.close()
+"""
 
-    def child(pipe):
-        try:
-            env.unwrapped.step(env.action_space.sample())
-        except WrongOwner as error:
-            env.close()
-            pipe.send(error)
 
-    here, there = multiprocessing.get_context("fork").Pipe()
-    process = multiprocessing.get_context("fork").Process(target=child, args=(there,))
-    process.start()
-    assert here.poll(TIMEOUT_S), "the child hangs"
-    assert "forked process" in str(here.recv())
-    process.join(TIMEOUT_S)
-    assert process.exitcode == 0
-    assert env.step(env.action_space.sample())[4]["step"] == 1
+def test_in_a_forked_process_the_environment_says_so_and_closes_without_harm(server):
+    program = FORKING.format(env_id=ID, endpoint=server.endpoint)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["3", "1"], done.stderr
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # how Gymnasium tells of it
