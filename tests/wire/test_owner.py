@@ -23,7 +23,11 @@ from tests.wire.toy import drive, prompt_frames
 FRAMES = prompt_frames()
 FORK = multiprocessing.get_context("fork")
 # A fork of a process with threads may dead-lock, says Python 3.12; the children here do little.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+# JAX says the same, where another test of this process has used it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning"),
+]
 
 
 def in_a_fork(work) -> object:
