@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from sim_stream.config import FrameSize
 from sim_stream.plain_json import to_json
 from tests.perf import bridge_peers as peers
 from tests.perf.bridge_peers import BARE, EMPTY, OURS, Load, Place
@@ -51,7 +52,9 @@ def main() -> None:
     for size in args.frames.split(","):
         width, height = map(int, size.split("x"))
         for transport in args.transports.split(","):
-            for row in compare(transport, height, width, loads, args.rounds, args.seconds):
+            for row in compare(
+                transport, FrameSize(height=height, width=width), loads, args.rounds, args.seconds
+            ):
                 rows.append({"transport": transport, "frame": size} | row)
                 print(line(rows[-1]), flush=True)
     report = {"benchmark": "bridge", "machine": describe(), "period_us": PERIOD_US, "runs": rows}
@@ -78,30 +81,31 @@ def parse() -> argparse.Namespace:
 
 
 def compare(
-    transport: str, height: int, width: int, loads: list[Load], rounds: int, seconds: float
+    transport: str, frame: FrameSize, loads: list[Load], rounds: int, seconds: float
 ) -> list[dict[str, Any]]:
     """A row for every load, on servers and clients of their own."""
     count = max(load.clients for load in loads)
-    with tempfile.TemporaryDirectory() as folder, place_for(transport, Path(folder)) as place:
-        ours = (place, height, width, count + 1)
-        with server(peers.serve_ours, *ours) as place.address[OURS]:
-            request, reply = peers.exchange(place)
-            with (
-                server(peers.serve_bare, BARE, place, reply) as place.address[BARE],
-                server(peers.serve_bare, EMPTY, place, [b""]) as place.address[EMPTY],
-            ):
-                trips_ns = run_clients(count, place, loads, rounds, seconds, request)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        place_for(transport, frame, Path(folder)) as place,
+        server(peers.serve_ours, place, count + 1) as place.address[OURS],
+    ):
+        request, reply = peers.exchange(place)
+        with (
+            server(peers.serve_bare, BARE, place, reply) as place.address[BARE],
+            server(peers.serve_bare, EMPTY, place, [b""]) as place.address[EMPTY],
+        ):
+            trips_ns = run_clients(count, place, loads, rounds, seconds, request)
     return [row_of(load, trips_ns, rounds * seconds) for load in loads]
 
 
 @contextmanager
-def place_for(transport: str, folder: Path) -> Iterator[Place]:
+def place_for(transport: str, frame: FrameSize, folder: Path) -> Iterator[Place]:
     keys = peers.make_keys(folder) if transport == "curve" else None
     address = "tcp://127.0.0.1:0" if transport != "ipc" else f"ipc://{folder}/"
     kinds = peers.KINDS
-    yield Place(
-        address={kind: address + (kind if transport == "ipc" else "") for kind in kinds}, keys=keys
-    )
+    addresses = {kind: address + (kind if transport == "ipc" else "") for kind in kinds}
+    yield Place(address=addresses, frame=frame, keys=keys)
 
 
 @contextmanager

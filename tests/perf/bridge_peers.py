@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from sim_stream.config import Action
+from sim_stream.config import Action, FrameSize
 from sim_stream.wire import codec, framing
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.framing import Arrays
@@ -26,7 +26,7 @@ from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
 from sim_stream.wire.messages import Close, Message, Open, Opened, Step, WireAction
 from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import PRESET, ToyFrame, ToyPending, ToyRuntime, ToySession, prompt_frames
+from tests.wire.toy import PRESET, ToyFrame, ToyPending, ToyRuntime, ToySession
 
 # The echo of the same bytes; our server; an echo of nothing, which tells what waking up costs.
 BARE, OURS, EMPTY = "bare", "sim_stream", "empty"
@@ -52,10 +52,15 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the servers are. ``keys``: a folder of key files, None: no encryption."""
+    """Where the servers are, and the frames they send. ``keys``: a folder of key files, None: no
+    encryption."""
 
     address: dict[str, str]
+    frame: FrameSize
     keys: Path | None = None
+
+    def prompt(self) -> np.ndarray:
+        return np.random.default_rng(0).integers(0, 256, (1, *self.frame.shape), np.uint8)
 
     def client_keys(self) -> dict[str, Path | None]:
         if self.keys is None:
@@ -101,14 +106,15 @@ def make_keys(folder: Path) -> Path:
     return folder
 
 
-def serve_ours(place: Place, height: int, width: int, sessions: int, pipe: Pipe) -> None:
+def serve_ours(place: Place, sessions: int, pipe: Pipe) -> None:
     """Serves until the other end of the pipe is closed."""
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, place.frame.shape, np.uint8)
+    preset = replace(PRESET, vq=replace(PRESET.vq, frame=place.frame))
     guard = None
     if place.keys is not None:
         guard = Guard.load(place.keys / "server.secret", place.keys / "client.pub")
     with StreamServer(
-        ReadyRuntime(preset=PRESET, image=image),
+        ReadyRuntime(preset=preset, image=image),
         bind=place.address[OURS],
         max_sessions=sessions,
         guard=guard,
@@ -200,7 +206,7 @@ def connect_ours(stack: ExitStack, place: Place) -> Callable[[], None]:
     client = stack.enter_context(
         StreamClient(place.address[OURS], timeout_s=TIMEOUT_S, **place.client_keys())
     )
-    session = stack.enter_context(client.open(prompt_frames()))
+    session = stack.enter_context(client.open(place.prompt()))
 
     def step() -> None:
         session.step(ACTION)
@@ -239,7 +245,7 @@ def exchange(place: Place) -> tuple[bytes, list[bytes]]:
                 raise TimeoutError(f"no reply from {place.address[OURS]}")
             return dealer.recv_multipart()
 
-        opened = codec.decode_reply(ask(Open(rid=1), {"frames": prompt_frames()})[0])
+        opened = codec.decode_reply(ask(Open(rid=1), {"frames": place.prompt()})[0])
         assert isinstance(opened, Opened), opened
         step = Step(rid=2, sid=opened.sid, step=1, action=WireAction.of(ACTION))
         reply = ask(step, {})
