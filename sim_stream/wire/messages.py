@@ -1,4 +1,4 @@
-"""Every message of the protocol as a typed, bounded structure (facts/bridge.md's table).
+"""Every message of the protocol as a typed, bounded structure (bridge/PROTOCOL.md).
 
 A message is a msgpack map. ``v`` is the protocol's major version, ``t`` the type, ``rid`` the
 request id that a reply repeats, ``arrays`` describes the parts that follow. Unknown fields are
@@ -16,10 +16,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
-from sim_stream.expects import CameraPose
+from sim_stream.spec import StreamSpec
 
-VERSION = 1
+VERSION = 2
 
 # msgpack's widest integer is 64 bits; msgspec's bounds are checked as signed 64 bits.
 U64 = Annotated[int, Meta(ge=0)]
@@ -73,60 +72,13 @@ class ArraySpec(Struct, frozen=True, kw_only=True):
     dtype: Literal["|u1", "<f4"]
     shape: Shape
     nbytes: Count
-    enc: Literal["raw"] = "raw"
 
 
 Arrays = Annotated[list[ArraySpec], Meta(max_length=16)]
 
 
-class WireAction(Struct, frozen=True, kw_only=True):
-    """The ego motion that leads to a frame; yaw rate positive to the left."""
-
-    speed_mps: float
-    yaw_rate_radps: float
-
-    def __post_init__(self) -> None:
-        require_finite("action.speed_mps", self.speed_mps)
-        require_finite("action.yaw_rate_radps", self.yaw_rate_radps)
-
-    @classmethod
-    def of(cls, action: Action | None) -> WireAction | None:
-        if action is None:
-            return None
-        return cls(speed_mps=float(action.speed_mps), yaw_rate_radps=float(action.yaw_rate_radps))
-
-    def to_action(self) -> Action:
-        return Action(speed_mps=self.speed_mps, yaw_rate_radps=self.yaw_rate_radps)
-
-
-class WireSampling(Struct, frozen=True, kw_only=True):
-    """How tokens are drawn (``config.SamplingConfig``)."""
-
-    top_k: Annotated[int, Meta(ge=1, le=2**31 - 1)]
-    temperature: Annotated[float, Meta(gt=0, le=10)]
-
-    @classmethod
-    def of(cls, sampling: SamplingConfig | None) -> WireSampling | None:
-        if sampling is None:
-            return None
-        return cls(top_k=int(sampling.top_k), temperature=float(sampling.temperature))
-
-    def to_config(self) -> SamplingConfig:
-        return SamplingConfig(top_k=self.top_k, temperature=self.temperature)
-
-
-class WireDecoding(Struct, frozen=True, kw_only=True):
-    """How a frame's codes are found (``config.DecodingConfig``)."""
-
-    strategy: Literal["raster", "jacobi", "diagonal"]
-    window: Annotated[int, Meta(ge=1, le=2**31 - 1)] = DecodingConfig.window
-    k: Annotated[int, Meta(ge=1, le=2**31 - 1)] = DecodingConfig.k
-
-    def to_config(self) -> DecodingConfig:
-        return DecodingConfig(strategy=self.strategy, window=self.window, k=self.k)
-
-
-Actions = Annotated[list[WireAction | None], Meta(max_length=256)]
+# Of a session or a step, by name; arrays travel beside the message as ``inputs.NAME``.
+Values = Annotated[dict[Name, float | Text], Meta(max_length=32)]
 
 
 class Message(Struct, frozen=True, kw_only=True, tag_field="t"):
@@ -145,36 +97,36 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
 
     protocol_min: Count = VERSION
     protocol_max: Count = VERSION
-    capabilities: Annotated[list[Name], Meta(max_length=32)] = []
 
 
 class Start(Message, frozen=True, kw_only=True):
     """What a session starts from: the fields that ``open`` and ``reset`` share.
 
-    One array ``frames``, ``|u1`` [T, H, W, 3]. ``actions`` has one entry per context frame, the
-    action that led to it. Null means: the preset's prompt, the server's sampling and
-    decoding, unknown actions.
+    Prompt frames are the array ``frames``, ``|u1`` [T, H, W, 3], left out where there are none.
+    ``inputs`` are the session's, their arrays ``inputs.NAME``. ``prompt_inputs``: nothing, or one
+    map a prompt frame, the step inputs that led to it; their arrays are ``prompt.NAME``, [T, ...].
+    ``options`` left out are as ``hello_ok.spec`` says. All are checked by the spec.
     """
 
     seed: U64 = 0
-    text: Text | None = None
-    sampling: WireSampling | None = None
-    decoding: WireDecoding | None = None
-    actions: Actions | None = None
+    inputs: Values = {}
+    prompt_inputs: Annotated[list[Values], Meta(max_length=256)] = []
+    options: Values = {}
 
 
 class Open(Start, frozen=True, kw_only=True, tag="open"):
     """A new session. ``dt_us`` is the period the client expects; null takes the server's.
 
     ``mode``: in lockstep every step is taken; in realtime the newest, once a period (``MODES``).
-    ``open_key`` makes it repeatable: the same open with the same key brings the same session.
-    ``record``: whether the server records the session; null is as it records all.
+    ``lookahead``: one of the spec's, null its first. ``idempotency_key`` makes it repeatable: the
+    same open with the same key brings the same session. ``record``: whether the server records the
+    session; null is as it records all.
     """
 
     mode: Name = "lockstep"
-    lookahead: Literal[0, 1] | None = None
+    lookahead: Annotated[int, Meta(ge=0, le=16)] | None = None
     dt_us: Count | None = None
-    open_key: Name = ""
+    idempotency_key: Name = ""
     record: bool | None = None
 
 
@@ -185,25 +137,30 @@ class Reset(Start, frozen=True, kw_only=True, tag="reset"):
 
 
 class Step(Message, frozen=True, kw_only=True, tag="step"):
-    """Predicts frame ``step`` under ``action``. Repeating it brings the same reply again.
+    """Predicts what follows under ``inputs``. Repeating it brings the same reply again.
 
-    In lockstep it is the one after the last, in realtime any later one.
-    ``deadline_ms`` counts from the server's receipt: a step that waited longer is refused; jacobi
-    decoding also ships the codes it has when time is up, marked ``approximated``.
+    In lockstep it is the one after the last, in realtime any later one. Arrays: ``inputs.NAME``.
+    ``deadline_ms`` counts from the server's receipt: a step that waited longer is refused; a model
+    that can ships what it has when time is up, marked ``approximated``.
     """
 
     sid: SessionId
     step: Count
-    action: WireAction | None = None
+    inputs: Values = {}
     sim_time_us: I64 | None = None
     deadline_ms: Count | None = None
 
 
 class Fork(Message, frozen=True, kw_only=True, tag="fork"):
-    """A second session that continues from this one's committed step; ``open_key`` as in open."""
+    """A second session that continues from this one's committed step.
+
+    ``seed``: of its further noise; null goes on with the parent's, so that equal inputs give equal
+    frames. ``idempotency_key`` as in open.
+    """
 
     sid: SessionId
-    open_key: Name = ""
+    seed: U64 | None = None
+    idempotency_key: Name = ""
 
 
 class Resume(Message, frozen=True, kw_only=True, tag="resume"):
@@ -215,12 +172,12 @@ class Resume(Message, frozen=True, kw_only=True, tag="resume"):
 class Close(Message, frozen=True, kw_only=True, tag="close"):
     """Ends a session; closing it again is no error.
 
-    With an ``open_key`` and no ``sid``: the session that this key opened, or is opening, whose
-    ``opened`` its client does not wait for any more.
+    With an ``idempotency_key`` and no ``sid``: the session that this key opened, or is opening,
+    whose ``opened`` its client does not wait for any more.
     """
 
     sid: SessionId
-    open_key: Name = ""
+    idempotency_key: Name = ""
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
@@ -235,23 +192,24 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class FrameInfo(Struct, frozen=True, kw_only=True):
-    """One predicted frame, whose pixels are the array ``image``, ``|u1`` [H, W, 3].
+    """One predicted frame, whose pixels are one of the array ``images``, ``|u1`` [N, H, W, 3].
 
-    ``lag_frames`` = step - frame_id. ``final`` is False when the frame comes again, revised.
-    ``approximated``: its codes or its neighbours' may be others than raster decoding's.
-    ``inflated``: drawn by a video decoder that was never trained in time.
-    ``accepted``: codes that each pass of the world model added in this step.
-    ``dropped``: steps of the session, so far, that gave way to newer ones.
-    ``timings_ns`` has a duration per stage, ``stamps_ns`` the server's monotonic clock.
+    ``step`` is the one that it left with, ``lag_frames`` how many frames later than predicted.
+    ``final`` is False when the frame comes again, revised. ``marks``: ``approximated`` (it may
+    differ from what exact decoding gives), ``inflated`` (made by a video decoder that was never
+    trained in time), or a model's own. ``stats``: a model's counts for the step. ``dropped``: steps
+    of the session, so far, that were superseded by newer ones. ``timings_ns`` has a duration per
+    stage, ``stamps_ns`` the server's monotonic clock.
     """
 
     step: Count
     frame_id: Count
     lag_frames: Count
     final: bool
-    approximated: bool
-    inflated: bool = False
-    accepted: Annotated[list[Count], Meta(max_length=65536)] = []
+    marks: Annotated[list[Name], Meta(max_length=16)] = []
+    stats: Annotated[
+        dict[Name, Annotated[list[float], Meta(max_length=65536)]], Meta(max_length=16)
+    ] = {}
     seed: U64 = 0
     sim_time_us: I64 | None = None
     queue_depth: Count = 0
@@ -259,43 +217,13 @@ class FrameInfo(Struct, frozen=True, kw_only=True):
     timings_ns: Nanoseconds = {}
     stamps_ns: Nanoseconds = {}
 
-
-class ActionSpec(Struct, frozen=True, kw_only=True):
-    """One number of an action; values beyond ``low`` and ``high`` are clamped by the model.
-
-    ``bins``: how many values the model tells apart, 0 where it is not known. ``taken``: how it was
-    taken in training, "end" (at the frame that the action leads to) or "mean" (over the time since
-    the frame before); "" where the weights do not say.
-    """
-
-    name: Name
-    unit: Name
-    low: float
-    high: float
-    bins: Count = 0
-    taken: Name = ""
-
-
-class WireCamera(Struct, frozen=True, kw_only=True):
-    """The camera of the training frames (``expects.CameraPose``)."""
-
-    field_of_view_deg: float
-    up_m: float
-    pitch_down_deg: float
-
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            require_finite(f"camera.{name}", getattr(self, name))
+        for name, values in self.stats.items():
+            if not math.isfinite(sum(values)):
+                require_finite(f"stats.{name}", sum(values))
 
-    @classmethod
-    def of(cls, camera: CameraPose | None) -> WireCamera | None:
-        if camera is None:
-            return None
-        return cls(
-            field_of_view_deg=float(camera.field_of_view_deg),
-            up_m=float(camera.up_m),
-            pitch_down_deg=float(camera.pitch_down_deg),
-        )
+
+Frames = Annotated[list[FrameInfo], Meta(max_length=256)]
 
 
 class ServerLimits(Struct, frozen=True, kw_only=True):
@@ -309,60 +237,35 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
 
 
 class HelloOk(Message, frozen=True, kw_only=True, tag="hello_ok"):
-    """Who the server is, what it runs and takes. Without ``action_spec`` it takes no actions.
+    """Who the server is, what it runs and takes (``spec.StreamSpec``).
 
     ``heartbeat_ms``: how often a client that waits asks whether the server is still the same.
     ``resume_steps``: how many of its last steps a client must remember so that none is lost when
     the server is restarted; 0: it does not record, so sessions end with it.
-    ``camera``: that of the frames the model was trained on. ``prompt_psnr_min_db``: a prompt whose
-    ``opened.prompt_psnr_db`` is below it is foreign to the model, ``prompt_psnr_own_db``: what its
-    own world reaches. Null: the weights do not say.
     """
 
     protocol: Count
     server_epoch: Epoch
-    model_id: Annotated[str, Meta(max_length=256)]
-    weights_sha256: Annotated[str, Meta(max_length=128)]
-    fps_num: Annotated[int, Meta(ge=1, le=2**31 - 1)]
-    fps_den: Annotated[int, Meta(ge=1, le=2**31 - 1)]
-    frame_shape: tuple[Count, Count, Count]
-    frame_encoding: Literal["rgb8"] = "rgb8"
-    context_min: Count
-    context_max: Count
-    lookahead: Count
-    sampling: WireSampling
-    action_spec: Annotated[list[ActionSpec], Meta(max_length=16)]
+    spec: StreamSpec
     limits: ServerLimits
     lease_ms: Count
     heartbeat_ms: Count
     resume_steps: Count
-    camera: WireCamera | None = None
-    prompt_psnr_min_db: float | None = None
-    prompt_psnr_own_db: float | None = None
-
-    def __post_init__(self) -> None:
-        require_decibels("prompt_psnr_min_db", self.prompt_psnr_min_db)
-        require_decibels("prompt_psnr_own_db", self.prompt_psnr_own_db)
-
-    @property
-    def fps(self) -> float:
-        return self.fps_num / self.fps_den
-
-    @property
-    def takes_actions(self) -> bool:
-        return bool(self.action_spec)
 
 
 class Opened(Message, frozen=True, kw_only=True, tag="opened"):
-    """A session stands. ``frame`` is its first frame; null after ``fork`` and ``resume``.
+    """A session stands. ``frames``: what its prompt looks like, by the model; none after ``fork``
+    and ``resume``, and where there was no prompt frame.
 
-    ``resume_token``: brings it back after a restart; empty where it is not recorded.
-    ``prompt_psnr_db``: how close the last prompt frame is to frame 0, its reconstruction.
+    ``seed``: of its noise from here on. ``resume_token``: brings it back after a restart; empty
+    where it is not recorded. ``prompt_psnr_db``: how close the last prompt frame is to frame 0, its
+    reconstruction; null where the model has none.
     """
 
     sid: SessionId
     committed_step: I64
-    frame: FrameInfo | None = None
+    seed: U64 = 0
+    frames: Frames = []
     resume_token: Name = ""
     prompt_psnr_db: float | None = None
 
@@ -370,12 +273,12 @@ class Opened(Message, frozen=True, kw_only=True, tag="opened"):
         require_decibels("prompt_psnr_db", self.prompt_psnr_db)
 
 
-class FrameMessage(Message, frozen=True, kw_only=True, tag="frame"):
+class FrameMessage(Message, frozen=True, kw_only=True, tag="frames"):
     """The reply to ``step`` and ``reset``; after a reset with ``prompt_psnr_db``."""
 
     sid: SessionId
     committed_step: I64
-    frame: FrameInfo
+    frames: Frames
     prompt_psnr_db: float | None = None
 
     def __post_init__(self) -> None:
@@ -383,11 +286,11 @@ class FrameMessage(Message, frozen=True, kw_only=True, tag="frame"):
 
 
 class Closed(Message, frozen=True, kw_only=True, tag="closed"):
-    """The session is gone. ``frame`` is the last one that the lookahead held, if any."""
+    """The session is gone. ``frames``: the last ones, that the lookahead held, if any."""
 
     sid: SessionId
     committed_step: I64
-    frame: FrameInfo | None = None
+    frames: Frames = []
 
 
 class Status(Message, frozen=True, kw_only=True, tag="status"):
