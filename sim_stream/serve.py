@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -190,6 +190,7 @@ def _serve(
     import torch
 
     from sim_stream.models.assembly import Parts
+    from sim_stream.pipelines.tokens.world import TokenModel
     from sim_stream.runtime.random_weights import random_runtime
     from sim_stream.runtime.runtime import Runtime
     from sim_stream.wire.observe import together
@@ -231,13 +232,11 @@ def _serve(
         max_sessions=options.max_sessions,
         engines=options.engines,
     )
-    if options.lookahead is not None:
-        session = replace(runtime.preset.session, lookahead=options.lookahead)
-        runtime.preset = replace(runtime.preset, session=session)
-    decoding = runtime.check_decoding(DecodingConfig.parse(options.decoding))
-    runtime.preset = replace(runtime.preset, decoding=decoding)
+    model = TokenModel(
+        runtime, lookahead=options.lookahead, decoding=DecodingConfig.parse(options.decoding)
+    )
     server = AnnouncingServer(
-        runtime,
+        model,
         bind=options.bind,
         publish=options.publish,
         max_sessions=options.max_sessions,

@@ -77,7 +77,7 @@ class Context:
         lead_1P = to_device([*lead], self._ids_1S.device)[None]
         return torch.cat([self._ids_1S[:, start:end], lead_1P], 1)
 
-    def settle(self) -> None:
+    def prefill_ahead(self) -> None:
         """Prefills what will outlive the next re-anchoring into the second cache."""
         layout, config = self._layout, self._config
         gone = config.context_frames - config.anchor_frames  # frames after the kept ones

@@ -203,16 +203,16 @@ class Session:
         return self.predict(action, deadline_ms=deadline_ms).render()
 
     @on_model_stream
-    def settle(self) -> None:
+    def prefill_ahead(self) -> None:
         """Does in advance what the next step needs whatever its action: noise, second cache.
 
         For the time after a frame was predicted; a step does it itself where nobody did.
         """
         self._check_started()
         if self._prediction is None:
-            with self._clock.stage("settle"):
+            with self._clock.stage("prefill_ahead"):
                 self._next_noise()
-                self._context.settle()
+                self._context.prefill_ahead()
 
     @on_model_stream
     def flush(self) -> Frame | None:
@@ -223,18 +223,23 @@ class Session:
         return self._pending(StageClock(self._runtime.device), right_slot=True, final=True).render()
 
     @on_model_stream
-    def fork(self) -> Session:
-        """An independent session in the same state: equal actions give equal frames.
+    def fork(self, *, seed: int | None = None) -> Session:
+        """An independent session in the same state: equal actions give equal frames. With a `seed`
+        its further noise is that seed's, also what was drawn ahead.
 
         Raises Unavailable where the runtime has no room for another session.
         """
         self._check_started()
         if self._prediction is not None:
             raise InvalidInput("fork", "a step under way", "between two steps")
+        if seed is not None:
+            self._runtime.check_seed(seed)
         twin = object.__new__(Session)
         twin.__dict__.update(self.__dict__)
         twin._context = self._over_a_row(self._context.fork)
         twin._window, twin._clock = self._window.fork(), StageClock(self._runtime.device)
+        if seed is not None:
+            twin._seed, twin._noise = seed, None
         return twin
 
     def __enter__(self) -> Self:

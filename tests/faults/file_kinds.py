@@ -366,11 +366,11 @@ def prepare_recording(folder: Path, form: str) -> None:
     from sim_stream.recording.recorder import Recorder
     from sim_stream.wire.client.blocking_client import StreamClient
     from sim_stream.wire.server.server import StreamServer
-    from tests.wire.toy import ToyRuntime, drive, prompt_frames
+    from tests.wire.toy import ToyModel, drive, prompt_frames
 
     with (
         Recorder(folder, by="server", form=form) as recorder,
-        StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0", observer=recorder) as server,
+        StreamServer(ToyModel(), bind="tcp://127.0.0.1:0", observer=recorder) as server,
         StreamClient(server.endpoint, timeout_s=30) as client,
     ):
         session = client.open(prompt_frames(), seed=3)

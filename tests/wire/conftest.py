@@ -18,7 +18,7 @@ import zmq
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import SIZE, ToyRuntime, prompt_frames
+from tests.wire.toy import SIZE, ToyModel, prompt_frames
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 10.0
@@ -72,12 +72,12 @@ def frames_spec(frames: np.ndarray, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def runtime() -> ToyRuntime:
-    return ToyRuntime()
+def runtime() -> ToyModel:
+    return ToyModel()
 
 
 @pytest.fixture
-def serve(runtime: ToyRuntime) -> Iterator[Callable[..., StreamServer]]:
+def serve(runtime: ToyModel) -> Iterator[Callable[..., StreamServer]]:
     """Starts servers on free ports; stops them afterwards."""
     servers: list[StreamServer] = []
 

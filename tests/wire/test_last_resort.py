@@ -33,7 +33,7 @@ from sim_stream.wire.server.server import StreamServer
 from sim_stream.wire.server.sessions import Sessions
 from sim_stream.wire.server.worker import EngineWorker, Wake
 from tests.wire.conftest import TIMEOUT_S, RawClient, frames_spec
-from tests.wire.toy import ToyPrediction, ToyRuntime, prompt_frames
+from tests.wire.toy import ToyPrediction, ToyModel, prompt_frames
 
 FRAMES = prompt_frames()
 LEASE_S = 3.0
@@ -111,7 +111,7 @@ class Plant:
 
 
 @pytest.fixture
-def served(runtime: ToyRuntime) -> Iterator[tuple[StreamServer, RawClient, RawClient]]:
+def served(runtime: ToyModel) -> Iterator[tuple[StreamServer, RawClient, RawClient]]:
     """A server, a client that will be hit, and one that will not."""
     with StreamServer(runtime, bind="tcp://127.0.0.1:0", lease_s=LEASE_S) as server:
         victim, bystander = RawClient(server.endpoint), RawClient(server.endpoint)
@@ -184,7 +184,7 @@ def test_server_survives_an_exception_in(place, times, served, runtime, monkeypa
     }
     # Nobody else noticed, nothing is left behind, and all is as it was.
     frames += [step(bystander, sid, number)["parts"][0] for number in (2, 3)]
-    twin = ToyRuntime().open_session()
+    twin = ToyModel().open_session()
     twin.reset(FRAMES, seed=5)
     expected = [twin.step().image for _ in frames]
     for got, image in zip(frames, expected, strict=True):

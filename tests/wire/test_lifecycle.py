@@ -21,7 +21,7 @@ from sim_stream.wire.server.jobs import Result
 from sim_stream.wire.server.server import StreamServer
 from sim_stream.wire.server.server import describe as describe_server
 from tests.wire.conftest import TIMEOUT_S, RawClient
-from tests.wire.toy import PRESET, ToyRuntime, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, prompt_frames
 
 
 def test_port_in_use_names_the_address(server, runtime):
@@ -145,7 +145,7 @@ def test_hung_engine_does_not_hang_stop_nor_status(serve, runtime, caplog):
 
 @pytest.mark.parametrize(("lease_s", "heartbeat_ms"), [(60.0, 1000), (0.3, 100), (0.001, 1)])
 def test_heartbeats_are_asked_for_three_times_in_a_lease_at_least(lease_s, heartbeat_ms):
-    info = describe_server(ToyRuntime(), 4, 2, lease_s)
+    info = describe_server(ToyModel(), 4, 2, lease_s)
     assert (info.heartbeat_ms, info.lease_ms) == (heartbeat_ms, round(lease_s * 1e3))
 
 
@@ -164,7 +164,7 @@ def test_vanished_client_loses_its_session(serve, runtime):
 
 def opened_dispatcher(clock_ns, jobs):
     """With a lease of 10 ns and one session, which took 100 ns to open."""
-    info = describe_server(ToyRuntime(), 4, 2, 1.0)
+    info = describe_server(ToyModel(), 4, 2, 1.0)
     dispatcher = Dispatcher(info, lambda job: not jobs.append(job), 10, lambda: clock_ns[0])
     opening = pack(Open(rid=1), {"frames": prompt_frames()})
     assert dispatcher.on_request(b"me", opening, clock_ns[0]) is None
@@ -265,7 +265,7 @@ def test_stalled_viewer_misses_frames_and_slows_nobody():
     # 60 frames of 196 kB are more than the sockets' buffers hold, so somebody has to give way.
     large, steps = replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(256))), 60
     server = StreamServer(
-        ToyRuntime(preset=large), bind="tcp://127.0.0.1:0", publish="tcp://127.0.0.1:0"
+        ToyModel(toy_spec(large)), bind="tcp://127.0.0.1:0", publish="tcp://127.0.0.1:0"
     )
     with (
         server,

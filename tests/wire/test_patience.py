@@ -250,8 +250,8 @@ def test_status_says_whether_a_request_is_still_owed_to_that_connection(server, 
 
 def test_what_is_owed_is_forgotten_with_every_kind_of_reply(server, raw, runtime):
     """A server that remembered more would grow with every request."""
-    sid = raw.open(open_key="k")
-    raw.ask_open(open_key="k")
+    sid = raw.open(idempotency_key="k")
+    raw.ask_open(idempotency_key="k")
     twin = raw.ask({"t": "fork", "sid": sid})["sid"]
     for step in range(1, 4):
         raw.ask({"t": "step", "sid": sid, "step": step})

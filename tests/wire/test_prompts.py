@@ -23,7 +23,7 @@ from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, frames_spec
-from tests.wire.toy import FOREIGN_DB, OWN_DB, SIZE, ToyRuntime, prompt_frames
+from tests.wire.toy import FOREIGN_DB, OWN_DB, SIZE, ToyModel, prompt_frames
 from tests.wire.vectors import valid
 
 OWN = prompt_frames()
@@ -81,7 +81,7 @@ def test_the_asyncio_client_says_the_same(server, caplog):
 
 
 def test_weights_that_say_nothing_give_the_figure_and_no_warning(caplog):
-    runtime = ToyRuntime(expects=NOTHING_SAID)
+    runtime = ToyModel(toy_spec(expects=NOTHING_SAID))
     with (
         StreamServer(runtime, bind="tcp://127.0.0.1:0") as server,
         StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
@@ -108,7 +108,7 @@ def test_resume_and_the_recording_tell_the_figure_of_the_start(tmp_path):
     def serving(stack):
         recorder = stack.enter_context(Recorder(tmp_path, by="server"))
         server = StreamServer(
-            ToyRuntime(),
+            ToyModel(),
             bind="tcp://127.0.0.1:0",
             observer=recorder,
             archive=RecordedSessions(tmp_path),

@@ -23,7 +23,7 @@ from sim_stream.wire.server.jobs import Job, Pace
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S
 from tests.wire.test_resume import RecordingServer
-from tests.wire.toy import PRESET, ToyRuntime, drive, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames
 
 FPS = 50
 PERIOD_S = 1 / FPS
@@ -33,7 +33,7 @@ LOCAL = "tcp://127.0.0.1:0"
 
 @pytest.fixture
 def runtime():
-    return ToyRuntime(preset=replace(PRESET, fps=FPS))
+    return ToyModel(toy_spec(replace(PRESET, fps=FPS)))
 
 
 def hold_step(runtime, which):
@@ -240,7 +240,7 @@ def test_recorded_realtime_session_replays_equal(runtime, tmp_path):
 
 def test_realtime_session_survives_a_restart(tmp_path):
     recording = RecordingServer(tmp_path)
-    quick = ToyRuntime(preset=replace(PRESET, fps=FPS))
+    quick = ToyModel(toy_spec(replace(PRESET, fps=FPS)))
     recording.restart(runtime=quick)
     with StreamClient(recording.endpoint, timeout_s=TIMEOUT_S) as client:
         session = client.open(FRAMES, mode="realtime")
@@ -250,7 +250,7 @@ def test_realtime_session_survives_a_restart(tmp_path):
         taken.append(session.receive())
         while session.in_flight:
             taken.append(session.receive())
-        recording.restart(runtime=ToyRuntime(preset=quick.preset))
+        recording.restart(runtime=ToyModel(quick.spec))
         for action in drive(9)[6:]:
             session.send_step(action)
         while session.in_flight:

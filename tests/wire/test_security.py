@@ -339,10 +339,10 @@ def test_a_fork_belongs_to_the_key_that_made_it(guarded, realm, alice):
     assert twin.step().step == 1
 
 
-def test_an_open_key_is_the_one_that_this_client_chose(guarded, realm, alice):
+def test_an_idempotency_key_is_the_one_that_this_client_chose(guarded, realm, alice):
     first, other = realm.raw(guarded, "alice"), realm.raw(guarded, "bob")
-    hers, his = first.ask_open(open_key="k"), other.ask_open(open_key="k")
-    again = first.ask_open(open_key="k")
+    hers, his = first.ask_open(idempotency_key="k"), other.ask_open(idempotency_key="k")
+    again = first.ask_open(idempotency_key="k")
     assert hers["t"] == his["t"] == "opened"
     assert again["sid"] == hers["sid"] != his["sid"]
     first.close()

@@ -10,7 +10,7 @@ import pytest
 from sim_stream.config import Action, SamplingConfig
 from sim_stream.errors import InvalidInput, RemoteError, SessionClosed
 from tests.wire.conftest import TIMEOUT_S, frames_spec
-from tests.wire.toy import PRESET, SIZE, SPEED_REFUSED_MPS, ToyRuntime, drive, prompt_frames
+from tests.wire.toy import PRESET, SIZE, SPEED_REFUSED_MPS, ToyModel, drive, prompt_frames
 
 
 def test_hello_says_what_runs(client):
@@ -26,7 +26,7 @@ def test_hello_says_what_runs(client):
 def test_frames_equal_those_of_a_local_session(client, lookahead):
     frames, actions = prompt_frames(3), [None, *drive(2)]
     sampling = SamplingConfig(top_k=7, temperature=0.5)
-    local = ToyRuntime().open_session(lookahead=lookahead)
+    local = ToyModel().open_session(lookahead=lookahead)
     expected = [local.reset(frames, seed=2**64 - 1, actions=actions, sampling=sampling)]
     expected += [local.step(action) for action in drive(5)]
     expected += [last] if (last := local.flush()) else []
@@ -256,7 +256,7 @@ def test_engine_failure_while_opening_leaves_no_session(client, runtime):
 
 
 def test_interleaved_sessions_do_not_disturb_each_other(client):
-    local = ToyRuntime().open_session()
+    local = ToyModel().open_session()
     local.reset(prompt_frames(), seed=3)
     with client.open(prompt_frames(), seed=3) as one, client.open(prompt_frames(key=1)) as two:
         for action in drive(4):

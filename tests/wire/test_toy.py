@@ -31,4 +31,4 @@ def test_toy_frame_and_runtime_have_the_real_ones_names():
     assert shape_of(toy.ToyPending.render) == shape_of(Pending.render)
     assert shape_of(toy.ToyPrediction.result) == shape_of(Prediction.result)
     for name in ("open_session", "advance"):
-        assert shape_of(getattr(toy.ToyRuntime, name)) == shape_of(getattr(Runtime, name))
+        assert shape_of(getattr(toy.ToyModel, name)) == shape_of(getattr(Runtime, name))

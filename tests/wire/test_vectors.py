@@ -16,7 +16,7 @@ from sim_stream.wire.framing import HEADER_BYTES, FramingLimits, check_sizes, pa
 from sim_stream.wire.messages import ErrorCode, Request
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import RawClient
-from tests.wire.toy import PRESET, ToyRuntime
+from tests.wire.toy import PRESET, ToyModel
 from tests.wire.vectors import refused, valid
 from tests.wire.vectors.generate import JSON, MSGPACK, to_json, vectors
 
@@ -75,7 +75,7 @@ def test_broken_reply_is_refused(vector):
 def small_server():
     """What the refused requests are meant for: 16x16 frames, no session open."""
     preset = replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(valid.SIZE)))
-    with StreamServer(ToyRuntime(preset=preset), bind="tcp://127.0.0.1:0") as server:
+    with StreamServer(ToyModel(toy_spec(preset)), bind="tcp://127.0.0.1:0") as server:
         raw = RawClient(server.endpoint)
         yield raw
         raw.close()

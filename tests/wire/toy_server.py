@@ -22,13 +22,13 @@ from sim_stream.wire.observe import together
 from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.rates import REQUESTS_PER_S
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import PRESET, SIZE, Hooks, ToyRuntime, ToySession
+from tests.wire.toy import PRESET, SIZE, Hooks, ToyModel, ToySession
 
 MIB = 2**20
 
 
 @dataclass
-class HeavyRuntime(ToyRuntime):
+class HeavyRuntime(ToyModel):
     """Every session holds ``session_mib`` of memory, as a KV cache would."""
 
     session_mib: int = 0

@@ -97,7 +97,7 @@ BAD_REQUESTS = BROKEN | {
     "257 actions": opening(actions=[None] * 257),
     "unknown mode": opening(mode="warp"),
     "another period": opening(dt_us=1),
-    "open_key of 65 characters": opening(open_key="x" * 65),
+    "idempotency_key of 65 characters": opening(idempotency_key="x" * 65),
     "two actions for one frame": opening(actions=[None, None]),
     "open without frames": [packed("open")],
     "frames under another name": opening(spec(name="pixels")),
