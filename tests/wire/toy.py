@@ -40,7 +40,7 @@ OWN_DB, FOREIGN_DB = 31.5, 14.875
 
 
 def toy_spec(preset: Preset = PRESET, expects: Expects = EXPECTS, **changes: Any) -> StreamSpec:
-    """What the token pipeline says of a preset, of a model called toy; ``changes`` to its fields."""
+    """What the token pipeline says of a preset; ``changes`` to the spec's fields."""
     spec = spec_of(
         preset,
         expects,
