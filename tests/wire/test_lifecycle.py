@@ -21,7 +21,7 @@ from sim_stream.wire.server.jobs import Result
 from sim_stream.wire.server.server import StreamServer
 from sim_stream.wire.server.server import describe as describe_server
 from tests.wire.conftest import TIMEOUT_S, RawClient
-from tests.wire.toy import PRESET, ToyModel, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, prompt_frames, toy_spec
 
 
 def test_port_in_use_names_the_address(server, runtime):

@@ -29,7 +29,7 @@ from sim_stream.wire.server.archive import sign
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
 from tests.wire.test_security import Realm
-from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames, toy_spec
 
 FRAMES = prompt_frames()
 
