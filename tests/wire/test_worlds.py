@@ -283,13 +283,6 @@ def test_a_world_that_breaks_its_word_fails_its_session_alone(monkeypatch, maps,
         assert session.step({"semantic": semantic(0)}).step == 1
 
 
-def test_more_than_a_message_holds_is_refused_unread(raw_maps):
-    raw, sid = raw_maps
-    big = np.zeros((300, 300), np.uint8)
-    reply = ask_step(raw, sid, 1, big)
-    assert reply["code"] == "BAD_MESSAGE" and "bytes in all" in reply["message"]
-
-
 def test_a_refused_start_leaves_no_session(maps):
     before = maps.status().sessions
     for wrong in ({"frames": START[:0]}, {"frames": START, "options": {"temperature": 1.0}}):
