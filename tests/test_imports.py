@@ -66,6 +66,7 @@ LIGHT = (
     "sim_stream.cli",
     "sim_stream.config",
     "sim_stream.decoding.strategies",
+    "sim_stream.runtime.backends",
     "sim_stream.wire.client.blocking_client",
     "sim_stream.wire.client.async_client",
 )
