@@ -21,7 +21,7 @@ FOLDERS = ("sim_stream", "engines", "train", "bridge")
 BASE = {"clips", "errors", "expects", "config", "files", "layout", "plain_file", "plain_json"}
 BASE |= {"last_resort", "prompts", "text"}
 BASE |= {"jpeg", "media_path", "video", "video_reader", "video_writer"}
-BASE |= {"outputs", "stop_signals"}
+BASE |= {"outputs", "stop_signals", "by_name", "spec", "stream_model"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
     **{name: BASE for name in BASE},
@@ -32,9 +32,13 @@ ALLOWED: dict[str, set[str]] = {
     "onnx_runtime": {"quiet"},
     "decoding": BASE | {"models", "decoding", "onnx_runtime"},
     "runtime": BASE | {"models", "decoding", "onnx_runtime", "runtime"},
+    "pipelines": BASE | {"pipelines", "runtime"},
     "wire": BASE | {"wire"},
     "recording": BASE | {"recording", "model_options", "server_process", "wire"},
-    "serve": BASE | {"logs", "metrics", "model_options", "models", "recording", "runtime", "wire"},
+    "named_model": BASE,
+    "serve": BASE
+    | {"logs", "metrics", "model_options", "models", "named_model", "pipelines", "recording"}
+    | {"runtime", "wire"},
     "server_process": BASE | {"logs", "serve"},
     "model_options": BASE,
     "console": BASE,
@@ -174,12 +178,17 @@ def test_public_surface_is_small_sorted_and_loads() -> None:
     assert sim_stream.__all__ == [
         "Action",
         "AsyncStreamClient",
+        "Chunk",
         "InvalidInput",
+        "RemoteChunk",
         "Runtime",
         "SamplingConfig",
         "SimStreamError",
         "StreamClient",
+        "StreamModel",
         "StreamServer",
+        "StreamSpec",
+        "TokenModel",
         "get_preset",
         "read_clip",
     ]

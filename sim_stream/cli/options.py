@@ -108,6 +108,14 @@ def _add_part_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_named_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:CALLABLE",
+        help="a model of your own, instead of a preset: what gives a StreamModel",
+    )
+
+
 def add_random_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--random-weights",
