@@ -8,21 +8,20 @@ that its instances may remember; a function has to remember nothing.
 
 from __future__ import annotations
 
-import importlib
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bridge.named import SPELLED, find, shown, where
 from bridge.policies.lane_keep import LaneKeep
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, SimStreamError
 
 Frame = npt.NDArray[np.uint8]
 POLICIES: dict[str, Callable[..., Any]] = {"lane-keep": LaneKeep}
-ALLOWED = f"{', '.join(POLICIES)}, or MODULE:CALLABLE that can be imported from here"
+ALLOWED = f"{', '.join(POLICIES)}, or {SPELLED}"
 RETURNS = "an Action or a pair of finite numbers (speed_mps, yaw_rate_radps), speed 0 or more"
 
 
@@ -35,7 +34,7 @@ class Policy:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._made_from = _find(name)
+        self._made_from = POLICIES.get(name) or find("policy", name, ALLOWED, PolicyFailed)
         self._decide: Callable[..., Any] | None = None
 
     def start(self) -> None:
@@ -44,7 +43,7 @@ class Policy:
         try:
             self._decide = made_from() if isinstance(made_from, type) else made_from
         except Exception as error:  # whatever a user's code raises, the drive says so
-            raise PolicyFailed(f"policy {self.name}: could not be made: {_where(error)}") from error
+            raise PolicyFailed(f"policy {self.name}: could not be made: {where(error)}") from error
         if not callable(self._decide):
             raise InvalidInput("policy", f"{self.name}, a class without __call__", ALLOWED)
 
@@ -58,7 +57,7 @@ class Policy:
         try:
             decided = self._decide(frame_HW3.copy(), last)
         except Exception as error:  # as above
-            raise PolicyFailed(f"policy {self.name} raised {_where(error)}") from error
+            raise PolicyFailed(f"policy {self.name} raised {where(error)}") from error
         return self._checked(decided)
 
     def _checked(self, decided: Any) -> Action:
@@ -74,33 +73,4 @@ class Policy:
         return Action(speed_mps=float(numbers[0]), yaw_rate_radps=float(numbers[1]))
 
     def _nonsense(self, decided: Any) -> InvalidInput:
-        shown = repr(decided)
-        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        return InvalidInput(f"policy {self.name} returned", shown, RETURNS)
-
-
-def _find(name: str) -> Callable[..., Any]:
-    """The callable of that name. Raises InvalidInput."""
-    if name in POLICIES:
-        return POLICIES[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise InvalidInput("policy", name, ALLOWED)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InvalidInput("policy", f"{name} ({error})", ALLOWED) from error
-    except Exception as error:  # the user's module itself
-        raise PolicyFailed(f"policy {name}: importing it raised {_where(error)}") from error
-    if not callable(found):
-        raise InvalidInput("policy", f"{name}, a {type(found).__name__}", ALLOWED)
-    made_from: Callable[..., Any] = found
-    return made_from
-
-
-def _where(error: Exception) -> str:
-    """The error, and the last line of code that it passed."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} (line {last.lineno} of {last.filename})"
+        return InvalidInput(f"policy {self.name} returned", shown(decided), RETURNS)
