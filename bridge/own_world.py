@@ -14,7 +14,7 @@ import numpy as np
 
 from bridge.worlds import Car, Control, Observation, RoadView, RoadWorld, World
 from sim_stream.by_name import UserCodeFailed, shown, where
-from sim_stream.errors import InvalidInput
+from sim_stream.errors import InvalidInput, SimStreamError
 
 W = TypeVar("W", bound="OwnWorld")
 

@@ -15,7 +15,7 @@ from bridge.painted import PaintedWorld
 from bridge.worlds import Control, RoadWorld, World
 from sim_stream.errors import InvalidInput
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import ToyRuntime
+from tests.wire.toy import ToyModel
 
 ROOT = Path(__file__).resolve().parents[2]
 CRUISE = Control(steer=0.0, throttle=0.5)
@@ -89,7 +89,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[StreamServer]:
-    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
+    with StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as server:
         yield server
 
 
