@@ -2,12 +2,13 @@
 
 SIM_STREAM_ENDPOINT says where the server is, SIM_STREAM_PATIENCE_MS how long to wait for a reply.
 
-    python -m tests.bridge.with_server toy|guarded|phoenix|pocket PROGRAM [ARGUMENT ...]
+    python -m tests.bridge.with_server toy|guarded|phoenix|slow|map|clip|pocket PROGRAM [ARGUMENT ...]
 
 `toy` is the server of the wire's tests, with numpy in place of models: quick, no torch. `guarded`
 is that server with keys; SIM_STREAM_KEYS is the folder of server.pub, of client.secret, which it
 allows, and of stranger.secret, which it does not. `phoenix` is a toy that records and that is
-started again, where it was, when it is killed.
+started again, where it was, when it is killed. `map` and `clip` are the toys of other inputs, and of
+several frames a step (tests/wire/toy_worlds.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tests.wire.conftest import ServerProcess
 
 # How long a client waits for a reply that never comes: well beyond what a step takes.
-PATIENCE_MS = {"toy": 500, "guarded": 500, "phoenix": 500, "slow": 1200, "pocket": 3000}
+PATIENCE_MS = {"slow": 1200, "pocket": 3000}
 
 
 def main(kind: str, command: list[str]) -> int:
@@ -33,7 +34,7 @@ def main(kind: str, command: list[str]) -> int:
         environment = {
             **os.environ,
             **start(kind, on_exit),
-            "SIM_STREAM_PATIENCE_MS": str(PATIENCE_MS[kind]),
+            "SIM_STREAM_PATIENCE_MS": str(PATIENCE_MS.get(kind, 500)),
         }
         return subprocess.run(command, env=environment, check=False).returncode
 
@@ -47,6 +48,8 @@ def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
         return {"SIM_STREAM_ENDPOINT": server.endpoint}
     from tests.wire.conftest import ServerProcess as ToyServerProcess
 
+    if kind in ("map", "clip"):
+        return {"SIM_STREAM_ENDPOINT": serve_toy(kind, on_exit)}
     if kind == "phoenix":
         return rising(ToyServerProcess, on_exit)
     keys = Path(on_exit.enter_context(TemporaryDirectory()))
@@ -59,6 +62,18 @@ def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
         "SIM_STREAM_SERVER_PID": str(toy.process.pid),
         "SIM_STREAM_KEYS": str(keys),
     }
+
+
+def serve_toy(kind: str, on_exit: ExitStack) -> str:
+    """Where it is, once it says that it is ready."""
+    folder = on_exit.enter_context(TemporaryDirectory())
+    command = [sys.executable, "-m", "tests.wire.serve_toy", kind, "--bind", f"ipc://{folder}/toy"]
+    toy = on_exit.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    on_exit.callback(toy.terminate)
+    assert toy.stdout is not None
+    ready, _, address = toy.stdout.readline().strip().partition(" ")
+    assert ready == "ready", ready
+    return address
 
 
 def make_keys(folder: Path) -> list[str]:
