@@ -23,7 +23,7 @@ from sim_stream.server_process import ServerProcess
 from sim_stream.video import read_clip
 from sim_stream.wire.client.blocking_client import RemoteFrame, StreamClient
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import ToyRuntime, drive, prompt_frames
+from tests.wire.toy import ToyModel, drive, prompt_frames
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 180.0
@@ -85,7 +85,7 @@ def toy_drive() -> Iterator[Callable[..., tuple[Drive, list[RemoteFrame]]]]:
     def run(
         steps: int, pace_fps: float, *, predict_s: float, render_s: float, lookahead: int = 1
     ) -> tuple[Drive, list[RemoteFrame]]:
-        runtime = ToyRuntime()
+        runtime = ToyModel()
         runtime.hooks.predict = lambda session, step: time.sleep(predict_s)
         runtime.hooks.render = lambda session, step: time.sleep(render_s)
         frames: list[RemoteFrame] = []

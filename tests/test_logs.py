@@ -14,7 +14,7 @@ from sim_stream.errors import RemoteError
 from sim_stream.logs import JsonFormatter, TextFormatter
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import ToyRuntime, prompt_frames
+from tests.wire.toy import ToyModel, prompt_frames
 
 TIMEOUT_S = 10.0
 
@@ -26,8 +26,8 @@ def as_json(record: logging.LogRecord) -> dict[str, object]:
 
 
 @pytest.fixture
-def runtime() -> ToyRuntime:
-    return ToyRuntime()
+def runtime() -> ToyModel:
+    return ToyModel()
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from sim_stream.config import Action, DecodingConfig, SamplingConfig, SessionCon
 from sim_stream.decoding.lanes import Lane
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.static_lanes import StaticLane
+from sim_stream.decoding.strategies import STRATEGIES
 from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.expects import psnr_db
@@ -191,7 +192,7 @@ class Session:
     def predict(self, action: Action | None = None, *, deadline_ms: float | None = None) -> Pending:
         """The world model's part of a step. Raises InvalidInput before anything changes.
 
-        `deadline_ms` from now: jacobi then ships the guess it has. Other strategies take none.
+        `deadline_ms` from now: the strategy then ships the guess it has, if it is one that can.
         """
         prediction = self.begin(action, deadline_ms=deadline_ms)
         while not prediction.done:
@@ -203,16 +204,16 @@ class Session:
         return self.predict(action, deadline_ms=deadline_ms).render()
 
     @on_model_stream
-    def settle(self) -> None:
+    def prefill_ahead(self) -> None:
         """Does in advance what the next step needs whatever its action: noise, second cache.
 
         For the time after a frame was predicted; a step does it itself where nobody did.
         """
         self._check_started()
         if self._prediction is None:
-            with self._clock.stage("settle"):
+            with self._clock.stage("prefill_ahead"):
                 self._next_noise()
-                self._context.settle()
+                self._context.prefill_ahead()
 
     @on_model_stream
     def flush(self) -> Frame | None:
@@ -223,18 +224,23 @@ class Session:
         return self._pending(StageClock(self._runtime.device), right_slot=True, final=True).render()
 
     @on_model_stream
-    def fork(self) -> Session:
-        """An independent session in the same state: equal actions give equal frames.
+    def fork(self, *, seed: int | None = None) -> Session:
+        """An independent session in the same state: equal actions give equal frames. With a `seed`
+        its further noise is that seed's, also what was drawn ahead.
 
         Raises Unavailable where the runtime has no room for another session.
         """
         self._check_started()
         if self._prediction is not None:
             raise InvalidInput("fork", "a step under way", "between two steps")
+        if seed is not None:
+            self._runtime.check_seed(seed)
         twin = object.__new__(Session)
         twin.__dict__.update(self.__dict__)
         twin._context = self._over_a_row(self._context.fork)
         twin._window, twin._clock = self._window.fork(), StageClock(self._runtime.device)
+        if seed is not None:
+            twin._seed, twin._noise = seed, None
         return twin
 
     def __enter__(self) -> Self:
@@ -258,8 +264,8 @@ class Session:
 
     @property
     def takes_deadline(self) -> bool:
-        """Whether `predict` can ship a frame early: only jacobi always has a complete guess."""
-        return self._decoding.strategy == "jacobi"
+        """Whether `predict` can ship a frame early."""
+        return self._decoding.kind.takes_deadline
 
     @property
     def latest_ids(self) -> Tensor:
@@ -339,7 +345,9 @@ class Session:
         if deadline_ms is None:
             return None
         if not self.takes_deadline:
-            raise InvalidInput("deadline_ms", deadline_ms, "null, unless the strategy is jacobi")
+            hurried = " or ".join(k.name for k in STRATEGIES.values() if k.takes_deadline)
+            allowed = f"null, unless the strategy is {hurried}"
+            raise InvalidInput("deadline_ms", deadline_ms, allowed)
         if not 0 < deadline_ms < math.inf:
             raise InvalidInput("deadline_ms", deadline_ms, "milliseconds from now, above 0")
         end_s = time.monotonic() + deadline_ms / 1000.0

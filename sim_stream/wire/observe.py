@@ -5,12 +5,15 @@ Recorders hang on here. Knows no files, no sockets and no threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from sim_stream.wire.engine import Image
+from sim_stream.spec import Inputs
+from sim_stream.stream_model import Image
+from sim_stream.wire.framing import Arrays
+from sim_stream.wire.inputs import StartValues
 from sim_stream.wire.messages import (
     Close,
     Closed,
@@ -30,20 +33,30 @@ FrameReply = Opened | FrameMessage | Closed
 
 
 @dataclass(frozen=True, kw_only=True)
+class PastStep:
+    """A step that was taken, with what came with it."""
+
+    request: Step
+    inputs: Inputs
+    arrays: Arrays
+
+
+@dataclass(frozen=True, kw_only=True)
 class Past:
     """A session as its recording tells it: enough to make it again.
 
-    ``start`` names its sampling and decoding, ``frames`` [T, H, W, 3] are its prompt. ``sha256``:
-    of the pixels that each reply showed, the start's first. ``source``, ``lines`` and ``part`` say
-    where it stands, for the recording that goes on from there.
+    ``start`` names all its options. ``forks``: the seeds it was forked with, each before the step
+    of that index. ``sha256``: of the pixels that each reply showed, the start's first. ``source``,
+    ``lines`` and ``part`` say where it stands, for the recording that goes on from there.
     """
 
-    start: Open | Reset
-    frames: Image
+    start: StartValues
+    seed: int
     lookahead: int
     mode: str
-    steps: list[Step]
-    sha256: list[str]
+    steps: list[PastStep]
+    sha256: list[list[str]]
+    forks: Mapping[int, int] = field(default_factory=dict)
     source: str
     lines: int
     part: int
@@ -53,8 +66,8 @@ class Past:
 class Exchange:
     """A request that reached the engine, with its reply.
 
-    ``sid`` is the session that it made or concerned. ``frames`` [T, H, W, 3] came with an open or
-    reset, ``image`` [H, W, 3] with the reply. Nobody writes to either any more. ``past``: what a
+    ``sid`` is the session that it made or concerned. ``arrays`` came with the request, ``images``
+    [N, H, W, 3] with the reply. Nobody writes to either any more. ``past``: what a
     resumed session was rebuilt from. ``written``: a server that can resume waits for it before it
     sends the reply; a recorder says whether the exchange will survive the process's death.
     """
@@ -63,8 +76,8 @@ class Exchange:
     sid: str
     request: SessionRequest
     reply: FrameReply | Error
-    frames: Image | None = None
-    image: Image | None = None
+    arrays: Arrays = field(default_factory=dict)
+    images: Image | None = None
     past: Past | None = None
     written: Future[bool] | None = None
 

@@ -9,19 +9,19 @@ import pytest
 from sim_stream.bench.paced import Reply, drive
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import ToyRuntime, prompt_frames
+from tests.wire.toy import ToyModel, prompt_frames
 from tests.wire.toy import drive as actions
 
 Drive = Callable[..., list[Reply]]
 
 
 @pytest.fixture
-def toy() -> ToyRuntime:
-    return ToyRuntime()
+def toy() -> ToyModel:
+    return ToyModel()
 
 
 @pytest.fixture
-def toy_drive(toy: ToyRuntime) -> Iterator[Drive]:
+def toy_drive(toy: ToyModel) -> Iterator[Drive]:
     with (
         StreamServer(toy, bind="tcp://127.0.0.1:0") as server,
         StreamClient(server.endpoint) as client,
@@ -46,9 +46,7 @@ def test_steps_are_due_by_the_clock_and_every_reply_is_kept(toy_drive: Drive) ->
     assert all(reply.due_ns <= reply.send_ns < reply.recv_ns for reply in replies)
 
 
-def test_a_stall_is_felt_by_every_step_that_fell_due_in_it(
-    toy: ToyRuntime, toy_drive: Drive
-) -> None:
+def test_a_stall_is_felt_by_every_step_that_fell_due_in_it(toy: ToyModel, toy_drive: Drive) -> None:
     def stall(session: object, step: int) -> None:
         if step == 3:
             time.sleep(0.4)
@@ -64,7 +62,7 @@ def test_a_stall_is_felt_by_every_step_that_fell_due_in_it(
 
 
 def test_free_running_counts_from_sending_and_keeps_two_steps_in_flight(
-    toy: ToyRuntime, toy_drive: Drive
+    toy: ToyModel, toy_drive: Drive
 ) -> None:
     both = threading.Barrier(2, timeout=30)  # breaks unless two steps are under way at once
     toy.hooks.predict = lambda session, step: both.wait() if step == 2 else None
@@ -75,7 +73,7 @@ def test_free_running_counts_from_sending_and_keeps_two_steps_in_flight(
         assert reply.latency_ns >= reply.timings_ns["round_trip"]
 
 
-def test_time_outside_the_server_is_the_wires(toy: ToyRuntime, toy_drive: Drive) -> None:
+def test_time_outside_the_server_is_the_wires(toy: ToyModel, toy_drive: Drive) -> None:
     toy.hooks.render = lambda session, step: time.sleep(0.05)
     for reply in toy_drive(3, 5.0):
         assert 0 < reply.timings_ns["wire"] <= reply.timings_ns["round_trip"] - 50_000_000

@@ -36,7 +36,7 @@ from sim_stream.wire.server.server import StreamServer
 from tests.bridge import carla_package, carla_stand_in
 from tests.bridge.carla_stand_in import Image, Sensor, Server
 from tests.engines.tensorrt_bindings import NotFetched
-from tests.wire.toy import ToyRuntime
+from tests.wire.toy import ToyModel
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTED = json.loads(carla_package.NAMES.read_text())[carla_package.VERSION]
@@ -453,7 +453,7 @@ def test_carla_is_driven_beside_the_neural_simulator(
     carla_world: type, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "d.mp4"
-    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as toy:
+    with StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as toy:
         drive = ["drive", "--world", "carla", "--server", toy.endpoint, "--out", str(out)]
         assert main([*drive, "--frames=4", "--lead-in=2"]) == 0
     (one,) = json.loads(capsys.readouterr().out.splitlines()[-1])["drives"]
@@ -474,7 +474,7 @@ def test_wrong_address_and_missing_package_are_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, "carla", None)
     monkeypatch.delitem(sys.modules, "bridge.carla.world", raising=False)
-    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
+    with StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as server:
         drive = ["drive", "--world", "carla", "--out", str(tmp_path / "d.mp4")]
         assert main([*drive, "--server", server.endpoint, "--carla", address]) == 2
     assert said in capsys.readouterr().err

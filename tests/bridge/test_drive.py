@@ -37,7 +37,7 @@ from sim_stream.video import SAMPLE, halve
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import ServerProcess
-from tests.wire.toy import OWN_DB, PRESET, SIZE, ToyRuntime
+from tests.wire.toy import OWN_DB, PRESET, SIZE, ToyModel, toy_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 90_001
@@ -75,7 +75,7 @@ def slow(frame, last):
 
 @pytest.fixture
 def server() -> Iterator[StreamServer]:
-    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
+    with StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as server:
         yield server
 
 
@@ -192,7 +192,7 @@ def test_drive_that_ends_within_its_lead_in_is_a_failed_scene(client: StreamClie
 
 
 def test_model_without_actions_cannot_be_driven() -> None:
-    blind = ToyRuntime(preset=replace(PRESET, actions_per_frame=0, prompt="drive"))
+    blind = ToyModel(toy_spec(replace(PRESET, actions_per_frame=0, prompt="drive")))
     with (
         StreamServer(blind, bind="tcp://127.0.0.1:0") as server,
         StreamClient(server.endpoint) as client,

@@ -15,7 +15,7 @@ from bridge.policies.contract import Policy
 from sim_stream.config import FrameSize
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import PRESET, ToyRuntime
+from tests.wire.toy import PRESET, ToyModel, toy_spec
 
 pytestmark = [pytest.mark.metadrive, pytest.mark.slow]
 CURVE_SEED = 202  # CSSCS: a curve within the first 20 s, no car in the way
@@ -26,7 +26,7 @@ def driven() -> Iterator[list[tuple[Moment, Divergence]]]:
     """Twelve seconds under lane-keep on MetaDrive's own frames."""
     preset = replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(256)))
     with (
-        StreamServer(ToyRuntime(preset=preset), bind="tcp://127.0.0.1:0") as server,
+        StreamServer(ToyModel(toy_spec(preset)), bind="tcp://127.0.0.1:0") as server,
         StreamClient(server.endpoint) as client,
         MetaDriveWorld(size_px=512) as world,
     ):

@@ -21,14 +21,14 @@ from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
-from tests.wire.toy import FOREIGN_DB, OWN_DB, PRESET, SIZE, ToyRuntime, prompt_frames
+from tests.wire.toy import FOREIGN_DB, OWN_DB, PRESET, SIZE, ToyModel, prompt_frames, toy_spec
 
 ID = "SimStream-v0"
 
 
 @pytest.fixture
 def server() -> Iterator[StreamServer]:
-    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
+    with StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as server:
         yield server
 
 
@@ -52,7 +52,7 @@ def test_gymnasiums_own_checker_is_content(env):
 
 def test_checker_is_content_with_a_model_that_takes_no_actions():
     blind = replace(PRESET, actions_per_frame=0, prompt="drive")
-    with StreamServer(ToyRuntime(preset=blind), bind="tcp://127.0.0.1:0") as server:
+    with StreamServer(ToyModel(toy_spec(blind)), bind="tcp://127.0.0.1:0") as server:
         env = gymnasium.make(ID, endpoint=server.endpoint)
         check_env(env.unwrapped)
         env.close()
@@ -129,7 +129,7 @@ def test_server_that_leaves_truncates_and_the_next_server_opens_the_next_episode
     np.testing.assert_array_equal(frame, env.render())
     with pytest.raises(InvalidInput, match="after reset"):
         env.step(env.action_space.sample())
-    with StreamServer(ToyRuntime(), bind=server.endpoint):
+    with StreamServer(ToyModel(), bind=server.endpoint):
         assert len(episode(env, seed=3)) == 5
 
 

@@ -17,7 +17,7 @@ from sim_stream.config import FrameSize
 from sim_stream.recording.pixels import sha256_of
 from tests.faults.driver import action_of, prompt_of
 from tests.faults.processes import Child, Violated, pocket_server, require, wait_until
-from tests.wire.toy import PRESET, SIZE, ToyRuntime
+from tests.wire.toy import PRESET, SIZE, ToyModel
 
 # A bystander that waits longer than eight frames of 4 fps was disturbed, unless the machine is so
 # busy that all its frames take long.
@@ -169,9 +169,7 @@ def check_frames(frames: Sequence[Seen], reference: Reference, who: str) -> None
 
 def toy_reference(key: int, steps: int, *, size: int = SIZE) -> Reference:
     """The toy's frames without any wire."""
-    runtime = ToyRuntime(
-        preset=replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(size)))
-    )
+    runtime = ToyModel(preset=replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(size))))
     session = runtime.open_session()
     hashes = [sha256_of(session.reset(prompt_of(key, size), seed=key).image)]
     hashes += [sha256_of(session.step(action_of(n)).image) for n in range(1, steps + 1)]

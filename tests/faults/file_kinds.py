@@ -281,9 +281,9 @@ def prepare_engines(folder: Path) -> None:
         engine_path,
         files_sha256,
         graph_path,
-        installed_version,
         write,
     )
+    from sim_stream.runtime.onnx_backend import ONNX_RUNTIME
     from tests.small import SMALL
 
     (folder / "graphs").mkdir()
@@ -301,7 +301,7 @@ def prepare_engines(folder: Path) -> None:
         )
         manifest = EngineManifest(
             **{"graph": graph, "backend": "onnxruntime", "provider": "cpu", "device": "cpu"},
-            backend_version=str(installed_version("onnxruntime")),
+            backend_version=str(ONNX_RUNTIME.version()),
             compute_capability=(),
             build={},
             files=(f"graphs/{file.name}",),
@@ -366,11 +366,11 @@ def prepare_recording(folder: Path, form: str) -> None:
     from sim_stream.recording.recorder import Recorder
     from sim_stream.wire.client.blocking_client import StreamClient
     from sim_stream.wire.server.server import StreamServer
-    from tests.wire.toy import ToyRuntime, drive, prompt_frames
+    from tests.wire.toy import ToyModel, drive, prompt_frames
 
     with (
         Recorder(folder, by="server", form=form) as recorder,
-        StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0", observer=recorder) as server,
+        StreamServer(ToyModel(), bind="tcp://127.0.0.1:0", observer=recorder) as server,
         StreamClient(server.endpoint, timeout_s=30) as client,
     ):
         session = client.open(prompt_frames(), seed=3)

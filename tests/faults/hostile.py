@@ -123,7 +123,7 @@ def run_names(stage: Stage) -> Figures:
     raw.ask({"t": "close", "sid": first["sid"]})
     for _ in range(CLOSED_KEPT + 1):
         raw.ask({"t": "close", "sid": opened()["sid"]})
-    second = opened(open_key=first["sid"])
+    second = opened(idempotency_key=first["sid"])
     resumed = raw.ask({"t": "resume", "resume_token": first["resume_token"]})
     require(resumed.get("code") == "NO_SESSION", f"a closed session came back: {resumed}")
     stepped = raw.ask({"t": "step", "sid": second["sid"], "step": 1})

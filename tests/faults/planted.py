@@ -24,7 +24,7 @@ from tests.faults.driver import prompt_of
 from tests.faults.processes import require, wait_until
 from tests.faults.registry import Fault, Figures, Stage
 from tests.wire.conftest import RawClient, frames_spec
-from tests.wire.toy import SIZE, ToyRuntime
+from tests.wire.toy import SIZE, ToyModel
 
 IN_A_ROW = (1, 2, 5)
 REPLY_TIMEOUT_MS = 10_000
@@ -79,7 +79,7 @@ def _concerns(value: Any, sid: str) -> bool:
 def run(stage: Stage) -> Figures:
     logging.disable(logging.CRITICAL)  # some hundred tracebacks, all of them meant
     stage.callback(logging.disable, logging.NOTSET)
-    runtime = ToyRuntime()
+    runtime = ToyModel()
     server = stage.start(StreamServer(runtime, bind="tcp://127.0.0.1:0", max_sessions=8))
     bystander = stage.start(Bystander(server.endpoint))
     bystander.wait_for(5)

@@ -26,7 +26,7 @@ from sim_stream.video_writer import Image
 from sim_stream.wire.messages import FrameInfo, HelloOk, Step
 from sim_stream.wire.server.server import describe as describe_server
 from tests.perf.machine import describe
-from tests.wire.toy import ToyRuntime
+from tests.wire.toy import ToyModel
 
 CODES = 256
 CLIP_FRAMES = 12
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the report here")
     args = parser.parse_args()
     clip = read_clip(SAMPLE, frames=CLIP_FRAMES)
-    info = replace(describe_server(ToyRuntime(), 1, 1, 60.0), frame_shape=(SIZE, SIZE, 3))
+    info = replace(describe_server(ToyModel(), 1, 1, 60.0), frame_shape=(SIZE, SIZE, 3))
     report: dict[str, Any] = {"benchmark": "recording", "machine": describe()}
     times: dict[str, list[float]] = {form: [] for form in FORMATS}
     with tempfile.TemporaryDirectory() as name:

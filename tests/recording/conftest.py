@@ -17,7 +17,7 @@ from sim_stream.recording.replay import Report, replay
 from sim_stream.wire.client.blocking_client import RemoteFrame, StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S
-from tests.wire.toy import ToyRuntime, drive, prompt_frames
+from tests.wire.toy import ToyModel, drive, prompt_frames
 
 LOCAL = "tcp://127.0.0.1:0"
 
@@ -25,7 +25,7 @@ LOCAL = "tcp://127.0.0.1:0"
 @pytest.fixture
 def replayed() -> Iterator[Callable[[Path], Report]]:
     """Replays a recording on a fresh toy server."""
-    with StreamServer(ToyRuntime(), bind=LOCAL) as server:
+    with StreamServer(ToyModel(), bind=LOCAL) as server:
         yield lambda path: replay(load(path), server.endpoint)
 
 
@@ -34,10 +34,10 @@ def recording_client(tmp_path: Path) -> Iterator[Callable[..., StreamClient]]:
     """A client of a toy server, of which one side records into ``tmp_path``; see ``finish``."""
     with ExitStack() as stack:
 
-        def start(by: str = "server", runtime: ToyRuntime | None = None, **options: Any) -> Any:
+        def start(by: str = "server", runtime: ToyModel | None = None, **options: Any) -> Any:
             recorder = stack.enter_context(Recorder(tmp_path, by=by, **options))  # type: ignore[arg-type]
             sides = {"server": None, "client": None} | {by: recorder}
-            server = StreamServer(runtime or ToyRuntime(), bind=LOCAL, observer=sides["server"])
+            server = StreamServer(runtime or ToyModel(), bind=LOCAL, observer=sides["server"])
             stack.enter_context(server)
             client = StreamClient(server.endpoint, timeout_s=TIMEOUT_S, observer=sides["client"])
             return stack.enter_context(client)

@@ -27,7 +27,7 @@ from sim_stream.wire.server.server import StreamServer
 from tests.recording.conftest import has_ended, recorded, wait_until
 from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
 from tests.wire.test_last_resort import Plant
-from tests.wire.toy import SIZE, ToyRuntime, drive, prompt_frames
+from tests.wire.toy import SIZE, ToyModel, drive, prompt_frames
 
 TMPFS = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 
@@ -206,7 +206,7 @@ def test_recorder_knows_which_recordings_ended_early_and_goes_on_with_others(
         return write(writer, image)
 
     with (
-        StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server,
+        StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as server,
         Recorder(tmp_path, by="client") as recorder,
         StreamClient(server.endpoint, timeout_s=TIMEOUT_S, observer=recorder) as client,
     ):
@@ -236,7 +236,7 @@ from sim_stream.wire.messages import Fork
 
 def line(size):
     empty = len(b'{"kind":"refused","request":{"t":"fork","v":1,"rid":0,"arrays":[],"sid":"s",'
-            b'"open_key":""},'
+            b'"idempotency_key":""},'
                 b'"code":"LIMIT","message":""}') + 1
     return Refused(request=Fork(sid="s"), code="LIMIT", message="x" * (size - empty))
 
@@ -282,7 +282,7 @@ def test_a_writer_that_fails_ends_one_recording_and_goes_on(place, times, tmp_pa
     with (
         Recorder(tmp_path, by="server", errors=errors) as recorder,
         StreamServer(
-            ToyRuntime(),
+            ToyModel(),
             bind="tcp://127.0.0.1:0",
             observer=recorder,
             archive=RecordedSessions(tmp_path),
@@ -304,7 +304,7 @@ def test_a_session_that_the_server_lost_track_of_ends_its_recording_incomplete(
 ):
     with (
         Recorder(tmp_path, by="server") as recorder,
-        StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0", observer=recorder) as server,
+        StreamServer(ToyModel(), bind="tcp://127.0.0.1:0", observer=recorder) as server,
         StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
     ):
         session = client.open(prompt_frames())

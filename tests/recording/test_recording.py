@@ -22,7 +22,7 @@ from sim_stream.wire.messages import Step
 from sim_stream.wire.server.server import StreamServer
 from tests.recording.conftest import LOCAL, has_ended, recorded, wait_until
 from tests.wire.conftest import TIMEOUT_S
-from tests.wire.toy import ToyRuntime, drive, prompt_frames
+from tests.wire.toy import ToyModel, drive, prompt_frames
 
 
 def lines_of(path):
@@ -44,7 +44,7 @@ def test_folder_with_a_time_in_its_name_is_recorded_into(form, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     with (
         Recorder("rec-12:00", by="client", form=form) as recorder,
-        StreamServer(ToyRuntime(), bind=LOCAL) as server,
+        StreamServer(ToyModel(), bind=LOCAL) as server,
         StreamClient(server.endpoint, timeout_s=TIMEOUT_S, observer=recorder) as client,
         client.open(prompt_frames()) as session,
     ):
@@ -76,7 +76,7 @@ def test_frames_of_a_lossless_recording_are_what_the_client_got(record, form):
 
 
 def test_mp4_recording_shows_the_frames(recording_client, tmp_path):
-    grey = ToyRuntime()
+    grey = ToyModel()
     client = recording_client(form="mp4", runtime=grey)
     with client.open(prompt_frames()) as session:
         session.step()
@@ -196,7 +196,7 @@ def test_refused_step_is_told_and_not_replayed(recording_client, tmp_path, repla
 def test_recording_of_a_session_whose_client_went_away_ends_with_its_lease(tmp_path, replayed):
     with (
         Recorder(tmp_path, by="server") as recorder,
-        StreamServer(ToyRuntime(), bind=LOCAL, lease_s=0.1, observer=recorder) as server,
+        StreamServer(ToyModel(), bind=LOCAL, lease_s=0.1, observer=recorder) as server,
         StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
     ):
         session = client.open(prompt_frames())

@@ -19,7 +19,7 @@ from sim_stream.view.hub import Hub
 from sim_stream.view.web import serving
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import PRESET, ToyRuntime, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, prompt_frames, toy_spec
 
 TIMEOUT_S = 20.0
 LENGTH_BYTES = 4
@@ -104,7 +104,7 @@ def page() -> Callable[..., Any]:
         test: Callable[[PageUnderTest], Coroutine[Any, Any, None]],
         *,
         lookahead: int | None = None,
-        runtime: ToyRuntime | None = None,
+        runtime: ToyModel | None = None,
         **options: Any,
     ) -> None:
         prompt = Prompt(
@@ -137,7 +137,7 @@ def page() -> Callable[..., Any]:
                     hub.stop()
 
         options = {"bind": "tcp://127.0.0.1:0"} | options
-        with StreamServer(runtime or ToyRuntime(preset=QUICK), **options) as server:
+        with StreamServer(runtime or ToyModel(toy_spec(QUICK)), **options) as server:
             asyncio.run(main(server.endpoint))
 
     return run

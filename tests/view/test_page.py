@@ -20,7 +20,7 @@ from sim_stream.view.web import serving
 from sim_stream.wire.client.async_client import AsyncRemoteSession, AsyncStreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.view.conftest import QUICK
-from tests.wire.toy import SIZE, ToyRuntime, prompt_frames
+from tests.wire.toy import SIZE, ToyModel, prompt_frames, toy_spec
 
 
 def test_a_viewer_is_greeted_and_shown_the_first_frame(page):
@@ -79,7 +79,7 @@ def test_frames_say_how_far_they_lag(page, lookahead):
 
 
 def test_a_server_that_is_too_slow_shows_as_late_steps(page):
-    runtime = ToyRuntime(preset=QUICK)
+    runtime = ToyModel(toy_spec(QUICK))
     runtime.hooks.predict = lambda session, step: time.sleep(2 / QUICK.fps)
 
     async def test(page):
@@ -278,7 +278,7 @@ def test_a_refusal_of_the_server_is_shown(page):
 
 
 def test_a_failed_session_says_so_and_a_reset_heals_it(page):
-    runtime = ToyRuntime()
+    runtime = ToyModel()
 
     def fail(session, step):
         if step == 3:
@@ -390,7 +390,7 @@ def test_sessions_end_with_their_server_and_a_new_one_opens_on_the_next(page):
             await viewer.until(lambda: len(viewer.headers) >= 3)
             await asyncio.to_thread(page.server.stop)
             await viewer.until(lambda: viewer.session(first)["state"] == "ended")
-            with StreamServer(ToyRuntime(), bind=endpoint):
+            with StreamServer(ToyModel(), bind=endpoint):
                 await viewer.send("open", seed=3)
                 await viewer.until(lambda: viewer.watching != first)
                 await viewer.send("run", sid=viewer.watching, running=True)

@@ -23,7 +23,7 @@ from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.server import StreamServer
 from tests.view.conftest import TestViewer
 from tests.wire.conftest import ROOT, TIMEOUT_S
-from tests.wire.toy import ToyRuntime
+from tests.wire.toy import ToyModel
 
 COMMAND = (sys.executable, "-m", "sim_stream", "view", "--port", "0")
 START_S = 60.0
@@ -32,7 +32,7 @@ LOCAL = "tcp://127.0.0.1:0"
 
 @pytest.fixture
 def server():
-    with StreamServer(ToyRuntime(), bind=LOCAL) as server:
+    with StreamServer(ToyModel(), bind=LOCAL) as server:
         yield server
 
 
@@ -159,7 +159,7 @@ def test_a_server_that_asks_for_keys_is_watched_with_them(tmp_path):
     guard = Guard.load(tmp_path / "server.secret", tmp_path / "me.pub")
     publish = f"ipc://{tmp_path}/viewers"
     options = ("--key", "me.secret", "--server-key", "server.pub", "--subscribe", publish)
-    with StreamServer(ToyRuntime(), bind=LOCAL, publish=publish, guard=guard) as server:
+    with StreamServer(ToyModel(), bind=LOCAL, publish=publish, guard=guard) as server:
         view = subprocess.Popen(
             [*COMMAND, "--server", server.endpoint, *options],
             cwd=tmp_path,

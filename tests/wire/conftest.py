@@ -18,7 +18,7 @@ import zmq
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import SIZE, ToyRuntime, prompt_frames
+from tests.wire.toy import SIZE, ToyModel, prompt_frames
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 10.0
@@ -39,7 +39,7 @@ class RawClient:
     def send(self, header: dict[str, Any] | bytes, *parts: Any) -> int:
         self.rid += 1
         if isinstance(header, dict):
-            header = msgpack.packb({"v": 1, "rid": self.rid} | header)
+            header = msgpack.packb({"v": 2, "rid": self.rid} | header)
         self.socket.send_multipart([header, *parts])
         return self.rid
 
@@ -68,16 +68,16 @@ class RawClient:
 
 def frames_spec(frames: np.ndarray, **changes: Any) -> dict[str, Any]:
     spec = {"name": "frames", "dtype": "|u1", "shape": list(frames.shape), "nbytes": frames.nbytes}
-    return spec | {"enc": "raw"} | changes
+    return spec | changes
 
 
 @pytest.fixture
-def runtime() -> ToyRuntime:
-    return ToyRuntime()
+def runtime() -> ToyModel:
+    return ToyModel()
 
 
 @pytest.fixture
-def serve(runtime: ToyRuntime) -> Iterator[Callable[..., StreamServer]]:
+def serve(runtime: ToyModel) -> Iterator[Callable[..., StreamServer]]:
     """Starts servers on free ports; stops them afterwards."""
     servers: list[StreamServer] = []
 

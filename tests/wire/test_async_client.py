@@ -17,7 +17,7 @@ from sim_stream.recording.replay import replay
 from sim_stream.wire.client.async_client import AsyncRemoteSession, AsyncStreamClient
 from sim_stream.wire.client.blocking_client import RemoteSession, StreamClient
 from tests.wire.conftest import TIMEOUT_S
-from tests.wire.toy import ToyRuntime, drive, prompt_frames
+from tests.wire.toy import ToyModel, drive, prompt_frames
 
 FRAMES = prompt_frames()
 LOCAL = "tcp://127.0.0.1:0"
@@ -261,4 +261,4 @@ def test_impossible_arguments_are_refused():
 
     with pytest.raises(InvalidInput, match="endpoint"):
         asyncio.run(main())
-    assert ToyRuntime().sessions_open == 0
+    assert ToyModel().sessions_open == 0

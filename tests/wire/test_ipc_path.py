@@ -18,7 +18,7 @@ from sim_stream.wire.server import ipc_path
 from sim_stream.wire.server.server import StreamServer
 from tests.faults.processes import toy_server
 from tests.wire.conftest import TIMEOUT_S
-from tests.wire.toy import ToyRuntime
+from tests.wire.toy import ToyModel
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 
@@ -103,7 +103,7 @@ def test_a_stopped_server_leaves_its_successors_socket_alone(serve, tmp_path):
 def test_of_many_servers_at_once_one_gets_the_path(tmp_path):
     with toy_server(f"--bind=ipc://{tmp_path}/s") as killed:
         killed.kill()
-    servers = [StreamServer(ToyRuntime(), bind=f"ipc://{tmp_path}/s") for _ in range(8)]
+    servers = [StreamServer(ToyModel(), bind=f"ipc://{tmp_path}/s") for _ in range(8)]
     refused: list[str] = []
     together = threading.Barrier(len(servers))
 

@@ -301,25 +301,25 @@ def test_a_program_that_closes_nothing_leaves_none(server, client, end):
 
 def close_by_key(client: StreamClient, key: str):
     connection = client._connection
-    return connection.wait(connection.send(Close(sid="", open_key=key)), TIMEOUT_S).message
+    return connection.wait(connection.send(Close(sid="", idempotency_key=key)), TIMEOUT_S).message
 
 
 def test_a_close_by_key_ends_what_stands_and_what_comes_later(server, client, raw):
-    sid = raw.open(open_key="mine")
+    sid = raw.open(idempotency_key="mine")
     assert close_by_key(client, "mine").sid == sid
     assert becomes(client, 0)
     assert close_by_key(client, "mine").sid == ""
     assert close_by_key(client, "nobodys").sid == ""
     for key in ("mine", "nobodys"):
-        assert raw.ask_open(open_key=key)["code"] == "NO_SESSION"
-    assert raw.ask_open(open_key="another")["t"] == "opened"
+        assert raw.ask_open(idempotency_key=key)["code"] == "NO_SESSION"
+    assert raw.ask_open(idempotency_key="another")["t"] == "opened"
 
 
 def test_closes_of_unknown_keys_are_remembered_within_bounds(client, raw):
     for number in range(40):
         close_by_key(client, f"key {number}")
-    assert raw.ask_open(open_key="key 39")["code"] == "NO_SESSION"
-    assert raw.ask_open(open_key="key 0")["t"] == "opened"
+    assert raw.ask_open(idempotency_key="key 39")["code"] == "NO_SESSION"
+    assert raw.ask_open(idempotency_key="key 0")["t"] == "opened"
 
 
 def test_a_recorded_session_that_nobody_waited_for_is_not_resumed(serve, runtime, tmp_path):

@@ -26,7 +26,7 @@ def ask_open(raw, **fields):
 
 
 def test_repeated_open_brings_the_same_session(raw):
-    first, again = ask_open(raw, open_key="k"), ask_open(raw, open_key="k")
+    first, again = ask_open(raw, idempotency_key="k"), ask_open(raw, idempotency_key="k")
     assert again.pop("rid") == first.pop("rid") + 1
     assert again == first and first["t"] == "opened"
     assert raw.ask({"t": "heartbeat"})["sessions"] == 1
@@ -41,7 +41,7 @@ def test_open_repeated_while_under_way_is_answered_twice_and_done_once(raw, runt
 
     runtime.hooks.render = hold
     frames = prompt_frames()
-    header = {"t": "open", "arrays": [frames_spec(frames)], "open_key": "k"}
+    header = {"t": "open", "arrays": [frames_spec(frames)], "idempotency_key": "k"}
     rids = {raw.send(header, frames.tobytes()) for _ in range(4)}
     assert started.wait(TIMEOUT_S)
     refused = raw.ask(header, frames.tobytes())
@@ -54,8 +54,8 @@ def test_open_repeated_while_under_way_is_answered_twice_and_done_once(raw, runt
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"frames": prompt_frames(key=1)}])
 def test_key_with_another_content_is_a_conflict(raw, change):
-    ask_open(raw, open_key="k")
-    assert ask_open(raw, open_key="k", **change)["code"] == "STEP_CONFLICT"
+    ask_open(raw, idempotency_key="k")
+    assert ask_open(raw, idempotency_key="k", **change)["code"] == "STEP_CONFLICT"
     assert raw.ask({"t": "heartbeat"})["sessions"] == 1
 
 
@@ -65,20 +65,20 @@ def test_opens_without_a_key_are_sessions_of_their_own(raw):
 
 def test_repeated_fork_brings_the_same_session_after_steps_of_both(raw):
     sid = raw.open()
-    fork = {"t": "fork", "sid": sid, "open_key": "k"}
+    fork = {"t": "fork", "sid": sid, "idempotency_key": "k"}
     child = raw.ask(fork)["sid"]
     for one in (sid, child):
         raw.ask({"t": "step", "sid": one, "step": 1})
     again = raw.ask(fork)
     assert (again["t"], again["sid"], again["committed_step"]) == ("opened", child, 0)
-    assert raw.ask({"t": "fork", "sid": child, "open_key": "k"})["code"] == "STEP_CONFLICT"
+    assert raw.ask({"t": "fork", "sid": child, "idempotency_key": "k"})["code"] == "STEP_CONFLICT"
 
 
 def test_refused_open_may_be_asked_for_again_with_its_key(raw):
     sids = [raw.open() for _ in range(4)]
-    assert ask_open(raw, open_key="k")["code"] == "LIMIT"
+    assert ask_open(raw, idempotency_key="k")["code"] == "LIMIT"
     raw.ask({"t": "close", "sid": sids[0]})
-    assert ask_open(raw, open_key="k")["t"] == "opened"
+    assert ask_open(raw, idempotency_key="k")["t"] == "opened"
 
 
 def test_open_that_failed_in_the_engine_may_be_asked_for_again_with_its_key(raw, runtime):
@@ -86,20 +86,20 @@ def test_open_that_failed_in_the_engine_may_be_asked_for_again_with_its_key(raw,
         raise RuntimeError("device lost")
 
     working, runtime.hooks.render = runtime.hooks.render, fail
-    assert ask_open(raw, open_key="k")["code"] == "ENGINE_FAILED"
+    assert ask_open(raw, idempotency_key="k")["code"] == "ENGINE_FAILED"
     runtime.hooks.render = working
-    assert ask_open(raw, open_key="k")["t"] == "opened"
+    assert ask_open(raw, idempotency_key="k")["t"] == "opened"
 
 
 def test_key_of_an_ended_session_opens_nothing_and_is_forgotten_in_the_end(raw):
     def open_and_close(key):
-        raw.ask({"t": "close", "sid": ask_open(raw, open_key=key)["sid"]})
+        raw.ask({"t": "close", "sid": ask_open(raw, idempotency_key=key)["sid"]})
 
     open_and_close("k")
-    assert ask_open(raw, open_key="k")["code"] == "NO_SESSION"
+    assert ask_open(raw, idempotency_key="k")["code"] == "NO_SESSION"
     for other in range(ENDED_KEPT):
         open_and_close(f"{other}")
-    assert ask_open(raw, open_key="k")["t"] == "opened"
+    assert ask_open(raw, idempotency_key="k")["t"] == "opened"
 
 
 @pytest.mark.parametrize("lost", ["lose_requests", "lose_replies"])

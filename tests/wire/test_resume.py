@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim_stream.config import DecodingConfig, SamplingConfig
+from sim_stream.config import SamplingConfig
 from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SessionClosed
 from sim_stream.recording.archive import KEY_FILE, RecordedSessions
 from sim_stream.recording.load import load
@@ -29,7 +29,7 @@ from sim_stream.wire.server.archive import sign
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
 from tests.wire.test_security import Realm
-from tests.wire.toy import PRESET, ToyRuntime, drive, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames, toy_spec
 
 FRAMES = prompt_frames()
 
@@ -40,12 +40,12 @@ class RecordingServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.endpoint = "tcp://127.0.0.1:0"
-        self.runtime = ToyRuntime()
+        self.runtime = ToyModel()
         self._stack = ExitStack()
         self.start()
 
-    def start(self, runtime: ToyRuntime | None = None, form: str = "ffv1", **options: Any) -> None:
-        self.runtime = runtime or ToyRuntime()
+    def start(self, runtime: ToyModel | None = None, form: str = "ffv1", **options: Any) -> None:
+        self.runtime = runtime or ToyModel()
         recorder = self._stack.enter_context(Recorder(self.folder, by="server", form=form))
         archive = RecordedSessions(self.folder)
         server = StreamServer(
@@ -61,7 +61,7 @@ class RecordingServer:
         for raw in told:
             assert (raw.receive()["rid"]) == 0
 
-    def restart(self, *told: RawClient, runtime: ToyRuntime | None = None, **options: Any) -> None:
+    def restart(self, *told: RawClient, runtime: ToyModel | None = None, **options: Any) -> None:
         self.stop(*told)
         self.start(runtime, **options)
 
@@ -100,7 +100,7 @@ def raw_to() -> Iterator[Callable[[str], RawClient]]:
 def uninterrupted(steps: int, **start: Any) -> list[np.ndarray]:
     """The frames of that drive on a server that nothing happens to, the closing one last."""
     with (
-        StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server,
+        StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as server,
         StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
         client.open(FRAMES, **start) as session,
     ):
@@ -113,11 +113,8 @@ def uninterrupted(steps: int, **start: Any) -> list[np.ndarray]:
     "start",
     [
         {"seed": 5},
-        {"lookahead": 0, "actions": [None, drive(1)[0]]},
-        {
-            "sampling": SamplingConfig(top_k=3, temperature=0.5),
-            "decoding": DecodingConfig(strategy="jacobi", window=8),
-        },
+        {"lookahead": 0, "prompt_inputs": [None, drive(1)[0]]},
+        {"options": {"top_k": 3, "temperature": 0.5, "strategy": "jacobi", "window": 8}},
     ],
 )
 def test_session_goes_on_with_equal_frames_after_a_restart(recording, connected, start):
@@ -132,7 +129,7 @@ def test_session_goes_on_with_equal_frames_after_a_restart(recording, connected,
     images += [] if last is None else [last.image]
     np.testing.assert_array_equal(images, uninterrupted(7, **start))
     recording.stop()
-    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
+    with StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as server:
         whole = recording.recordings()[-1]
         report = replay(load(whole), server.endpoint)
     assert report.same and report.complete and report.frames == len(images)
@@ -207,7 +204,7 @@ def test_reply_that_was_recorded_but_lost_comes_after_the_restart(recording, raw
     resumed = raw.ask({"t": "resume", "resume_token": opened["resume_token"]})
     assert (resumed["t"], resumed["sid"], resumed["committed_step"]) == ("opened", opened["sid"], 1)
     again = raw.ask(step)
-    assert (again["frame"]["step"], again["parts"]) == (1, first["parts"])
+    assert (again["frames"][-1]["step"], again["parts"]) == (1, first["parts"])
     assert raw.ask(step | {"step": 2})["committed_step"] == 2
 
 
@@ -253,7 +250,7 @@ def test_what_cannot_be_resumed_says_why(recording, raw_to):
     recording.restart(raw)
     assert "was closed" in refused(closed["resume_token"])
     assert "was not recorded" in refused(never)
-    recording.restart(raw, runtime=ToyRuntime(weights_sha256="1" * 64))
+    recording.restart(raw, runtime=ToyModel(toy_spec(weights_sha256="1" * 64)))
     assert "this server runs toy, weights 111" in refused(other["resume_token"])
     for prompt in recording.folder.glob("*.prompt-0.mkv"):
         prompt.unlink()
@@ -267,7 +264,7 @@ def test_what_the_first_server_chose_stays_whatever_the_next_ones_would(recordin
     images = [session.step(action).image for action in drive(3)[:1]]
     warmer = replace(PRESET, sampling=SamplingConfig(top_k=7, temperature=0.1))
     for action in drive(3)[1:]:
-        recording.restart(runtime=ToyRuntime(preset=warmer))
+        recording.restart(runtime=ToyModel(toy_spec(warmer)))
         images.append(session.step(action).image)
     np.testing.assert_array_equal(images, uninterrupted(3)[1:-1])
 
@@ -284,15 +281,15 @@ def test_every_format_can_be_resumed_and_gone_on_in(recording, connected, forms)
     np.testing.assert_array_equal(images, uninterrupted(4)[1:-1])
 
 
-def test_token_and_open_key_of_another_clients_key_are_worth_nothing(recording):
+def test_token_and_idempotency_key_of_another_clients_key_are_worth_nothing(recording):
     realm = Realm(recording.folder)
     recording.restart(guard=realm.guard())
     with (
         closing(realm.raw(recording, "alice")) as alice,
         closing(realm.raw(recording, "bob")) as bob,
     ):
-        opened = alice.ask_open(open_key="k")
-        assert bob.ask_open(open_key="k")["sid"] != opened["sid"]
+        opened = alice.ask_open(idempotency_key="k")
+        assert bob.ask_open(idempotency_key="k")["sid"] != opened["sid"]
         resume = {"t": "resume", "resume_token": opened["resume_token"]}
         for told in ((), (alice, bob)):
             if told:
@@ -306,7 +303,7 @@ def test_frame_that_does_not_come_out_as_recorded_ends_the_resumption(recording,
     session = connected().open(FRAMES)
     session.step()
     session.step()
-    other = ToyRuntime()  # a machine that computes otherwise
+    other = ToyModel()  # a machine that computes otherwise
     other.hooks.predict = lambda session, step: session.states.append(b"other")
     recording.restart(runtime=other)
     with pytest.raises(RemoteError, match="does not come out as it was recorded"):
@@ -359,7 +356,7 @@ def test_resetting_and_forking_survive_restarts(recording, connected):
     assert (frame.step, ours.step, theirs.step) == (1, 2, 2)
     np.testing.assert_array_equal(ours.image, theirs.image)
     with (
-        StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server,
+        StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as server,
         StreamClient(server.endpoint) as other,
         other.open(prompt_frames(key=2), seed=9) as alone,
     ):
@@ -413,7 +410,7 @@ def test_long_session_is_waited_for_as_long_as_its_server_moves(recording, conne
     session = connected(timeout_s=1.0, resume_s=1.0).open(FRAMES)
     for _ in range(60):
         session.step()
-    slow = ToyRuntime()
+    slow = ToyModel()
     slow.hooks.predict = lambda session, step: time.sleep(0.05)
     recording.restart(runtime=slow)  # 3 s at least
     assert session.step().step == 61
@@ -589,7 +586,7 @@ def test_session_survives_two_hundred_restarts(recording, raw_to):
     recording.stop()
     assert len(list(recording.folder.glob("*.jsonl"))) == 201
     (last,) = recording.folder.glob("*-200.jsonl")
-    with StreamServer(ToyRuntime(), bind="tcp://127.0.0.1:0") as server:
+    with StreamServer(ToyModel(), bind="tcp://127.0.0.1:0") as server:
         report = replay(load(last), server.endpoint)
     assert report.same and report.frames == 5
     recording.start()

@@ -1,8 +1,8 @@
-"""A small, real runtime for the wire's tests: numpy images in place of models.
+"""A small, real model for the wire's tests: numpy images in place of networks.
 
-Fulfils ``sim_stream.wire.engine`` with the semantics of ``sim_stream.runtime``: frame n is a
-function of prompt, seed and the actions up to n; with a lookahead the pixels of frame n-1 also
-depend on frame n. ``Hooks`` lets a test hold or break the engine at a chosen step.
+Fulfils ``sim_stream.stream_model`` with the semantics of the token pipeline: frame n is a function
+of prompt, seed and the inputs up to n; with a lookahead the pixels of frame n-1 also depend on
+frame n. ``Hooks`` lets a test hold or break the engine at a chosen step.
 """
 
 from __future__ import annotations
@@ -12,19 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from sim_stream.config import (
-    POCKET,
-    Action,
-    DecodingConfig,
-    FrameSize,
-    Preset,
-    SamplingConfig,
-    SessionConfig,
-)
+from sim_stream.config import POCKET, Action, FrameSize, Preset, SamplingConfig, SessionConfig
 from sim_stream.errors import InvalidInput
 from sim_stream.expects import CameraPose, Expects
+from sim_stream.pipelines.tokens.spec import spec_of
+from sim_stream.spec import NO_INPUTS, Inputs, StreamSpec
+from sim_stream.stream_model import Chunk
 
 SIZE = 32
 PRESET = replace(
@@ -41,6 +37,22 @@ EXPECTS = Expects(
     actions={"speed_mps": "end", "yaw_rate_radps": "mean"},
 )
 OWN_DB, FOREIGN_DB = 31.5, 14.875
+
+
+def toy_spec(preset: Preset = PRESET, expects: Expects = EXPECTS, **changes: Any) -> StreamSpec:
+    """What the token pipeline says of a preset; ``changes`` to the spec's fields."""
+    spec = spec_of(
+        preset,
+        expects,
+        model_id="toy",
+        weights_sha256="0" * 64,
+        decoding=preset.decoding,
+        lookahead=preset.session.lookahead,
+    )
+    return msgspec.structs.replace(spec, **changes)
+
+
+SPEC = toy_spec()
 
 
 def nothing(session: ToySession, step: int) -> None:
@@ -60,26 +72,18 @@ class Hooks:
     passes: Callable[[ToySession], int] = lambda session: 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToyFrame:
-    image: np.ndarray
-    step: int
-    frame_id: int
-    lag_frames: int
-    final: bool
-    approximated: bool
-    inflated: bool
-    accepted: tuple[int, ...]
-    timings_ns: dict[str, int]
+def plain(inputs: Inputs) -> list[tuple[str, object]]:
+    """In an order of their own; numbers as they come over the wire."""
+    return sorted((n, v if isinstance(v, str) else float(v)) for n, v in inputs.items())  # type: ignore[arg-type]
 
 
 def digest(*values: Any) -> bytes:
     return hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
 
 
-def paint(frame: FrameSize, left: bytes, right: bytes | None) -> np.ndarray:
+def paint(shape: tuple[int, ...], left: bytes, right: bytes | None) -> np.ndarray:
     key = int.from_bytes(digest(left, right), "little")
-    return np.random.default_rng(key).integers(0, 256, frame.shape, np.uint8)
+    return np.random.default_rng(key).integers(0, 256, shape, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -90,19 +94,18 @@ class ToyPending:
     right: bytes | None
     frame_id: int
     final: bool
+    prompt_psnr_db: float | None = None
 
-    def render(self) -> ToyFrame:
-        self.session.runtime.hooks.render(self.session, self.step)
-        return ToyFrame(
-            image=paint(self.session.runtime.preset.vq.frame, self.left, self.right),
-            step=self.step,
-            frame_id=self.frame_id,
+    def render(self) -> Chunk:
+        self.session.model.hooks.render(self.session, self.step)
+        return Chunk(
+            images=paint(self.session.model.spec.frame_shape, self.left, self.right)[None],
+            first_frame_id=self.frame_id,
             lag_frames=self.step - self.frame_id,
             final=self.final,
-            approximated=False,
-            inflated=False,
-            accepted=(256,),
+            stats={"accepted": (256,)},
             timings_ns={"world_model": 2, "video_decode": 3},
+            prompt_psnr_db=self.prompt_psnr_db,
         )
 
 
@@ -113,7 +116,7 @@ class ToyPrediction:
 
     @property
     def done(self) -> bool:
-        return self.pending.session.runtime.passes >= self.done_at
+        return self.pending.session.model.passes >= self.done_at
 
     def result(self) -> ToyPending:
         return self.pending
@@ -121,88 +124,101 @@ class ToyPrediction:
 
 @dataclass
 class ToySession:
-    runtime: ToyRuntime
+    model: ToyModel
     lookahead: int
     committed_step: int = -1
     states: list[bytes] = field(default_factory=list)
     closed: bool = False
-    prompt_psnr_db: float = 0.0
+    seed: int | None = None  # of a fork that has one of its own
 
     def reset(
         self,
         frames_THWC: np.ndarray,
         *,
         seed: int,
-        text: str | None = None,
-        actions: Sequence[Action | None] | None = None,
-        sampling: SamplingConfig | None = None,
-        decoding: DecodingConfig | None = None,
-    ) -> ToyFrame:
-        if text is not None and text != self.runtime.preset.prompt:
-            raise InvalidInput("text", text, "null")
+        inputs: Inputs = NO_INPUTS,
+        prompt_inputs: Sequence[Inputs] = (),
+        options: Inputs = NO_INPUTS,
+    ) -> Chunk:
         prompt = hashlib.blake2b(frames_THWC.tobytes(), digest_size=8).digest()
-        preset = self.runtime.preset
-        how = (sampling or preset.sampling, decoding or preset.decoding)
-        self.states = [digest(prompt, seed, actions, *how)]
+        how = plain({**self.model.spec.defaults, **options})
+        led_to = [plain(one) for one in prompt_inputs]
+        self.states, self.seed = [digest(prompt, seed, led_to, how)], None
         self.committed_step = 0
-        self.prompt_psnr_db = OWN_DB if np.ptp(frames_THWC) else FOREIGN_DB  # of one colour
-        return ToyPending(self, 0, self.states[0], None, 0, self.lookahead == 0).render()
+        psnr_db = OWN_DB if np.ptp(frames_THWC) else FOREIGN_DB  # of one colour
+        final = self.lookahead == 0
+        return ToyPending(self, 0, self.states[0], None, 0, final, psnr_db).render()
 
     @property
     def takes_deadline(self) -> bool:
         return False
 
-    def begin(
-        self, action: Action | None = None, *, deadline_ms: float | None = None
-    ) -> ToyPrediction:
-        done_at = self.runtime.passes + self.runtime.hooks.passes(self)
-        return ToyPrediction(self.predict(action, deadline_ms=deadline_ms), done_at)
+    def begin(self, inputs: Inputs, *, deadline_ms: float | None = None) -> ToyPrediction:
+        done_at = self.model.passes + self.model.hooks.passes(self)
+        return ToyPrediction(self.predict(inputs, deadline_ms=deadline_ms), done_at)
 
-    def settle(self) -> None:
-        self.runtime.settled += 1
+    def prefill_ahead(self) -> None:
+        self.model.prefilled += 1
 
     def predict(
-        self, action: Action | None = None, *, deadline_ms: float | None = None
+        self, inputs: Inputs | Action | None = None, *, deadline_ms: float | None = None
     ) -> ToyPending:
-        if action is not None and action.speed_mps == SPEED_REFUSED_MPS:
-            raise InvalidInput("action.speed_mps", action.speed_mps, "less than 999")
+        values = named(inputs)
+        if values.get("speed_mps") == SPEED_REFUSED_MPS:
+            raise InvalidInput("inputs.speed_mps", SPEED_REFUSED_MPS, "less than 999")
         step = self.committed_step + 1
-        self.runtime.hooks.predict(self, step)
-        self.states.append(digest(self.states[-1], action))
+        self.model.hooks.predict(self, step)
+        own = () if self.seed is None else (self.seed,)
+        self.states.append(digest(self.states[-1], plain(values), *own))
         self.committed_step = step
         if self.lookahead == 0:
             return ToyPending(self, step, self.states[step], None, step, True)
         return ToyPending(self, step, self.states[step - 1], self.states[step], step - 1, True)
 
-    def step(self, action: Action | None = None, *, deadline_ms: float | None = None) -> ToyFrame:
-        return self.predict(action, deadline_ms=deadline_ms).render()
+    def step(
+        self, inputs: Inputs | Action | None = None, *, deadline_ms: float | None = None
+    ) -> ToyFrame:
+        return ToyFrame(self.predict(inputs, deadline_ms=deadline_ms).render())
 
-    def flush(self) -> ToyFrame | None:
+    def flush(self) -> Chunk | None:
         if self.lookahead == 0 or self.committed_step == 0:
             return None
         step = self.committed_step
         return ToyPending(self, step, self.states[step], None, step, True).render()
 
-    def fork(self) -> ToySession:
-        self.runtime.sessions_open += 1
-        return replace(self, states=list(self.states))
+    def fork(self, *, seed: int | None = None) -> ToySession:
+        self.model.sessions_open += 1
+        chosen = self.seed if seed is None else seed
+        return replace(self, states=list(self.states), seed=chosen)
 
     def close(self) -> None:
         if not self.closed:
             self.closed = True
-            self.runtime.sessions_open -= 1
-            self.runtime.hooks.close(self, self.committed_step)
+            self.model.sessions_open -= 1
+            self.model.hooks.close(self, self.committed_step)
+
+
+@dataclass(frozen=True)
+class ToyFrame:
+    """A chunk of one frame, for tests that compare pixels."""
+
+    chunk: Chunk
+
+    @property
+    def image(self) -> np.ndarray:
+        return self.chunk.images[-1]
+
+    @property
+    def frame_id(self) -> int:
+        return self.chunk.first_frame_id
 
 
 @dataclass
-class ToyRuntime:
-    preset: Preset = PRESET
-    model_id: str = "toy"
-    weights_sha256: str = "0" * 64
-    expects: Expects = EXPECTS
+class ToyModel:
+    spec: StreamSpec = SPEC
     hooks: Hooks = field(default_factory=Hooks)
     sessions_open: int = 0
-    settled: int = 0
+    prefilled: int = 0
     passes: int = 0
 
     def advance(self) -> None:
@@ -210,7 +226,15 @@ class ToyRuntime:
 
     def open_session(self, *, lookahead: int | None = None) -> ToySession:
         self.sessions_open += 1
-        return ToySession(self, self.preset.session.lookahead if lookahead is None else lookahead)
+        return ToySession(self, self.spec.lookaheads[0] if lookahead is None else lookahead)
+
+
+def named(inputs: Inputs | Action | None) -> dict[str, Any]:
+    if inputs is None:
+        return {}
+    if isinstance(inputs, Action):
+        return {"speed_mps": inputs.speed_mps, "yaw_rate_radps": inputs.yaw_rate_radps}
+    return dict(inputs)
 
 
 def prompt_frames(count: int = 2, *, size: int = SIZE, key: int = 0) -> np.ndarray:

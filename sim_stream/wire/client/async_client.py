@@ -12,25 +12,24 @@ Imports no torch; knows the protocol, not the models.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import zmq
 
-from sim_stream.config import DecodingConfig, SamplingConfig
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.client.async_connection import AsyncConnection
 from sim_stream.wire.client.blocking_client import RESUME_S, check_patience
-from sim_stream.wire.client.checks import ActionLike
-from sim_stream.wire.client.frame import RemoteFrame
+from sim_stream.wire.client.checks import InputsLike
+from sim_stream.wire.client.frame import RemoteChunk
 from sim_stream.wire.client.link import request_status, say_hello
 from sim_stream.wire.client.operations import run_async
 from sim_stream.wire.client.owner import NotCopied
 from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S
 from sim_stream.wire.client.start import Opening, Start
-from sim_stream.wire.client.stream import Stream, open_stream
+from sim_stream.wire.client.stream import Stream, first_chunk, open_stream
 from sim_stream.wire.endpoints import require_endpoint
 from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.messages import HelloOk, Status
@@ -68,13 +67,21 @@ class AsyncRemoteSession(NotCopied):
         return self._stream.sid
 
     @property
-    def frame(self) -> RemoteFrame:
-        """The frame of the opening or the last reset; after ``fork`` the parent's last."""
-        return self._stream.frame
+    def frame(self) -> RemoteChunk:
+        """What the opening or the last reset showed; after ``fork`` the parent's last.
+
+        Raises InvalidInput where the session began without prompt frames.
+        """
+        return first_chunk(self._stream)
+
+    @property
+    def seed(self) -> int:
+        """Of its noise from here on."""
+        return self._stream.seed
 
     @property
     def prompt_psnr_db(self) -> float | None:
-        """Of the last prompt frame and ``frame`` 0, its reconstruction; None: the server is older.
+        """Of the last prompt frame and ``frame`` 0, its reconstruction; None: the model has none.
 
         A fork has its parent's.
         """
@@ -84,7 +91,7 @@ class AsyncRemoteSession(NotCopied):
     def prompt_is_foreign(self) -> bool:
         """Whether the model cannot show its prompt, so that the drive will collapse; logged once.
 
-        False where the weights do not say what they can show (``info.prompt_psnr_min_db``).
+        False where the weights do not say what they can show (``info.spec``).
         """
         return self._stream.prompt_is_foreign
 
@@ -100,66 +107,61 @@ class AsyncRemoteSession(NotCopied):
 
     async def step(
         self,
-        action: ActionLike | None = None,
+        inputs: InputsLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
-    ) -> RemoteFrame:
+    ) -> RemoteChunk:
         """Predicts one frame further. After ConnectionLost, or when cancelled while it waits, the
         step is still in flight: ``receive`` asks for it again."""
-        operation = self._stream.step(action, sim_time_us, deadline_ms)
+        operation = self._stream.step(inputs, sim_time_us, deadline_ms)
         return await run_async(operation, self._connection)
 
     async def send_step(
         self,
-        action: ActionLike | None = None,
+        inputs: InputsLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
     ) -> int:
         """Sends a step without waiting for its frame; its number."""
-        operation = self._stream.send_step(action, sim_time_us, deadline_ms)
+        operation = self._stream.send_step(inputs, sim_time_us, deadline_ms)
         return await run_async(operation, self._connection)
 
-    async def receive(self) -> RemoteFrame:
+    async def receive(self) -> RemoteChunk:
         """The reply to the oldest step in flight; asks again when it was lost before."""
         return await run_async(self._stream.receive(), self._connection)
 
     async def reset(
         self,
-        frames: Any,
+        frames: Any = None,
         *,
         seed: int = 0,
-        actions: Sequence[ActionLike | None] | None = None,
-        text: str | None = None,
-        sampling: SamplingConfig | None = None,
-        decoding: DecodingConfig | None = None,
-    ) -> RemoteFrame:
-        """Starts anew from context frames; steps count from 1 again."""
+        inputs: InputsLike | None = None,
+        prompt_inputs: Sequence[InputsLike | None] | None = None,
+        options: Mapping[str, float | str] | None = None,
+    ) -> RemoteChunk | None:
+        """Starts anew from prompt frames; steps count from 1 again."""
         start = Start(
-            frames=frames,
-            seed=seed,
-            actions=actions,
-            text=text,
-            sampling=sampling,
-            decoding=decoding,
+            frames=frames, seed=seed, inputs=inputs, prompt_inputs=prompt_inputs, options=options
         )
         return await run_async(self._stream.reset(start), self._connection)
 
-    def fork(self) -> SessionToCome:
-        """A second session that continues from here, independent of this one."""
-        return SessionToCome(self._fork())
+    def fork(self, *, seed: int | None = None) -> SessionToCome:
+        """A second session that continues from here, independent of this one; ``seed``: of noise of
+        its own."""
+        return SessionToCome(self._fork(seed))
 
-    async def _fork(self) -> AsyncRemoteSession:
-        stream = await run_async(self._stream.fork(), self._connection)
+    async def _fork(self, seed: int | None) -> AsyncRemoteSession:
+        stream = await run_async(self._stream.fork(seed), self._connection)
         return AsyncRemoteSession(self._connection, stream)
 
     async def status(self) -> Status:
         """The server's progress; asking keeps the session from expiring."""
         return await run_async(self._stream.status(), self._connection)
 
-    async def close(self) -> RemoteFrame | None:
-        """Ends the session; the last frame, when the lookahead still held one. Idempotent."""
+    async def close(self) -> RemoteChunk | None:
+        """Ends the session; the last frames, when the lookahead still held some. Idempotent."""
         if self._connection.elsewhere:
             return None
         return await run_async(self._stream.close(), self._connection)
@@ -262,25 +264,19 @@ class AsyncStreamClient(NotCopied):
 
     def open(
         self,
-        frames: Any,
+        frames: Any = None,
         *,
         seed: int = 0,
-        actions: Sequence[ActionLike | None] | None = None,
-        text: str | None = None,
-        sampling: SamplingConfig | None = None,
-        decoding: DecodingConfig | None = None,
+        inputs: InputsLike | None = None,
+        prompt_inputs: Sequence[InputsLike | None] | None = None,
+        options: Mapping[str, float | str] | None = None,
         lookahead: int | None = None,
         record: bool | None = None,
         mode: str = "lockstep",
     ) -> SessionToCome:
-        """Opens a session on context frames, uint8 [T, H, W, 3] (``StreamClient.open``)."""
+        """Opens a session on prompt frames, uint8 [T, H, W, 3] (``StreamClient.open``)."""
         start = Start(
-            frames=frames,
-            seed=seed,
-            actions=actions,
-            text=text,
-            sampling=sampling,
-            decoding=decoding,
+            frames=frames, seed=seed, inputs=inputs, prompt_inputs=prompt_inputs, options=options
         )
         return SessionToCome(
             self._open(Opening(start=start, lookahead=lookahead, record=record, mode=mode))

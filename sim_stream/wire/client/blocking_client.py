@@ -9,7 +9,7 @@ thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +17,11 @@ from typing import Any
 
 import zmq
 
-from sim_stream.config import DecodingConfig, SamplingConfig, require_finite
+from sim_stream.config import require_finite
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.wire.client.blocking_connection import Connection
-from sim_stream.wire.client.checks import ActionLike
-from sim_stream.wire.client.frame import RemoteFrame
+from sim_stream.wire.client.checks import InputsLike
+from sim_stream.wire.client.frame import RemoteChunk, RemoteFrame
 from sim_stream.wire.client.link import request_status, say_hello
 from sim_stream.wire.client.operations import run
 from sim_stream.wire.client.owner import NotCopied
@@ -34,7 +34,7 @@ from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.messages import HelloOk, Status
 from sim_stream.wire.observe import Observer
 
-__all__ = ["RemoteFrame", "RemoteSession", "StreamClient"]
+__all__ = ["RemoteChunk", "RemoteFrame", "RemoteSession", "StreamClient"]
 
 # How long a session may take to come back when its server was restarted.
 RESUME_S = 60.0
@@ -112,33 +112,28 @@ class StreamClient(NotCopied):
 
     def open(
         self,
-        frames: Any,
+        frames: Any = None,
         *,
         seed: int = 0,
-        actions: Sequence[ActionLike | None] | None = None,
-        text: str | None = None,
-        sampling: SamplingConfig | None = None,
-        decoding: DecodingConfig | None = None,
+        inputs: InputsLike | None = None,
+        prompt_inputs: Sequence[InputsLike | None] | None = None,
+        options: Mapping[str, float | str] | None = None,
         lookahead: int | None = None,
         record: bool | None = None,
         mode: str = "lockstep",
     ) -> RemoteSession:
-        """Opens a session on context frames, uint8 [T, H, W, 3], oldest first.
+        """Opens a session on prompt frames, uint8 [T, H, W, 3], oldest first.
 
-        ``actions``: what led to each of them, None where unknown. None for ``text``, ``sampling``,
-        ``decoding`` and ``lookahead`` takes the server's. ``lookahead`` 1: the reply to step n
-        shows frame n-1, decoded with both neighbours; 0: frame n at once, without its right
-        neighbour. ``record``: True asks for a server that records, False not to be recorded.
+        What may be given is in ``info.spec``: ``inputs`` are the session's, ``prompt_inputs`` the
+        step inputs that led to each prompt frame (None: unknown), ``options`` others than the
+        defaults; None for ``frames`` where the model starts from none. ``lookahead`` n: the reply
+        to a step shows what was predicted n steps before, decoded with what followed; None takes
+        the server's. ``record``: True asks for a server that records, False not to be recorded.
         ``mode`` "realtime": the server takes the newest step, one a period at most; ``send_step``
         at any pace, and ``receive`` gives the frames of the steps that were taken.
         """
         start = Start(
-            frames=frames,
-            seed=seed,
-            actions=actions,
-            text=text,
-            sampling=sampling,
-            decoding=decoding,
+            frames=frames, seed=seed, inputs=inputs, prompt_inputs=prompt_inputs, options=options
         )
         what = Opening(start=start, lookahead=lookahead, record=record, mode=mode)
         opening = open_stream(self._connection, self._observer, what)

@@ -1,55 +1,100 @@
 """What a client checks before it sends: the server would refuse it, too, but a round trip later.
 
-All raise InvalidInput naming the field. Knows no sockets.
+Values are checked by the server's own spec (``wire.inputs``), everything else here. All raise
+InvalidInput naming the field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from sim_stream.config import (
-    Action,
-    DecodingConfig,
-    SamplingConfig,
-    require_finite,
-    require_integer,
-)
+from sim_stream.config import Action, require_integer
 from sim_stream.errors import InvalidInput
-from sim_stream.wire.messages import MODES, HelloOk, WireAction, WireDecoding, WireSampling
+from sim_stream.spec import AnyField, Inputs, NumberField, StreamSpec, Value, no_frames
+from sim_stream.wire.inputs import StartValues, check_start, check_step
+from sim_stream.wire.messages import MODES
 
-TEXT_CHARS = 4096
-# What a step takes for an action: a pair is (speed_mps, yaw_rate_radps), as policies return them.
-ActionLike: TypeAlias = Action | Sequence[float] | npt.NDArray[Any]
+# What a step takes: its inputs by name; an Action, or a dataclass with fields of those names; or
+# the spec's numbers in their order, as policies return them: (speed_mps, yaw_rate_radps).
+InputsLike: TypeAlias = Mapping[str, Any] | Action | Sequence[float] | npt.NDArray[Any]
 
 
-def wire_frames(frames: Any, info: HelloOk) -> npt.NDArray[np.uint8]:
-    """Context frames as one uint8 array [T, H, W, 3]; a list of images is stacked."""
+def wire_start(
+    spec: StreamSpec, frames: Any, inputs: Any, prompt_inputs: Any, options: Any
+) -> StartValues:
+    """What an open or reset starts from, checked by the spec."""
+    array = as_frames(frames, spec)
+    start = StartValues(
+        frames=array,
+        inputs=named("inputs", inputs, spec.session_inputs),
+        prompt_inputs=_of_prompt(prompt_inputs, len(array), spec),
+        options=named("options", options, spec.options),
+    )
+    check_start(spec, start)
+    return start
+
+
+def wire_step(spec: StreamSpec, inputs: InputsLike | None) -> Inputs:
+    """A step's inputs by name, checked by the spec."""
+    values = named("inputs", inputs, spec.step_inputs)
+    check_step(spec, values)
+    return values
+
+
+def as_frames(frames: Any, spec: StreamSpec) -> npt.NDArray[np.uint8]:
+    """Prompt frames as one array; a list of images is stacked, None is none."""
+    if frames is None:
+        return no_frames(spec)
     try:
-        array = np.asarray(frames)
+        array: npt.NDArray[np.uint8] = np.asarray(frames)
     except ValueError as error:  # images of different shapes
         raise InvalidInput("frames", error, "images of one shape") from error
-    if array.dtype != np.uint8:
-        raise InvalidInput("frames.dtype", array.dtype, "uint8")
-    if array.ndim != 4 or array.shape[1:] != info.frame_shape:
-        height, width, channels = info.frame_shape
-        raise InvalidInput("frames.shape", array.shape, f"[T, {height}, {width}, {channels}]")
-    if not info.context_min <= len(array) <= info.context_max:
-        raise InvalidInput("frames", len(array), f"{info.context_min}..{info.context_max} frames")
+    if not array.size and array.shape[:1] == (0,):
+        return no_frames(spec)
     return array
+
+
+def named(where: str, given: Any, fields: Sequence[AnyField]) -> dict[str, Value]:
+    """Values by their names; what is None is left out."""
+    if given is None:
+        return {}
+    if is_dataclass(given) and not isinstance(given, type):
+        given = asdict(given)
+    if isinstance(given, Mapping):
+        for name in given:
+            if not isinstance(name, str):
+                raise InvalidInput(where, name, "names and their values")
+        return {name: _plain(value) for name, value in given.items() if value is not None}
+    numbers = [field.name for field in fields if isinstance(field, NumberField)]
+    flat = isinstance(given, tuple | list) or (isinstance(given, np.ndarray) and given.ndim == 1)
+    if not flat or len(given) != len(numbers):
+        names = ", ".join(field.name for field in fields) or "nothing: this model takes none"
+        or_numbers = f", or the numbers ({', '.join(numbers)})" if numbers else ""
+        raise InvalidInput(where, given, f"a mapping of {names}{or_numbers}")
+    in_order = dict(zip(numbers, given, strict=True))
+    for name, value in in_order.items():
+        if value is None:
+            raise InvalidInput(f"{where}.{name}", None, "a number; None in place of all is none")
+    return {name: _plain(value) for name, value in in_order.items()}
 
 
 def wire_seed(seed: Any) -> int:
     return require_integer("seed", seed, 0, 2**64 - 1, "an integer, 0..2**64 - 1")
 
 
-def wire_lookahead(lookahead: Any) -> Literal[0, 1] | None:
+def wire_lookahead(lookahead: Any, spec: StreamSpec) -> int | None:
     if lookahead is None:
         return None
-    return 1 if require_integer("lookahead", lookahead, 0, 1, "0, 1 or None") else 0
+    allowed = f"{' or '.join(map(str, sorted(spec.lookaheads)))}, or None"
+    value = require_integer("lookahead", lookahead, 0, max(spec.lookaheads), allowed)
+    if value not in spec.lookaheads:
+        raise InvalidInput("lookahead", lookahead, allowed)
+    return value
 
 
 def wire_sim_time_us(sim_time_us: Any) -> int | None:
@@ -78,57 +123,22 @@ def wire_record(record: Any) -> bool | None:
     return record
 
 
-def wire_action(action: Any, info: HelloOk, field: str = "action") -> WireAction | None:
-    if action is None:
-        return None
-    if not info.takes_actions:
-        raise InvalidInput(field, action, f"None: {info.model_id} takes no actions")
-    if isinstance(action, Action):
-        return WireAction.of(action)
-    pair = isinstance(action, tuple | list) or (isinstance(action, np.ndarray) and action.ndim == 1)
-    if not pair or len(action) != 2:
-        allowed = "an Action, a pair (speed_mps, yaw_rate_radps), or None"
-        raise InvalidInput(field, action, allowed)
-    speed_mps, yaw_rate_radps = action
-    return WireAction(
-        speed_mps=require_finite(f"{field}.speed_mps", speed_mps),
-        yaw_rate_radps=require_finite(f"{field}.yaw_rate_radps", yaw_rate_radps),
-    )
+def _of_prompt(given: Any, frames: int, spec: StreamSpec) -> list[Inputs]:
+    if given is None:
+        return []
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Sequence | np.ndarray):
+        raise InvalidInput("prompt_inputs", given, f"a list of {frames}, one per prompt frame")
+    if len(given) not in (0, frames):
+        raise InvalidInput("prompt_inputs", len(given), f"{frames}, one per prompt frame")
+    return [
+        named(f"prompt_inputs[{index}]", one, spec.step_inputs) for index, one in enumerate(given)
+    ]
 
 
-def wire_actions(
-    actions: Sequence[ActionLike | None] | None, frames: int, info: HelloOk
-) -> list[WireAction | None] | None:
-    if actions is None:
-        return None
-    if isinstance(actions, str | bytes) or not isinstance(actions, Sequence | np.ndarray):
-        raise InvalidInput("actions", actions, f"a list of {frames}, one per context frame")
-    if len(actions) != frames:
-        raise InvalidInput("actions", len(actions), f"{frames}, one per context frame")
-    return [wire_action(action, info, f"actions[{i}]") for i, action in enumerate(actions)]
-
-
-def wire_text(text: Any) -> str | None:
-    if text is not None and not isinstance(text, str):
-        raise InvalidInput("text", type(text).__name__, "a str or None")
-    if text is not None and len(text) > TEXT_CHARS:
-        raise InvalidInput("text", f"{len(text)} characters", f"{TEXT_CHARS} at most")
-    return text
-
-
-def wire_decoding(decoding: Any) -> WireDecoding | None:
-    if decoding is None:
-        return None
-    if not isinstance(decoding, DecodingConfig):
-        raise InvalidInput("decoding", decoding, "a DecodingConfig or None")
-    return WireDecoding(
-        strategy=decoding.strategy,  # type: ignore[arg-type]
-        window=int(decoding.window),
-        k=int(decoding.k),
-    )
-
-
-def wire_sampling(sampling: Any) -> WireSampling | None:
-    if sampling is not None and not isinstance(sampling, SamplingConfig):
-        raise InvalidInput("sampling", sampling, "a SamplingConfig or None")
-    return WireSampling.of(sampling)
+def _plain(value: Any) -> Value:
+    """Arrays of no dimension and numpy's numbers as Python's."""
+    if isinstance(value, np.ndarray):
+        array: Value = np.ascontiguousarray(value) if value.ndim else value.item()
+        return array
+    plain: Value = value.item() if isinstance(value, np.generic) else value
+    return plain

@@ -108,8 +108,8 @@ class Lifeline:
                 self._token, self.cut = "", True
             raise
         self._epoch = there.server_epoch
-        for step in missing:
-            yield from ask_until_answered(step, timeout_s=timeout_s)
+        for step, arrays in missing:
+            yield from ask_until_answered(step, arrays, timeout_s=timeout_s)
         if resend is not None:
             yield from resend()
 

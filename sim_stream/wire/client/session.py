@@ -6,18 +6,17 @@ sessions; a session that is dropped without a close is closed at the server all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from sim_stream.config import DecodingConfig, SamplingConfig
 from sim_stream.wire.client.blocking_connection import Connection
-from sim_stream.wire.client.checks import ActionLike
-from sim_stream.wire.client.frame import RemoteFrame
+from sim_stream.wire.client.checks import InputsLike
+from sim_stream.wire.client.frame import RemoteChunk
 from sim_stream.wire.client.operations import run
 from sim_stream.wire.client.owner import NotCopied
 from sim_stream.wire.client.start import Start
-from sim_stream.wire.client.stream import Stream
+from sim_stream.wire.client.stream import Stream, first_chunk
 from sim_stream.wire.messages import Status
 
 
@@ -52,13 +51,21 @@ class RemoteSession(NotCopied):
         return self._stream.sid
 
     @property
-    def frame(self) -> RemoteFrame:
-        """The frame of the opening or the last reset; after ``fork`` the parent's last."""
-        return self._stream.frame
+    def frame(self) -> RemoteChunk:
+        """What the opening or the last reset showed; after ``fork`` the parent's last.
+
+        Raises InvalidInput where the session began without prompt frames.
+        """
+        return first_chunk(self._stream)
+
+    @property
+    def seed(self) -> int:
+        """Of its noise from here on."""
+        return self._stream.seed
 
     @property
     def prompt_psnr_db(self) -> float | None:
-        """Of the last prompt frame and ``frame`` 0, its reconstruction; None: the server is older.
+        """Of the last prompt frame and ``frame`` 0, its reconstruction; None: the model has none.
 
         A fork has its parent's.
         """
@@ -68,7 +75,7 @@ class RemoteSession(NotCopied):
     def prompt_is_foreign(self) -> bool:
         """Whether the model cannot show its prompt, so that the drive will collapse; logged once.
 
-        False where the weights do not say what they can show (``info.prompt_psnr_min_db``).
+        False where the weights do not say what they can show (``info.spec``).
         """
         return self._stream.prompt_is_foreign
 
@@ -84,29 +91,30 @@ class RemoteSession(NotCopied):
 
     def step(
         self,
-        action: ActionLike | None = None,
+        inputs: InputsLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
-    ) -> RemoteFrame:
-        """Predicts one frame further and waits for the reply.
+    ) -> RemoteChunk:
+        """Predicts one step further and waits for the reply. ``inputs``: by name, as
+        ``info.spec.step_inputs`` says; an ``Action``; or the numbers in their order.
 
         After ConnectionLost the step is still in flight: ``receive`` asks for it again.
         """
-        return run(self._stream.step(action, sim_time_us, deadline_ms), self._connection)
+        return run(self._stream.step(inputs, sim_time_us, deadline_ms), self._connection)
 
     def send_step(
         self,
-        action: ActionLike | None = None,
+        inputs: InputsLike | None = None,
         *,
         sim_time_us: int | None = None,
         deadline_ms: int | None = None,
     ) -> int:
         """Sends a step without waiting; its number.
 
-        ``deadline_ms``: how long it may queue; with jacobi decoding, when its frame must leave.
+        ``deadline_ms``: how long it may queue; of a model that can, when its frames must leave.
         """
-        return run(self._stream.send_step(action, sim_time_us, deadline_ms), self._connection)
+        return run(self._stream.send_step(inputs, sim_time_us, deadline_ms), self._connection)
 
     def ready(self, timeout_s: float = 0.0) -> bool:
         """Whether ``receive`` would return at once; waits for that, up to ``timeout_s``."""
@@ -119,42 +127,39 @@ class RemoteSession(NotCopied):
                     return True
             return False
 
-    def receive(self) -> RemoteFrame:
+    def receive(self) -> RemoteChunk:
         """The reply to the oldest step in flight; asks again when it was lost before."""
         return run(self._stream.receive(), self._connection)
 
     def reset(
         self,
-        frames: Any,
+        frames: Any = None,
         *,
         seed: int = 0,
-        actions: Sequence[ActionLike | None] | None = None,
-        text: str | None = None,
-        sampling: SamplingConfig | None = None,
-        decoding: DecodingConfig | None = None,
-    ) -> RemoteFrame:
-        """Starts anew from context frames (``StreamClient.open``); steps count from 1 again."""
+        inputs: InputsLike | None = None,
+        prompt_inputs: Sequence[InputsLike | None] | None = None,
+        options: Mapping[str, float | str] | None = None,
+    ) -> RemoteChunk | None:
+        """Starts anew from prompt frames (``StreamClient.open``); steps count from 1 again."""
         start = Start(
-            frames=frames,
-            seed=seed,
-            actions=actions,
-            text=text,
-            sampling=sampling,
-            decoding=decoding,
+            frames=frames, seed=seed, inputs=inputs, prompt_inputs=prompt_inputs, options=options
         )
         return run(self._stream.reset(start), self._connection)
 
-    def fork(self) -> RemoteSession:
-        """A second session that continues from here, independent of this one."""
-        stream = run(self._stream.fork(), self._connection)
+    def fork(self, *, seed: int | None = None) -> RemoteSession:
+        """A second session that continues from here, independent of this one.
+
+        With equal inputs its frames are equal, unless ``seed`` gives it noise of its own.
+        """
+        stream = run(self._stream.fork(seed), self._connection)
         return RemoteSession(self._connection, stream)
 
     def status(self) -> Status:
         """The server's progress; asking keeps the session from expiring."""
         return run(self._stream.status(), self._connection)
 
-    def close(self) -> RemoteFrame | None:
-        """Ends the session; the last frame, when the lookahead still held one. Idempotent.
+    def close(self) -> RemoteChunk | None:
+        """Ends the session; the last frames, when the lookahead still held some. Idempotent.
 
         In a process forked from the client's it does nothing: the session is the other's.
         """

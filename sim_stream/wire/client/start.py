@@ -1,7 +1,4 @@
-"""What a session starts from, as its user says it.
-
-Knows no sockets.
-"""
+"""What a session starts from, as its user says it."""
 
 from __future__ import annotations
 
@@ -9,35 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sim_stream.config import DecodingConfig, SamplingConfig
+from sim_stream.spec import StreamSpec
 from sim_stream.wire.client import checks
-from sim_stream.wire.client.checks import ActionLike
+from sim_stream.wire.client.checks import InputsLike
 from sim_stream.wire.client.link import new_key
-from sim_stream.wire.engine import Image
-from sim_stream.wire.messages import HelloOk, Open
+from sim_stream.wire.framing import Arrays
+from sim_stream.wire.inputs import pack_start
+from sim_stream.wire.messages import Open
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """As ``StreamClient.open`` and ``RemoteSession.reset`` describe it; unchecked."""
 
-    frames: Any
+    frames: Any = None
     seed: int = 0
-    actions: Sequence[ActionLike | None] | None = None
-    text: str | None = None
-    sampling: SamplingConfig | None = None
-    decoding: DecodingConfig | None = None
+    inputs: InputsLike | None = None
+    prompt_inputs: Sequence[InputsLike | None] | None = None
+    options: Any = None
 
-    def fields(self, info: HelloOk) -> tuple[Image, dict[str, Any]]:
-        """The frames, and the fields of the message. Raises InvalidInput."""
-        array = checks.wire_frames(self.frames, info)
-        return array, {
-            "seed": checks.wire_seed(self.seed),
-            "text": checks.wire_text(self.text),
-            "sampling": checks.wire_sampling(self.sampling),
-            "decoding": checks.wire_decoding(self.decoding),
-            "actions": checks.wire_actions(self.actions, len(array), info),
-        }
+    def fields(self, spec: StreamSpec) -> tuple[dict[str, Any], Arrays]:
+        """The fields of the message, and its arrays. Raises InvalidInput."""
+        seed = checks.wire_seed(self.seed)
+        start = checks.wire_start(spec, self.frames, self.inputs, self.prompt_inputs, self.options)
+        fields, arrays = pack_start(start)
+        return {"seed": seed, **fields}, arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +42,13 @@ class Opening:
     record: bool | None
     mode: str
 
-    def message(self, info: HelloOk) -> tuple[Image, Open]:
-        """The frames and the request, with a key of its own. Raises InvalidInput."""
-        array, fields = self.start.fields(info)
-        return array, Open(
+    def message(self, spec: StreamSpec) -> tuple[Open, Arrays]:
+        """The request, with a key of its own, and its arrays. Raises InvalidInput."""
+        fields, arrays = self.start.fields(spec)
+        return Open(
             **fields,
-            lookahead=checks.wire_lookahead(self.lookahead),
+            lookahead=checks.wire_lookahead(self.lookahead, spec),
             record=checks.wire_record(self.record),
             mode=checks.wire_mode(self.mode),
-            open_key=new_key(),
-        )
+            idempotency_key=new_key(),
+        ), arrays

@@ -27,9 +27,9 @@ from sim_stream.errors import (
 )
 from sim_stream.expects import is_foreign, prompt_warning
 from sim_stream.wire.client import checks
-from sim_stream.wire.client.checks import ActionLike
+from sim_stream.wire.client.checks import InputsLike
 from sim_stream.wire.client.comeback import Lifeline
-from sim_stream.wire.client.frame import RemoteFrame, remote_frame
+from sim_stream.wire.client.frame import RemoteChunk, remote_chunk
 from sim_stream.wire.client.link import Link, new_key, request_status
 from sim_stream.wire.client.mailbox import Received
 from sim_stream.wire.client.operations import (
@@ -42,8 +42,8 @@ from sim_stream.wire.client.operations import (
 )
 from sim_stream.wire.client.seen import as_client_saw_it
 from sim_stream.wire.client.start import Opening, Start
-from sim_stream.wire.engine import Image
 from sim_stream.wire.framing import Arrays
+from sim_stream.wire.inputs import pack_step
 from sim_stream.wire.messages import (
     Close,
     Closed,
@@ -72,13 +72,15 @@ class _Sent:
     """A step in flight. ``again``: it was sent before."""
 
     message: Step
+    arrays: Arrays
     rid: int
     send_ns: int
     again: bool = False
 
 
 class Stream:
-    """``frame`` came with the opening, the last reset, or is the parent's last after a fork.
+    """``chunk`` came with the opening, the last reset, or is the parent's last after a fork; None:
+    the session began without prompt frames. ``seed``: of its noise from here on.
 
     ``prompt_psnr_db``: how close the last prompt frame is to its reconstruction; None: not known.
     """
@@ -88,20 +90,21 @@ class Stream:
         link: Link,
         observer: Observer | None,
         opened: Opened,
-        frame: RemoteFrame,
+        chunk: RemoteChunk | None,
         mode: str,
     ) -> None:
         self.sid = opened.sid
-        self.frame = frame
+        self.chunk = chunk
+        self.seed = opened.seed
         self.prompt_psnr_db = opened.prompt_psnr_db
         self.in_flight: deque[_Sent] = deque()
         self._link, self._observer = link, observer
         self._mode = mode
         self._next_step = opened.committed_step + 1
         self._lifeline = Lifeline(link, opened)
-        self._latest = frame
+        self._latest = chunk
         self._closed = False
-        self._last: RemoteFrame | None = None
+        self._last: RemoteChunk | None = None
         # Whoever lets go of a session without closing it leaves none at the server.
         link.sids.add(opened.sid)
         self._dropped = weakref.finalize(self, link.orphan, opened.sid)
@@ -109,28 +112,28 @@ class Stream:
     @property
     def prompt_is_foreign(self) -> bool:
         """Whether it is below what the server's model can go on from."""
-        return is_foreign(self.prompt_psnr_db, self._link.info.prompt_psnr_min_db)
+        return is_foreign(self.prompt_psnr_db, self._link.info.spec.prompt_psnr_min_db)
 
     @property
     def prompt_warning(self) -> str:
         """That in words; empty where it is not foreign."""
-        info = self._link.info
-        return prompt_warning(self.prompt_psnr_db, info.prompt_psnr_min_db, info.prompt_psnr_own_db)
+        spec = self._link.info.spec
+        return prompt_warning(self.prompt_psnr_db, spec.prompt_psnr_min_db, spec.prompt_psnr_own_db)
 
     def warn_of_prompt(self) -> None:
         if self.prompt_is_foreign:
             log.warning("%s", self.prompt_warning, extra={"sid": self.sid})
 
     def step(
-        self, action: ActionLike | None, sim_time_us: int | None, deadline_ms: int | None
-    ) -> Operation[RemoteFrame]:
+        self, inputs: InputsLike | None, sim_time_us: int | None, deadline_ms: int | None
+    ) -> Operation[RemoteChunk]:
         if self.in_flight:
             raise InvalidInput("step", f"{len(self.in_flight)} in flight", "none; receive() first")
-        yield from self.send_step(action, sim_time_us, deadline_ms)
+        yield from self.send_step(inputs, sim_time_us, deadline_ms)
         return (yield from self.receive())
 
     def send_step(
-        self, action: ActionLike | None, sim_time_us: int | None, deadline_ms: int | None
+        self, inputs: InputsLike | None, sim_time_us: int | None, deadline_ms: int | None
     ) -> Operation[int]:
         self.require_open()
         self.shed()
@@ -138,14 +141,16 @@ class Stream:
         limit = self._link.info.limits.max_in_flight if lockstep else UNANSWERED
         if len(self.in_flight) >= limit:
             raise InvalidInput("send_step", f"{len(self.in_flight)} in flight", f"{limit} at most")
+        values, arrays = pack_step(checks.wire_step(self._link.info.spec, inputs))
         message = Step(
             sid=self.sid,
             step=self._next_step,
-            action=checks.wire_action(action, self._link.info),
+            inputs=values,
             sim_time_us=checks.wire_sim_time_us(sim_time_us),
             deadline_ms=checks.wire_deadline_ms(deadline_ms),
         )
-        sent = yield from self._watched(lambda: self._send(message))
+        arrays = {name: array.copy() for name, array in arrays.items()}  # it may be sent again
+        sent = yield from self._watched(lambda: self._send(message, arrays))
         self.in_flight.append(sent)
         self._next_step += 1
         return message.step
@@ -162,7 +167,7 @@ class Stream:
         self.in_flight = waiting
         return known
 
-    def receive(self) -> Operation[RemoteFrame]:
+    def receive(self) -> Operation[RemoteChunk]:
         """In realtime that of the oldest step that was taken; the newest always is."""
         while True:
             try:
@@ -171,7 +176,7 @@ class Stream:
                 if error.code != ErrorCode.DROPPED or not self.in_flight:
                     raise
 
-    def _receive(self) -> Operation[RemoteFrame]:
+    def _receive(self) -> Operation[RemoteChunk]:
         self.require_open()
         if not self.in_flight:
             raise InvalidInput("receive", "no step in flight", "a step; send_step() first")
@@ -180,42 +185,45 @@ class Stream:
         except RemoteError as error:
             if not self._still_in_flight(error):
                 self.in_flight.popleft()
-                self._settle(error.committed_step)
+                self._resync(error.committed_step)
             raise
         sent = self.in_flight.popleft()
-        frame = self._frame(received, sent.send_ns, FrameMessage)
-        self._show(sent.message, received, frame)
-        self._settle(frame.committed_step)
-        self._lifeline.log.add(sent.message)
-        self._latest = frame
-        return frame
+        chunk = self._chunk(received, sent.send_ns, FrameMessage)
+        self._show(sent.message, received, chunk, sent.arrays)
+        self._resync(chunk.committed_step)
+        self._lifeline.log.add(sent.message, sent.arrays)
+        self._latest = chunk
+        return chunk
 
-    def reset(self, start: Start) -> Operation[RemoteFrame]:
+    def reset(self, start: Start) -> Operation[RemoteChunk | None]:
         self.require_open()
-        array, fields = start.fields(self._link.info)
+        fields, arrays = start.fields(self._link.info.spec)
         message = Reset(sid=self.sid, **fields)
         self._forget_steps()
         send_ns = time.monotonic_ns()
         timeout_s = self._link.timeout_s
         received = yield from self._watched(
-            lambda: ask(message, {"frames": array}, timeout_s=timeout_s), anew=True
+            lambda: ask(message, arrays, timeout_s=timeout_s), anew=True
         )
-        self.frame = self._latest = self._frame(received, send_ns, FrameMessage)
-        self._next_step = self.frame.committed_step + 1
-        self._lifeline.log.restart(self.frame.committed_step)
-        reply = received.message
-        self.prompt_psnr_db = reply.prompt_psnr_db if isinstance(reply, FrameMessage) else None
+        reply = expected(received, FrameMessage)
+        shown = self._chunk(received, send_ns, FrameMessage) if reply.frames else None
+        self.chunk = self._latest = shown
+        self.seed = message.seed
+        self._next_step = reply.committed_step + 1
+        self._lifeline.log.restart(reply.committed_step)
+        self.prompt_psnr_db = reply.prompt_psnr_db
         self.warn_of_prompt()
-        self._show(message, received, self.frame, array)
-        return self.frame
+        self._show(message, received, shown, arrays)
+        return shown
 
-    def fork(self) -> Operation[Stream]:
+    def fork(self, seed: int | None = None) -> Operation[Stream]:
         self.require_open()
         if self.in_flight:
             raise InvalidInput(
                 "fork", f"{len(self.in_flight)} steps in flight", "none; receive() first"
             )
-        message = Fork(sid=self.sid, open_key=new_key())
+        chosen = None if seed is None else checks.wire_seed(seed)
+        message = Fork(sid=self.sid, seed=chosen, idempotency_key=new_key())
 
         def forked() -> Operation[Stream]:
             received = yield from self._watched(lambda: self._ask(message))
@@ -224,13 +232,13 @@ class Stream:
             self._show(message, received, None)
             return stream
 
-        return (yield from or_withdrawn(self._link, message.open_key, forked()))
+        return (yield from or_withdrawn(self._link, message.idempotency_key, forked()))
 
     def status(self) -> Operation[Status]:
         self.require_open()
         return (yield from self._watched(lambda: request_status(self._link, self.sid)))
 
-    def close(self) -> Operation[RemoteFrame | None]:
+    def close(self) -> Operation[RemoteChunk | None]:
         if self._closed or self._link.closed:
             return self._last
         self._closed = True
@@ -245,8 +253,8 @@ class Stream:
                 return None  # over all the same
             raise
         self._end()
-        if expected(received, Closed).frame is not None:
-            self._last = self._frame(received, send_ns, Closed)
+        if expected(received, Closed).frames:
+            self._last = self._chunk(received, send_ns, Closed)
         self._show(message, received, self._last)
         return self._last
 
@@ -284,16 +292,16 @@ class Stream:
             )
         return received
 
-    def _send(self, message: Step, *, again: bool = False) -> Operation[_Sent]:
+    def _send(self, message: Step, arrays: Arrays, *, again: bool = False) -> Operation[_Sent]:
         send_ns = time.monotonic_ns()
-        rid: int = yield Send(message)
-        return _Sent(message, rid, send_ns, again)
+        rid: int = yield Send(message, arrays)
+        return _Sent(message, arrays, rid, send_ns, again)
 
     def _send_lost(self) -> Operation[None]:
         """Steps that were lost with the connection they were sent on, in their order."""
         for index, sent in enumerate(self.in_flight):
             if not self._link.expects(sent.rid):
-                self.in_flight[index] = yield from self._send(sent.message, again=True)
+                self.in_flight[index] = yield from self._send(sent.message, sent.arrays, again=True)
 
     def _first_reply(self) -> Operation[Received]:
         """The reply to the oldest step in flight, which is sent again when it does not come."""
@@ -335,23 +343,23 @@ class Stream:
         self,
         request: SessionRequest,
         received: Received,
-        frame: RemoteFrame | None,
-        frames: Image | None = None,
+        chunk: RemoteChunk | None,
+        arrays: Arrays | None = None,
     ) -> None:
         if self._observer is None:
             return
         reply = received.message
         if not isinstance(reply, Opened | FrameMessage | Closed):
             raise ProtocolError("reply", type(reply).__name__, "opened, frame or closed")
-        self._observer(as_client_saw_it(self._link.info, request, reply, frame, frames))
+        self._observer(as_client_saw_it(self._link.info, request, reply, chunk, arrays))
 
-    def _frame(
+    def _chunk(
         self, received: Received, send_ns: int, kind: type[FrameMessage | Closed]
-    ) -> RemoteFrame:
+    ) -> RemoteChunk:
         expected(received, kind)
-        return remote_frame(received, send_ns, self._link.info.frame_shape)
+        return remote_chunk(received, send_ns, self._link.info.spec)
 
-    def _settle(self, committed_step: int) -> None:
+    def _resync(self, committed_step: int) -> None:
         """After a refusal the next step is the server's next; those in flight fail likewise."""
         if self._mode == "lockstep" and not self.in_flight and committed_step >= 0:
             self._next_step = committed_step + 1
@@ -364,8 +372,7 @@ class Stream:
 def open_stream(link: Link, observer: Observer | None, what: Opening) -> Operation[Stream]:
     if link.closed:
         raise SessionClosed("the client is closed")
-    array, message = what.message(link.info)
-    arrays: Arrays = {"frames": array}
+    message, arrays = what.message(link.info.spec)
     send_ns = time.monotonic_ns()
 
     def opening() -> Operation[Stream]:
@@ -373,17 +380,17 @@ def open_stream(link: Link, observer: Observer | None, what: Opening) -> Operati
             message, arrays, timeout_s=link.timeout_s, anew=True
         )
         opened = as_opened(received)
-        frame = remote_frame(received, send_ns, link.info.frame_shape)
-        stream = Stream(link, observer, opened, frame, message.mode)
+        chunk = remote_chunk(received, send_ns, link.info.spec) if opened.frames else None
+        stream = Stream(link, observer, opened, chunk, message.mode)
         if observer is not None:
-            observer(as_client_saw_it(link.info, message, opened, frame, array))
+            observer(as_client_saw_it(link.info, message, opened, chunk, arrays))
         stream.warn_of_prompt()
         return stream
 
-    return (yield from or_withdrawn(link, message.open_key, opening()))
+    return (yield from or_withdrawn(link, message.idempotency_key, opening()))
 
 
-def or_withdrawn(link: Link, open_key: str, opening: Operation[T]) -> Operation[T]:
+def or_withdrawn(link: Link, idempotency_key: str, opening: Operation[T]) -> Operation[T]:
     """Runs it; whoever leaves before its session stands has it closed as soon as it does.
 
     That may be a timeout, Ctrl-C, a cancelled task, or a reply that makes no sense.
@@ -392,8 +399,15 @@ def or_withdrawn(link: Link, open_key: str, opening: Operation[T]) -> Operation[
         return (yield from opening)
     except BaseException as error:
         if isinstance(error, ConnectionLost) or not isinstance(error, RemoteError):
-            link.send_unanswered(Close(sid="", open_key=open_key))
+            link.send_unanswered(Close(sid="", idempotency_key=idempotency_key))
         raise
+
+
+def first_chunk(stream: Stream) -> RemoteChunk:
+    """Raises InvalidInput where the session began without prompt frames."""
+    if stream.chunk is None:
+        raise InvalidInput("frame", "none yet", "a session with prompt frames, or a step first")
+    return stream.chunk
 
 
 def as_opened(received: Received) -> Opened:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sim_stream.errors import ProtocolError
+from sim_stream.errors import InvalidInput, ProtocolError
 from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import codec
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
+from sim_stream.wire.inputs import read_start, read_step, require_no_arrays
 from sim_stream.wire.messages import (
     VERSION,
     Close,
@@ -43,15 +44,9 @@ from sim_stream.wire.server.archive import Archive
 from sim_stream.wire.server.faults import Refusal
 from sim_stream.wire.server.held import HeldReplies, begins
 from sim_stream.wire.server.jobs import Job, Pace, Result
-from sim_stream.wire.server.ledger import SessionRecord, Waiter
+from sim_stream.wire.server.ledger import SessionRecord, Waiter, step_digest
 from sim_stream.wire.server.replies import addressed, reply_to, viewers_copy
-from sim_stream.wire.server.requests import (
-    period_ns,
-    require_actions,
-    require_frames,
-    require_no_arrays,
-    require_offered,
-)
+from sim_stream.wire.server.requests import require_offered
 from sim_stream.wire.server.rescue import Rescue, internal
 from sim_stream.wire.server.sessions import Sessions
 
@@ -138,7 +133,7 @@ class Dispatcher:
             if answer is None:
                 self._owed.add((route, request.rid))
             return answer
-        except ProtocolError as error:
+        except (ProtocolError, InvalidInput) as error:
             refusal = Refusal(ErrorCode.BAD_MESSAGE, str(error))
         except Refusal as raised:
             refusal = raised
@@ -220,7 +215,7 @@ class Dispatcher:
         for waiter in waiters:
             self._owed.discard((waiter.route, waiter.rid))
             yield Outgoing(waiter.route, addressed(packet, waiter.rid))
-        if result.info is not None:
+        if result.infos:
             yield Outgoing(None, viewers_copy(packet))
 
     def _show(self, result: Result, packet: Packet, written: Future[bool] | None = None) -> None:
@@ -233,8 +228,8 @@ class Dispatcher:
             sid=job.sid,
             request=job.request,
             reply=reply,
-            frames=job.frames,
-            image=result.image,
+            arrays=job.arrays,
+            images=result.images,
             past=result.past,
             written=written,
         )
@@ -253,7 +248,7 @@ class Dispatcher:
     def _answer(
         self, request: Request, arrays: Arrays, waiter: Waiter, recv_ns: int
     ) -> Packet | None:
-        if not isinstance(request, Open | Reset):
+        if not isinstance(request, Open | Reset | Step):
             require_no_arrays(arrays)
         match request:
             case Hello():
@@ -263,12 +258,12 @@ class Dispatcher:
             case Open():
                 self._require_running()
                 require_offered(request, self.info)
-                frames = require_frames(request, arrays, self.info)
-                return self._sessions.open(request, frames, waiter, recv_ns)
+                start = read_start(self.info.spec, request, arrays)
+                return self._sessions.open(request, start, arrays, waiter, recv_ns)
             case Resume():
                 self._require_running()
                 return self._sessions.resume(request, waiter, recv_ns)
-            case Close() if request.open_key and not request.sid:
+            case Close() if request.idempotency_key and not request.sid:
                 return self._sessions.withdraw(request, waiter)
             case Close() if not self._sessions.owns(waiter.user, request.sid):
                 return self._sessions.closed_before(request, waiter)
@@ -277,7 +272,7 @@ class Dispatcher:
         if record.closing and not isinstance(request, Close):
             raise Refusal(ErrorCode.NO_SESSION, f"sid: got {request.sid!r}; it is being closed")
         if isinstance(request, Step):
-            return self._step(record, request, waiter, recv_ns)
+            return self._step(record, request, arrays, waiter, recv_ns)
         if isinstance(request, Fork):
             return self._sessions.fork(record, request, waiter, recv_ns)
         self._control(record, request, arrays, waiter, recv_ns)
@@ -308,25 +303,34 @@ class Dispatcher:
         )
 
     def _step(
-        self, record: SessionRecord, request: Step, waiter: Waiter, recv_ns: int
+        self, record: SessionRecord, request: Step, arrays: Arrays, waiter: Waiter, recv_ns: int
     ) -> Packet | None:
-        known = record.recall(request, waiter)
+        digest = step_digest(request, arrays)
+        known = record.recall(request.step, digest, waiter)
         if isinstance(known, Packet):
             return addressed(known, waiter.rid)
         if known:
             return None
-        require_actions("action", [request.action], self.info)
+        inputs = read_step(self.info.spec, request, arrays)
         record.require_room()
         pace = None
         if record.realtime:
-            pace = Pace(period_ns=period_ns(self.info), ahead=record.max_in_flight)
-        job = Job(sid=record.sid, request=request, t_recv_ns=recv_ns, route=waiter.route, pace=pace)
+            pace = Pace(period_ns=self.info.spec.period_ns, ahead=record.max_in_flight)
+        job = Job(
+            sid=record.sid,
+            request=request,
+            t_recv_ns=recv_ns,
+            route=waiter.route,
+            inputs=inputs,
+            arrays=arrays,
+            pace=pace,
+        )
         given_way = self.supersede(job) if record.realtime else None
         if given_way is None:
             self._sessions.submit(job)
         else:
             self._drop(record, given_way)
-        record.accept(request, waiter)
+        record.accept(request.step, digest, waiter)
         return None
 
     def _drop(self, record: SessionRecord, job: Job) -> None:
@@ -351,11 +355,16 @@ class Dispatcher:
         recv_ns: int,
     ) -> None:
         record.require_no_control()
-        frames = None
+        start = None
         if isinstance(request, Reset):
-            frames = require_frames(request, arrays, self.info)
+            start = read_start(self.info.spec, request, arrays)
         job = Job(
-            sid=record.sid, request=request, t_recv_ns=recv_ns, route=waiter.route, frames=frames
+            sid=record.sid,
+            request=request,
+            t_recv_ns=recv_ns,
+            route=waiter.route,
+            start=start,
+            arrays=arrays,
         )
         self._sessions.submit(job)
         record.control, record.closing = True, isinstance(request, Close)

@@ -1,4 +1,4 @@
-"""The runtime's sessions by sid, and which of them an engine failure has spoilt.
+"""The model's sessions by sid, and which of them an engine failure has spoilt.
 
 A spoilt session refuses to step until it is reset: its KV cache may be half written. All methods
 belong to the engine thread, but for ``mark_failed``. Knows no threads, queues or clients.
@@ -6,10 +6,10 @@ belong to the engine thread, but for ``mark_failed``. Knows no threads, queues o
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-from sim_stream.wire import engine
+from sim_stream.stream_model import Chunk, Prediction, StreamModel, WorldSession
+from sim_stream.wire.inputs import StartValues
 from sim_stream.wire.messages import Close, ErrorCode, Fork, Open, Reset, Resume, Step
 from sim_stream.wire.server.faults import Refusal, attempt
 from sim_stream.wire.server.jobs import Job, checked
@@ -20,17 +20,18 @@ from sim_stream.wire.server.rebuild import Rebuild
 class _Live:
     """``committed_step`` is the client's count of what the session took."""
 
-    session: engine.Session
+    session: WorldSession
     seed: int
     realtime: bool
+    prompt_psnr_db: float | None
     committed_step: int = 0
 
 
 class SessionHost:
-    """Runs jobs on sessions. Methods raise whatever the runtime raises; callers ``attempt``."""
+    """Runs jobs on sessions. Methods raise whatever the model raises; callers ``attempt``."""
 
-    def __init__(self, runtime: engine.Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, model: StreamModel) -> None:
+        self._model = model
         self._sessions: dict[str, _Live] = {}
         self._failed: set[str] = set()
 
@@ -49,10 +50,10 @@ class SessionHost:
     def prompt_psnr_db(self, sid: str) -> float | None:
         """Of a session that has begun."""
         live = self._sessions.get(sid)
-        return None if live is None else live.session.prompt_psnr_db
+        return None if live is None else live.prompt_psnr_db
 
-    def begin(self, job: Job, request: Step, now_ns: int) -> engine.Prediction:
-        """Starts the world model's part of a step; ``advance`` takes it further."""
+    def begin(self, job: Job, request: Step, now_ns: int) -> Prediction:
+        """Starts the prediction of a step; ``advance`` takes it further."""
         live = self._healthy(job.sid)
         session, expected = live.session, live.committed_step + 1
         if request.step != expected and not live.realtime:  # an earlier step in flight was refused
@@ -62,33 +63,41 @@ class SessionHost:
             left_ms = request.deadline_ms - (now_ns - job.t_recv_ns) / 1e6
             if left_ms <= 0:
                 raise Refusal(ErrorCode.DEADLINE, f"step: waited {-left_ms:.1f} ms too long")
-        action = request.action.to_action() if request.action else None
-        return session.begin(action, deadline_ms=left_ms if session.takes_deadline else None)
+        return session.begin(job.inputs, deadline_ms=left_ms if session.takes_deadline else None)
 
     def took(self, sid: str, step: int) -> None:
         """The session has taken that step."""
         self._sessions[sid].committed_step = step
 
     def advance(self) -> None:
-        self._runtime.advance()
+        self._model.advance()
 
-    def settle(self, sid: str) -> None:
-        self._sessions[sid].session.settle()
+    def prefill_ahead(self, sid: str) -> None:
+        self._sessions[sid].session.prefill_ahead()
 
-    def control(self, job: Job) -> engine.Frame | None:
+    def checked(self, chunk: Chunk) -> Chunk:
+        """As ``jobs.checked``. The decoder thread's, too."""
+        return checked(chunk, self._model.spec)
+
+    def control(self, job: Job) -> Chunk | None:
         """Everything but a step; nothing of that session may be under way."""
         match job.request:
             case Open():
                 return self._open(job, job.request)
             case Reset():
                 live = self._sessions[job.sid]
-                first = _start(live.session, job.frames, job.request)
+                first = self._start(live.session, job.start, job.request.seed)
                 live.seed, live.committed_step = job.request.seed, 0
+                live.prompt_psnr_db = None if first is None else first.prompt_psnr_db
                 self._failed.discard(job.sid)
                 return first
-            case Fork(sid=parent_sid):
+            case Fork(sid=parent_sid, seed=seed):
                 parent = self._healthy(parent_sid)
-                self._sessions[job.sid] = replace(parent, session=parent.session.fork())
+                self._sessions[job.sid] = replace(
+                    parent,
+                    session=parent.session.fork(seed=seed),
+                    seed=parent.seed if seed is None else seed,
+                )
                 return None
             case Close():
                 return self._close(job)
@@ -99,10 +108,20 @@ class SessionHost:
         """A recorded session, at its start; it has ``keep`` of its last steps to answer again."""
         past = job.past
         assert past is not None, "it was loaded before"
-        session = self._runtime.open_session(lookahead=past.lookahead)
-        self._sessions[job.sid] = _Live(session, past.start.seed, past.mode == "realtime")
-        first = _start(session, past.frames, past.start)
-        return Rebuild(session, first, past, keep)
+        session = self._model.open_session(lookahead=past.lookahead)
+        live = _Live(session, past.seed, past.mode == "realtime", None)
+        self._sessions[job.sid] = live
+        first = self._start(session, past.start, past.seed)
+        live.prompt_psnr_db = None if first is None else first.prompt_psnr_db
+
+        def forked(seed: int) -> WorldSession:
+            """Goes on as a fork of what was rebuilt so far, with a seed of its own."""
+            before, live.session = live.session, live.session.fork(seed=seed)
+            live.seed = seed
+            before.close()
+            return live.session
+
+        return Rebuild(session, first, past, keep, forked, self.checked)
 
     def drop(self, sid: str) -> None:
         """A session that could not be rebuilt."""
@@ -120,18 +139,25 @@ class SessionHost:
             attempt(live.session.close, what=f"close {sid}", ids={"sid": sid})
         self._sessions.clear()
 
-    def _open(self, job: Job, request: Open) -> engine.Frame:
-        session = self._runtime.open_session(lookahead=request.lookahead)
+    def _open(self, job: Job, request: Open) -> Chunk | None:
+        lookahead = request.lookahead
+        if lookahead is None:
+            lookahead = self._model.spec.lookaheads[0]
+        session = self._model.open_session(lookahead=lookahead)
         first = attempt(
-            lambda: _start(session, job.frames, request), what=f"open {job.sid}", ids=job.ids
+            lambda: self._start(session, job.start, request.seed),
+            what=f"open {job.sid}",
+            ids=job.ids,
         )
         if isinstance(first, Refusal):
             session.close()
             raise first
-        self._sessions[job.sid] = _Live(session, request.seed, request.mode == "realtime")
+        psnr_db = None if first is None else first.prompt_psnr_db
+        realtime = request.mode == "realtime"
+        self._sessions[job.sid] = _Live(session, request.seed, realtime, psnr_db)
         return first
 
-    def _close(self, job: Job) -> engine.Frame | None:
+    def _close(self, job: Job) -> Chunk | None:
         live = self._sessions.get(job.sid)
         if live is None:  # it never came to be
             return None
@@ -140,7 +166,7 @@ class SessionHost:
             if job.route is None or job.sid in self._failed:
                 return None
             last = session.flush()
-            return None if last is None else checked(last)
+            return None if last is None else self.checked(last)
         finally:
             session.close()
 
@@ -149,20 +175,13 @@ class SessionHost:
             raise Refusal(ErrorCode.ENGINE_FAILED, "the session failed earlier; reset or close it")
         return self._sessions[sid]
 
-
-def _start(
-    session: engine.Session, frames: engine.Image | None, request: Open | Reset
-) -> engine.Frame:
-    assert frames is not None, "the dispatcher refuses an open or reset without frames"
-    actions = request.actions
-    first = session.reset(
-        frames,
-        seed=request.seed,
-        text=request.text,
-        actions=None if actions is None else [a.to_action() if a else None for a in actions],
-        sampling=request.sampling.to_config() if request.sampling else None,
-        decoding=request.decoding.to_config() if request.decoding else None,
-    )
-    if not math.isfinite(session.prompt_psnr_db):
-        raise TypeError(f"prompt_psnr_db is {session.prompt_psnr_db}, not a finite number")
-    return checked(first)
+    def _start(self, session: WorldSession, start: StartValues | None, seed: int) -> Chunk | None:
+        assert start is not None, "the dispatcher refuses an open or reset without its values"
+        first = session.reset(
+            start.frames,
+            seed=seed,
+            inputs=start.inputs,
+            prompt_inputs=start.prompt_inputs,
+            options=start.options,
+        )
+        return None if first is None else self.checked(first)

@@ -13,12 +13,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 
-from sim_stream.wire.framing import Packet
-from sim_stream.wire.messages import ErrorCode, Step
+from sim_stream.wire.framing import Arrays, Packet
+from sim_stream.wire.messages import ErrorCode, Message, Step
 from sim_stream.wire.server.faults import Refusal
 
 MAX_WAITERS = 4
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class SessionRecord:
     """``control``: an open, reset, fork or close is under way; ``closing``: it is a close.
 
     ``owner``: the key of the client that opened it, "" where clients have none. ``unwanted``: its
-    client did not wait until it stood. ``prompt_psnr_db``: of its prompt, once it stands.
+    client did not wait until it stood. ``prompt_psnr_db``, ``seed``: once it stands.
     ``dropped`` counts a realtime session's steps that gave way, ``newest`` is the last that came.
     """
 
@@ -51,6 +53,7 @@ class SessionRecord:
     owner: str = ""
     committed_step: int = -1
     prompt_psnr_db: float | None = None
+    seed: int = 0
     control: bool = False
     closing: bool = False
     realtime: bool = False
@@ -68,12 +71,11 @@ class SessionRecord:
     def idle(self) -> bool:
         return not self.control and not self.in_flight
 
-    def recall(self, request: Step, waiter: Waiter) -> Packet | bool:
+    def recall(self, step: int, digest: bytes, waiter: Waiter) -> Packet | bool:
         """A step's cached reply; True: under way, the waiter was added; False: never seen.
 
         Raises Refusal: the step was seen with another content, or is neither old nor next.
         """
-        step, digest = request.step, step_digest(request)
         if step in self.in_flight:
             entry = self.in_flight[step]
             self._require_equal(step, digest, entry.digest)
@@ -102,9 +104,9 @@ class SessionRecord:
         if self.control:
             raise Refusal(ErrorCode.BUSY, "a reset, fork or close of this session is under way")
 
-    def accept(self, request: Step, waiter: Waiter) -> None:
-        self.in_flight[request.step] = InFlight(step_digest(request), [waiter])
-        self.newest = request.step
+    def accept(self, step: int, digest: bytes, waiter: Waiter) -> None:
+        self.in_flight[step] = InFlight(digest, [waiter])
+        self.newest = step
 
     def drop(self, step: int) -> list[Waiter]:
         """Ends a step that gave way to a newer one."""
@@ -121,9 +123,9 @@ class SessionRecord:
                 self.replies.popitem(last=False)
         return entry.waiters
 
-    def remember(self, request: Step, packet: Packet) -> None:
+    def remember(self, step: int, digest: bytes, packet: Packet) -> None:
         """The reply to a step that was taken before the session was resumed."""
-        self.replies[request.step] = (step_digest(request), packet)
+        self.replies[step] = (digest, packet)
 
     def restart(self, committed_step: int) -> None:
         """The session begins anew: its old steps are another stream's."""
@@ -137,7 +139,17 @@ class SessionRecord:
             )
 
 
-def step_digest(request: Step) -> bytes:
-    """What makes two steps the same: all that can change the frame or its labels."""
-    content = msgspec.msgpack.encode((request.step, request.action, request.sim_time_us))
-    return hashlib.blake2b(content, digest_size=16).digest()
+def step_digest(request: Step, arrays: Arrays) -> bytes:
+    """What makes two steps the same: all that can change the frames or their labels."""
+    same = msgspec.structs.replace(request, rid=0, sid="", deadline_ms=None, arrays=[])
+    return content_digest(same, arrays)
+
+
+def content_digest(message: Message, arrays: Arrays) -> bytes:
+    """Of every field, whatever the order of its maps, and every element."""
+    content = hashlib.blake2b(_ENCODER.encode(message), digest_size=16)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        content.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        content.update(array.reshape(-1).view(np.uint8).data)
+    return content.digest()

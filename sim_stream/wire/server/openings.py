@@ -1,27 +1,25 @@
 """Sessions by the key that their client opened them with, so that each is made exactly once.
 
-An ``open`` or ``fork`` whose reply was lost is sent again with the same ``open_key``: it gets the
-same reply, or joins those who wait for it. A key is remembered for as long as its session lives,
-and the last ``ENDED_KEPT`` of those that ended, so that a late repeat opens nothing.
+An ``open`` or ``fork`` whose reply was lost is sent again with the same ``idempotency_key``: it
+gets the same reply, or joins those who wait for it. A key is remembered for as long as its session
+lives, and the last ``ENDED_KEPT`` of those that ended, so that a late repeat opens nothing.
 
 Knows no sockets and no engine. Used by the I/O thread alone, hence without a lock.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import msgspec
 
-from sim_stream.wire.codec import encode
-from sim_stream.wire.engine import Image
-from sim_stream.wire.framing import Packet
+from sim_stream.wire.framing import Arrays, Packet
 from sim_stream.wire.messages import ErrorCode, Fork, Open
 from sim_stream.wire.server.faults import Refusal
-from sim_stream.wire.server.ledger import MAX_WAITERS, Waiter
+from sim_stream.wire.server.ledger import MAX_WAITERS, Waiter, content_digest
 
+KEY = "idempotency_key"
 ENDED_KEPT = 16
 # In place of the digest of a content that never came.
 WITHDRAWN = b""
@@ -61,9 +59,9 @@ class Openings:
         if opening is None:
             return False
         if opening.digest not in (digest, WITHDRAWN):
-            raise Refusal(ErrorCode.STEP_CONFLICT, "open_key: was used before with another content")
+            raise Refusal(ErrorCode.STEP_CONFLICT, f"{KEY}: was used before with another content")
         if opening.ended:
-            raise Refusal(ErrorCode.NO_SESSION, "open_key: the session that it opened has ended")
+            raise Refusal(ErrorCode.NO_SESSION, f"{KEY}: the session that it opened has ended")
         return opening.reply or self.join(opening.sid, waiter)
 
     def withdraw(self, key: str, user: str) -> str:
@@ -125,9 +123,6 @@ class Openings:
             del self._by_key[key]
 
 
-def opening_digest(request: Open | Fork, frames: Image | None) -> bytes:
+def opening_digest(request: Open | Fork, arrays: Arrays) -> bytes:
     """What makes two openings the same: every field, and the pixels."""
-    content = hashlib.blake2b(encode(msgspec.structs.replace(request, rid=0)), digest_size=16)
-    if frames is not None:
-        content.update(frames.data)
-    return content.digest()
+    return content_digest(msgspec.structs.replace(request, rid=0, arrays=[]), arrays)

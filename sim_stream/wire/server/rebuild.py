@@ -11,75 +11,115 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim_stream.wire import engine
-from sim_stream.wire.messages import ErrorCode, Step
-from sim_stream.wire.observe import Past
+from sim_stream.stream_model import Chunk, Pending, Prediction, WorldSession
+from sim_stream.wire.messages import ErrorCode
+from sim_stream.wire.observe import Past, PastStep
 from sim_stream.wire.server.faults import Refusal
-from sim_stream.wire.server.jobs import Job, Remembered, checked, describe
+from sim_stream.wire.server.jobs import Job, Remembered, describe
 
 
 @dataclass(frozen=True)
 class _Unrendered:
-    request: Step
-    sha256: str
-    pending: engine.Pending
+    step: PastStep
+    sha256: list[str]
+    pending: Pending
+    seed: int
     end_ns: int
 
 
 class Rebuild:
-    """``keep``: how many of the last steps are rendered."""
+    """``keep``: how many of the last steps are rendered. ``forked``: gives the session's fork with
+    another seed; ``checked``: holds a chunk to the contract."""
 
-    def __init__(self, session: engine.Session, first: engine.Frame, past: Past, keep: int) -> None:
+    def __init__(
+        self,
+        session: WorldSession,
+        first: Chunk | None,
+        past: Past,
+        keep: int,
+        forked: Callable[[int], WorldSession],
+        checked: Callable[[Chunk], Chunk],
+    ) -> None:
         require_equal(first, past.sha256[0], 0)
         self.past = past
-        self._session = session
+        self._session, self._seed = session, past.seed
+        self._forked, self._checked = forked, checked
+        self._taken = 0
         self._left = deque(zip(past.steps, past.sha256[1:], strict=True))
         self._last: deque[_Unrendered] = deque(maxlen=keep)
 
     @property
     def committed_step(self) -> int:
         """As the client counts."""
-        return self.past.steps[-1].step if self.past.steps else 0
+        return self.past.steps[-1].request.step if self.past.steps else 0
 
-    def begin(self) -> engine.Prediction | None:
+    @property
+    def seed(self) -> int:
+        """Of what comes next."""
+        return self._seed
+
+    def begin(self) -> Prediction | None:
         """The next step; None when all were taken."""
+        if self._taken in self.past.forks:
+            self._render_all()  # a fork is made of a session without pendings
+            self._seed = self.past.forks[self._taken]
+            self._session = self._forked(self._seed)
         if not self._left:
             return None
-        action = self._left[0][0].action
-        return self._session.begin(action.to_action() if action else None)
+        return self._session.begin(self._left[0][0].inputs)
 
-    def take(self, prediction: engine.Prediction) -> None:
-        request, sha256 = self._left.popleft()
-        pending = prediction.result()
-        self._last.append(_Unrendered(request, sha256, pending, time.monotonic_ns()))
-        self._session.settle()
+    def take(self, prediction: Prediction) -> None:
+        step, sha256 = self._left.popleft()
+        pending, now_ns = prediction.result(), time.monotonic_ns()
+        self._last.append(_Unrendered(step, sha256, pending, self._seed, now_ns))
+        self._taken += 1
+        self._session.prefill_ahead()
 
     def render(self, job: Job) -> list[Remembered]:
         """The replies to the last steps. Raises Refusal where a frame is not the recorded one."""
         remembered = []
         for one in self._last:
             start_ns = time.monotonic_ns()
-            frame = checked(one.pending.render())
-            require_equal(frame, one.sha256, one.request.step)
+            chunk = self._checked(one.pending.render())
+            require_equal(chunk, one.sha256, one.step.request.step)
             stamps_ns = {
                 "engine_start": job.t_recv_ns,
                 "engine_end": one.end_ns,
                 "decode_start": start_ns,
                 "decode_end": time.monotonic_ns(),
             }
-            step = Job(sid=job.sid, request=one.request, t_recv_ns=job.t_recv_ns)
-            info = describe(frame, step, one.request.step, self.past.start.seed, stamps_ns)
-            remembered.append(Remembered(one.request, info, frame.image))
+            request = one.step.request
+            step = Job(sid=job.sid, request=request, t_recv_ns=job.t_recv_ns)
+            infos = describe(chunk, step, request.step, one.seed, stamps_ns)
+            remembered.append(Remembered(request, one.step.arrays, infos, chunk.images))
         return remembered
 
+    def _render_all(self) -> None:
+        """Makes the pixels of what is pending, which stays to be rendered."""
+        self._last = deque(
+            (replace(one, pending=_Rendered(one.pending.render())) for one in self._last),
+            maxlen=self._last.maxlen,
+        )
 
-def require_equal(frame: engine.Frame, sha256: str, step: int) -> None:
-    """Raises Refusal: another machine, or another way to compute, gave another frame."""
-    if hashlib.sha256(np.ascontiguousarray(frame.image).data).hexdigest() != sha256:
+
+@dataclass(frozen=True)
+class _Rendered:
+    chunk: Chunk
+
+    def render(self) -> Chunk:
+        return self.chunk
+
+
+def require_equal(chunk: Chunk | None, sha256: Sequence[str], step: int) -> None:
+    """Raises Refusal: another machine, or another way to compute, gave other frames."""
+    images = () if chunk is None else chunk.images
+    hashes = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]
+    if hashes != [*sha256]:
         raise Refusal(
             ErrorCode.ENGINE_FAILED,
             f"resume: step {step} does not come out as it was recorded; the model must run on the "

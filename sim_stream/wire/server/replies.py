@@ -27,30 +27,39 @@ def reply_to(result: Result, *, queue_depth: int, dropped: int, now_ns: int) -> 
     if result.refusal is not None:
         sid = "" if isinstance(job.request, Open | Resume) else job.request.sid
         return Packet(result.refusal.to_error(rid=0, sid=sid, committed_step=result.committed_step))
-    info = result.info
-    if info is not None:
-        stamps_ns = info.stamps_ns | {"srv_send": now_ns}
-        info = msgspec.structs.replace(
-            info, queue_depth=queue_depth, dropped=dropped, stamps_ns=stamps_ns
+    frames = [
+        msgspec.structs.replace(
+            info,
+            queue_depth=queue_depth,
+            dropped=dropped,
+            stamps_ns=info.stamps_ns | {"srv_send": now_ns},
         )
-    arrays: Arrays = {} if result.image is None else {"image": result.image}
-    return Packet(_message(result, info), arrays)
+        for info in result.infos
+    ]
+    arrays: Arrays = {} if result.images is None else {"images": result.images}
+    return Packet(_message(result, frames), arrays)
 
 
-def _message(result: Result, info: FrameInfo | None) -> Opened | FrameMessage | Closed:
+def _message(result: Result, frames: list[FrameInfo]) -> Opened | FrameMessage | Closed:
     job, step, psnr_db = result.job, result.committed_step, result.prompt_psnr_db
     if isinstance(job.request, Open | Fork | Resume):
-        return Opened(sid=job.sid, committed_step=step, frame=info, prompt_psnr_db=psnr_db)
+        return Opened(
+            sid=job.sid,
+            committed_step=step,
+            seed=result.seed,
+            frames=frames,
+            prompt_psnr_db=psnr_db,
+        )
     if isinstance(job.request, Close):
-        return Closed(sid=job.sid, committed_step=step, frame=info)
-    assert info is not None, "a step or reset that succeeds has a frame"
-    return FrameMessage(sid=job.sid, committed_step=step, frame=info, prompt_psnr_db=psnr_db)
+        return Closed(sid=job.sid, committed_step=step, frames=frames)
+    return FrameMessage(sid=job.sid, committed_step=step, frames=frames, prompt_psnr_db=psnr_db)
 
 
 def remembered_reply(sid: str, one: Remembered) -> Packet:
     """The reply to a step that was taken before the session was resumed."""
     step = one.request.step
-    return Packet(FrameMessage(sid=sid, committed_step=step, frame=one.info), {"image": one.image})
+    message = FrameMessage(sid=sid, committed_step=step, frames=one.infos)
+    return Packet(message, {"images": one.images})
 
 
 def addressed(packet: Packet, rid: int) -> Packet:
@@ -59,10 +68,10 @@ def addressed(packet: Packet, rid: int) -> Packet:
 
 
 def viewers_copy(packet: Packet) -> Packet:
-    """Every frame reaches viewers as a ``frame`` message, whatever its client had asked."""
+    """Frames reach viewers as a ``frames`` message, whatever their client had asked."""
     message = packet.message
-    assert isinstance(message, Opened | FrameMessage | Closed) and message.frame is not None
+    assert isinstance(message, Opened | FrameMessage | Closed) and message.frames
     return Packet(
-        FrameMessage(sid=message.sid, committed_step=message.committed_step, frame=message.frame),
+        FrameMessage(sid=message.sid, committed_step=message.committed_step, frames=message.frames),
         packet.arrays,
     )

@@ -1,16 +1,15 @@
-"""``StreamServer``: opens sessions of one runtime to clients over ZeroMQ.
+"""``StreamServer``: opens sessions of one model to clients over ZeroMQ.
 
     clients <- ROUTER - I/O thread -> engine thread -> decoder thread -+
                             ^---------- results, inproc ---------------+
 
-Does not know which runtime it serves (``engine.Runtime``) and does not load one. Without a guard
+Serves any ``stream_model.StreamModel``; of a model it reads the spec alone. Without a guard
 (``guard.Guard``: encryption and an allow-list) it binds to this machine only.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import select
 import signal
@@ -28,13 +27,13 @@ import zmq
 
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.last_resort import InternalErrors
+from sim_stream.spec import StreamSpec
 from sim_stream.stop_signals import heard_signals
-from sim_stream.wire.engine import Runtime
+from sim_stream.stream_model import StreamModel
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
-from sim_stream.wire.messages import VERSION, HelloOk, ServerLimits, WireCamera, WireSampling
+from sim_stream.wire.messages import VERSION, HelloOk, ServerLimits
 from sim_stream.wire.observe import Observer
 from sim_stream.wire.server import ipc_path, viewers
-from sim_stream.wire.server.action_spec import action_spec
 from sim_stream.wire.server.addresses import require_bindable
 from sim_stream.wire.server.admission import Admission
 from sim_stream.wire.server.archive import RESUME_STEPS, Archive
@@ -70,7 +69,7 @@ class StreamServer:
 
     def __init__(
         self,
-        runtime: Runtime,
+        model: StreamModel,
         *,
         bind: str = "tcp://127.0.0.1:5555",
         publish: str | None = None,
@@ -100,9 +99,9 @@ class StreamServer:
         self._guard = guard
         self._max_sessions_per_key = max_sessions_per_key
         self._requests_per_s = requests_per_s
-        self._runtime = runtime
+        self._model = model
         self._info = describe(
-            runtime, max_sessions, max_in_flight, lease_s, resumable=archive is not None
+            model.spec, max_sessions, max_in_flight, lease_s, resumable=archive is not None
         )
         self._lease_s = lease_s
         self._stop_timeout_s = stop_timeout_s
@@ -155,7 +154,7 @@ class StreamServer:
         # Every step in flight, and one open, reset, fork or close of every session.
         depth = limits.max_sessions * (limits.max_in_flight + 1)
         worker = EngineWorker(
-            self._runtime,
+            self._model,
             context,
             depth=depth,
             max_in_flight=limits.max_in_flight,
@@ -189,7 +188,7 @@ class StreamServer:
         self._io.start()
         shown = f", viewers at {self.publish_endpoint}" if self._publish else ""
         keys = "" if self._guard is None else f", {self._guard.allowed} clients' keys allowed"
-        log.info("ready: %s serves %s%s%s", self.endpoint, self._info.model_id, shown, keys)
+        log.info("ready: %s serves %s%s%s", self.endpoint, self._info.spec.model_id, shown, keys)
 
     def stop(self) -> None:
         """Finishes the frame in hand, tells every client, and ends. Idempotent."""
@@ -279,46 +278,28 @@ class StreamServer:
 
 
 def describe(
-    runtime: Runtime,
+    spec: StreamSpec,
     max_sessions: int,
     max_in_flight: int,
     lease_s: float,
     *,
     resumable: bool = False,
 ) -> HelloOk:
-    """What ``hello_ok`` says of a runtime and this server's limits."""
-    preset, expects = runtime.preset, runtime.expects
-    frame_shape = preset.vq.frame.shape
-    # The context must have room for the frame that is predicted next.
-    context_max = preset.session.context_frames - 1
-    sampling = WireSampling.of(preset.sampling)
-    assert sampling is not None
+    """What ``hello`` is answered with."""
     return HelloOk(
         protocol=VERSION,
         server_epoch="",  # every start has its own
-        model_id=runtime.model_id,
-        weights_sha256=runtime.weights_sha256,
-        fps_num=preset.fps,
-        fps_den=1,
-        frame_shape=frame_shape,
-        context_min=1,
-        context_max=context_max,
-        lookahead=preset.session.lookahead,
-        sampling=sampling,
-        action_spec=action_spec(preset, expects),
+        spec=spec,
         limits=ServerLimits(
             header_bytes=HEADER_BYTES,
             parts=PARTS,
-            message_bytes=HEADER_BYTES + context_max * math.prod(frame_shape),
+            message_bytes=HEADER_BYTES + spec.array_bytes,
             max_sessions=max_sessions,
             max_in_flight=max_in_flight,
         ),
         lease_ms=round(lease_s * 1e3),
         heartbeat_ms=max(1, min(HEARTBEAT_MS, round(lease_s * 1e3 / 3))),
         resume_steps=RESUME_STEPS if resumable else 0,
-        camera=WireCamera.of(expects.camera),
-        prompt_psnr_min_db=expects.prompt_psnr_min_db,
-        prompt_psnr_own_db=expects.prompt_psnr_own_db,
     )
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from sim_stream.wire.engine import Image
-from sim_stream.wire.framing import Packet
+from sim_stream.wire.framing import Arrays, Packet
+from sim_stream.wire.inputs import StartValues
 from sim_stream.wire.messages import (
     Close,
     Closed,
@@ -33,7 +33,7 @@ from sim_stream.wire.server.admission import Admission
 from sim_stream.wire.server.archive import Archive, sign, signed_sid
 from sim_stream.wire.server.faults import Refusal
 from sim_stream.wire.server.jobs import Job, Result
-from sim_stream.wire.server.ledger import SessionRecord, Waiter
+from sim_stream.wire.server.ledger import SessionRecord, Waiter, step_digest
 from sim_stream.wire.server.openings import Openings, opening_digest
 from sim_stream.wire.server.replies import addressed, remembered_reply
 
@@ -131,11 +131,13 @@ class Sessions:
 
     # How they begin. Each returns the reply, or None when the engine has the request.
 
-    def open(self, request: Open, frames: Image, waiter: Waiter, recv_ns: int) -> Packet | None:
+    def open(
+        self, request: Open, start: StartValues, arrays: Arrays, waiter: Waiter, recv_ns: int
+    ) -> Packet | None:
         if request.record and self._archive is None:
             raise Refusal(ErrorCode.LIMIT, "record: got true; this server does not record")
         realtime = request.mode == "realtime"
-        return self._make(request, waiter, recv_ns, realtime=realtime, frames=frames)
+        return self._make(request, waiter, recv_ns, realtime=realtime, start=start, arrays=arrays)
 
     def fork(
         self, parent: SessionRecord, request: Fork, waiter: Waiter, recv_ns: int
@@ -162,7 +164,10 @@ class Sessions:
         record.require_no_control()
         record.last_seen_ns = recv_ns
         there = Opened(
-            sid=sid, committed_step=record.committed_step, prompt_psnr_db=record.prompt_psnr_db
+            sid=sid,
+            committed_step=record.committed_step,
+            seed=record.seed,
+            prompt_psnr_db=record.prompt_psnr_db,
         )
         return addressed(self.with_token(Packet(there)), waiter.rid)
 
@@ -180,12 +185,14 @@ class Sessions:
         recv_ns: int,
         *,
         realtime: bool,
-        frames: Image | None = None,
+        start: StartValues | None = None,
+        arrays: Arrays | None = None,
         parent: SessionRecord | None = None,
     ) -> Packet | None:
         """A new session, unless its key is known."""
-        key = request.open_key
-        digest = opening_digest(request, frames) if key else b""
+        key = request.idempotency_key
+        arrays = arrays or {}
+        digest = opening_digest(request, arrays) if key else b""
         known = self._openings.recall(key, digest, waiter)
         if isinstance(known, Packet):
             return addressed(known, waiter.rid)
@@ -193,7 +200,7 @@ class Sessions:
             if parent is not None:
                 parent.require_no_control()
             sid = secrets.token_hex(8)
-            self._admit(sid, request, waiter, recv_ns, frames).realtime = realtime
+            self._admit(sid, request, waiter, recv_ns, start, arrays).realtime = realtime
             self._openings.begin(key, digest, sid, waiter)
         return None
 
@@ -203,7 +210,8 @@ class Sessions:
         request: Open | Fork | Resume,
         waiter: Waiter,
         recv_ns: int,
-        frames: Image | None = None,
+        start: StartValues | None = None,
+        arrays: Arrays | None = None,
     ) -> SessionRecord:
         """Sends a request for a session to the engine. Raises Refusal."""
         limits = self._limits
@@ -214,7 +222,14 @@ class Sessions:
         mine = sum(record.owner == waiter.user for record in self._records.values())
         self._admission.admit_session(mine)
         self.submit(
-            Job(sid=sid, request=request, t_recv_ns=recv_ns, route=waiter.route, frames=frames)
+            Job(
+                sid=sid,
+                request=request,
+                t_recv_ns=recv_ns,
+                route=waiter.route,
+                start=start,
+                arrays=arrays or {},
+            )
         )
         record = SessionRecord(sid, limits.max_in_flight, recv_ns, owner=waiter.user, control=True)
         self._records[sid] = record
@@ -238,9 +253,9 @@ class Sessions:
         return waiters
 
     def withdraw(self, request: Close, waiter: Waiter) -> Packet:
-        """The session of an ``open_key`` ends as soon as it is idle; its opening is not undone.
+        """The session of such a key ends as soon as it is idle; its opening is not undone.
         One that comes only now, on a connection that was slower, opens nothing."""
-        sid = self._openings.withdraw(request.open_key, waiter.user)
+        sid = self._openings.withdraw(request.idempotency_key, waiter.user)
         if sid:
             self._records[sid].unwanted = True
         return addressed(Packet(Closed(sid=sid, committed_step=-1)), request.rid)
@@ -252,11 +267,12 @@ class Sessions:
 
     def _begin(self, record: SessionRecord, result: Result) -> None:
         record.restart(result.committed_step)
-        record.prompt_psnr_db = result.prompt_psnr_db
+        record.prompt_psnr_db, record.seed = result.prompt_psnr_db, result.seed
         if result.past is not None:
             record.realtime = result.past.mode == "realtime"
         for one in result.remembered:
-            record.remember(one.request, remembered_reply(record.sid, one))
+            digest = step_digest(one.request, one.arrays)
+            record.remember(one.request.step, digest, remembered_reply(record.sid, one))
 
     def _end(self, record: SessionRecord, result: Result, packet: Packet) -> None:
         if result.refusal is not None and result.refusal.code is ErrorCode.SHUTTING_DOWN:

@@ -23,13 +23,13 @@ from functools import partial
 import zmq
 
 from sim_stream.last_resort import InternalErrors, LastResort
-from sim_stream.wire import engine
+from sim_stream.stream_model import Pending, Prediction, StreamModel
 from sim_stream.wire.messages import Close, ErrorCode, Reset, Resume, Step
 from sim_stream.wire.server.archive import Archive
 from sim_stream.wire.server.faults import Refusal, attempt, failure
 from sim_stream.wire.server.host import SessionHost
 from sim_stream.wire.server.inbox import Inbox
-from sim_stream.wire.server.jobs import Job, Result, checked, describe
+from sim_stream.wire.server.jobs import Job, Result, describe
 from sim_stream.wire.server.loading import Loader
 from sim_stream.wire.server.rebuild import Rebuild
 
@@ -43,7 +43,7 @@ class _UnderWay:
     """A step that was begun; one that a session took before, when it is being rebuilt."""
 
     job: Job
-    prediction: engine.Prediction
+    prediction: Prediction
     start_ns: int
     rebuild: Rebuild | None = None
 
@@ -53,7 +53,7 @@ class _Decode:
     """A predicted step on its way to the decoder thread."""
 
     job: Job
-    pending: engine.Pending
+    pending: Pending
     committed_step: int
     seed: int
     start_ns: int
@@ -85,7 +85,7 @@ class EngineWorker:
 
     def __init__(
         self,
-        runtime: engine.Runtime,
+        model: StreamModel,
         context: Context,
         *,
         depth: int,
@@ -100,7 +100,7 @@ class EngineWorker:
         self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
         self.progress = 0
         self._context = context
-        self._host = SessionHost(runtime)
+        self._host = SessionHost(model)
         self._max_in_flight = max_in_flight
         self._inbox = Inbox(depth)
         self._under_way: dict[str, _UnderWay] = {}
@@ -114,8 +114,8 @@ class EngineWorker:
         if archive is not None:
             self._loader = Loader(
                 archive,
-                model_id=runtime.model_id,
-                weights_sha256=runtime.weights_sha256,
+                model_id=model.spec.model_id,
+                weights_sha256=model.spec.weights_sha256,
                 depth=depth,
                 ready=self._inbox.put,
                 resort=self._loader_resort,
@@ -264,8 +264,10 @@ class EngineWorker:
         self._host.took(job.sid, committed_step)
         self._inbox.rendering(job.sid)
         self._decodes.put(_Decode(job, pending, committed_step, seed, step.start_ns, end_ns))
-        settled = attempt(lambda: self._host.settle(job.sid), what=f"settle {job.sid}", ids=job.ids)
-        if isinstance(settled, Refusal):
+        ahead = attempt(
+            lambda: self._host.prefill_ahead(job.sid), what=f"prefill {job.sid}", ids=job.ids
+        )
+        if isinstance(ahead, Refusal):
             self._host.mark_failed(job.sid)
         return None
 
@@ -309,6 +311,7 @@ class EngineWorker:
             committed_step=rebuild.committed_step,
             past=rebuild.past,
             remembered=remembered,
+            seed=rebuild.seed,
             prompt_psnr_db=self._host.prompt_psnr_db(job.sid),
         )
 
@@ -324,25 +327,23 @@ class EngineWorker:
 
     def _control(self, job: Job) -> Result:
         start_ns = time.monotonic_ns()
-        frame = attempt(lambda: self._host.control(job), what=f"{job.kind} {job.sid}", ids=job.ids)
+        chunk = attempt(lambda: self._host.control(job), what=f"{job.kind} {job.sid}", ids=job.ids)
         end_ns = time.monotonic_ns()
         committed_step, seed = self._host.committed_step(job.sid), self._host.seed(job.sid)
         prompt_psnr_db = self._host.prompt_psnr_db(job.sid)
         if isinstance(job.request, Close):
             self._host.forget(job.sid)
-        if isinstance(frame, Refusal):
-            if isinstance(job.request, Reset) and frame.code is ErrorCode.ENGINE_FAILED:
+        if isinstance(chunk, Refusal):
+            if isinstance(job.request, Reset) and chunk.code is ErrorCode.ENGINE_FAILED:
                 self._host.mark_failed(job.sid)
-            return Result(job=job, committed_step=committed_step, refusal=frame)
-        if frame is None:
-            return Result(job=job, committed_step=committed_step, prompt_psnr_db=prompt_psnr_db)
+            return Result(job=job, committed_step=committed_step, refusal=chunk)
         stamps_ns = {"engine_start": start_ns, "engine_end": end_ns}
-        info = describe(frame, job, committed_step, seed, stamps_ns)
         return Result(
             job=job,
             committed_step=committed_step,
-            info=info,
-            image=frame.image,
+            infos=describe(chunk, job, committed_step, seed, stamps_ns) if chunk else (),
+            images=chunk.images if chunk else None,
+            seed=seed,
             prompt_psnr_db=prompt_psnr_db,
         )
 
@@ -373,20 +374,22 @@ class EngineWorker:
     def _render(self, decode: _Decode) -> Result:
         job, committed_step = decode.job, decode.committed_step
         start_ns = time.monotonic_ns()
-        frame = attempt(
-            lambda: checked(decode.pending.render()), what=f"decode {job.sid}", ids=job.ids
+        chunk = attempt(
+            lambda: self._host.checked(decode.pending.render()),
+            what=f"decode {job.sid}",
+            ids=job.ids,
         )
-        if isinstance(frame, Refusal):
+        if isinstance(chunk, Refusal):
             self._host.mark_failed(job.sid)
-            return Result(job=job, committed_step=committed_step, refusal=frame)
+            return Result(job=job, committed_step=committed_step, refusal=chunk)
         stamps_ns = {
             "engine_start": decode.start_ns,
             "engine_end": decode.end_ns,
             "decode_start": start_ns,
             "decode_end": time.monotonic_ns(),
         }
-        info = describe(frame, job, committed_step, decode.seed, stamps_ns)
-        return Result(job=job, committed_step=committed_step, info=info, image=frame.image)
+        infos = describe(chunk, job, committed_step, decode.seed, stamps_ns)
+        return Result(job=job, committed_step=committed_step, infos=infos, images=chunk.images)
 
     # Loader thread.
 
