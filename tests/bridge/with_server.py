@@ -2,7 +2,7 @@
 
 SIM_STREAM_ENDPOINT says where the server is, SIM_STREAM_PATIENCE_MS how long to wait for a reply.
 
-    python -m tests.bridge.with_server toy|guarded|phoenix|slow|map|clip|pocket PROGRAM [ARGUMENT ...]
+    python -m tests.bridge.with_server KIND PROGRAM [ARGUMENT ...]
 
 `toy` is the server of the wire's tests, with numpy in place of models: quick, no torch. `guarded`
 is that server with keys; SIM_STREAM_KEYS is the folder of server.pub, of client.secret, which it
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from tests.wire.conftest import ServerProcess
 
 # How long a client waits for a reply that never comes: well beyond what a step takes.
+WORLDS = {
+    "map": ["--world", "map"],
+    "clip": ["--world", "clip"],
+    "phoenix_map": ["--world", "map"],
+}
 PATIENCE_MS = {"slow": 1200, "pocket": 3000}
 
 
@@ -48,13 +53,11 @@ def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
         return {"SIM_STREAM_ENDPOINT": server.endpoint}
     from tests.wire.conftest import ServerProcess as ToyServerProcess
 
-    if kind in ("map", "clip"):
-        return {"SIM_STREAM_ENDPOINT": serve_toy(kind, on_exit)}
-    if kind == "phoenix":
-        return rising(ToyServerProcess, on_exit)
+    if kind in ("phoenix", "phoenix_map"):
+        return rising(ToyServerProcess, WORLDS.get(kind, []), on_exit)
     keys = Path(on_exit.enter_context(TemporaryDirectory()))
     options = {"guarded": lambda: make_keys(keys), "slow": lambda: ["--step-ms", "3000"]}
-    toy = ToyServerProcess(*options.get(kind, list)())
+    toy = ToyServerProcess(*options.get(kind, lambda: WORLDS.get(kind, []))())
     on_exit.callback(toy.process.wait)
     on_exit.callback(toy.process.terminate)
     return {
@@ -62,18 +65,6 @@ def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
         "SIM_STREAM_SERVER_PID": str(toy.process.pid),
         "SIM_STREAM_KEYS": str(keys),
     }
-
-
-def serve_toy(kind: str, on_exit: ExitStack) -> str:
-    """Where it is, once it says that it is ready."""
-    folder = on_exit.enter_context(TemporaryDirectory())
-    command = [sys.executable, "-m", "tests.wire.serve_toy", kind, "--bind", f"ipc://{folder}/toy"]
-    toy = on_exit.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-    on_exit.callback(toy.terminate)
-    assert toy.stdout is not None
-    ready, _, address = toy.stdout.readline().strip().partition(" ")
-    assert ready == "ready", ready
-    return address
 
 
 def make_keys(folder: Path) -> list[str]:
@@ -85,10 +76,12 @@ def make_keys(folder: Path) -> list[str]:
     return ["--key", str(folder / "server.secret"), "--allow", str(folder / "client.pub")]
 
 
-def rising(server: type[ServerProcess], on_exit: ExitStack) -> dict[str, str]:
+def rising(
+    server: type[ServerProcess], world: list[str], on_exit: ExitStack
+) -> dict[str, str]:
     """Its process is the first one's."""
     folder = on_exit.enter_context(TemporaryDirectory())
-    toy = server("--record", folder)
+    toy = server(*world, "--record", folder)
     environment = {
         "SIM_STREAM_ENDPOINT": toy.endpoint,
         "SIM_STREAM_SERVER_PID": str(toy.process.pid),
@@ -100,7 +93,7 @@ def rising(server: type[ServerProcess], on_exit: ExitStack) -> dict[str, str]:
         while not over.is_set():
             if current.process.poll() is not None:
                 current.process.communicate()
-                current = server("--record", folder, "--bind", toy.endpoint)
+                current = server(*world, "--record", folder, "--bind", toy.endpoint)
             over.wait(0.05)
         current.process.terminate()
         current.process.communicate()

@@ -104,6 +104,17 @@ void write_ppm(const std::string& path, const sim_stream::Image& image) {
   }
 }
 
+// Of an action what the model takes.
+sim_stream::Inputs steering(const sim_stream::StreamSpec& spec, double yaw_rate_radps) {
+  sim_stream::Inputs inputs;
+  for (const auto& [name, input] : sim_stream::Inputs(sim_stream::Action{8.0, yaw_rate_radps})) {
+    if (spec.takes(name)) {
+      inputs[name] = input;
+    }
+  }
+  return inputs;
+}
+
 std::string environment(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
   return value != nullptr ? value : otherwise;
@@ -127,8 +138,7 @@ void drive(int frames, const std::string& out, const std::string& prompt,
   }
   sim_stream::Chunk chunk = session.first();
   for (int n = 1; n <= frames; ++n) {
-    const sim_stream::Action action{8.0, 0.2 * std::sin(0.5 * n)};
-    chunk = session.step(info.spec.takes("speed_mps") ? action : sim_stream::Inputs());
+    chunk = session.step(steering(info.spec, 0.2 * std::sin(0.5 * n)));
     const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(chunk.round_trip);
     std::cout << "frame " << chunk->frame_id << " in " << took.count() << " ms\n";
   }

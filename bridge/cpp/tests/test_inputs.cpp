@@ -1,6 +1,7 @@
 // Models of other inputs than an action, and of several frames a step: tests/wire/toy_worlds.py's.
 
 #include <doctest/doctest.h>
+#include <signal.h>
 
 #include "lossy_proxy.hpp"
 #include "with_server.hpp"
@@ -107,6 +108,41 @@ TEST_SUITE("map" * doctest::skip()) {
     }
     CHECK(proxy.lose_replies == 0);
     CHECK(proxy.lose_requests == 0);
+  }
+}
+
+// MapWorld on a server that records, is killed and started again.
+TEST_SUITE("map restart" * doctest::skip()) {
+  TEST_CASE("a session survives that its server is killed, with the maps of its steps") {
+    ClientOptions options;
+    options.timeout = 3s;
+    Client client(endpoint(), options);
+    std::vector<std::vector<std::uint8_t>> maps;
+    for (std::uint8_t id = 0; id < 6; ++id) {
+      maps.push_back(map_of(id));
+    }
+    auto undisturbed = client.open(prompt(client.info(), 1));
+    std::vector<Frame> expected;
+    for (const auto& map : maps) {
+      expected.push_back(undisturbed.step(seeing(map)).last());
+    }
+    auto session = client.open(prompt(client.info(), 1));
+    std::vector<Frame> frames;
+    for (std::size_t n = 0; n < 3; ++n) {
+      frames.push_back(session.step(seeing(maps[n])).last());
+    }
+    REQUIRE(::kill(std::stoi(environment("SIM_STREAM_SERVER_PID")), SIGKILL) == 0);
+    session.send_step(seeing(maps[3]));
+    session.send_step(seeing(maps[4]));
+    frames.push_back(session.receive().last());
+    frames.push_back(session.receive().last());
+    frames.push_back(session.step(seeing(maps[5])).last());
+    CHECK(client.status().server_epoch != client.info().server_epoch);
+    for (std::size_t n = 0; n < expected.size(); ++n) {
+      CAPTURE(n);
+      CHECK(frames[n].step == static_cast<std::int64_t>(n) + 1);
+      CHECK(frames[n].image.rgb == expected[n].image.rgb);
+    }
   }
 }
 
