@@ -13,10 +13,13 @@ from sim_stream import quiet
 if TYPE_CHECKING:
     from sim_stream.config import Action, SamplingConfig, get_preset
     from sim_stream.errors import InvalidInput, SimStreamError
+    from sim_stream.pipelines.tokens.world import TokenModel
     from sim_stream.runtime.runtime import Runtime
+    from sim_stream.spec import StreamSpec
+    from sim_stream.stream_model import Chunk, StreamModel
     from sim_stream.video import read_clip
     from sim_stream.wire.client.async_client import AsyncStreamClient
-    from sim_stream.wire.client.blocking_client import StreamClient
+    from sim_stream.wire.client.blocking_client import RemoteChunk, StreamClient
     from sim_stream.wire.server.server import StreamServer
 
 quiet.switch_off()
@@ -26,12 +29,17 @@ __version__ = "0.1.0"
 __all__ = [
     "Action",
     "AsyncStreamClient",
+    "Chunk",
     "InvalidInput",
+    "RemoteChunk",
     "Runtime",
     "SamplingConfig",
     "SimStreamError",
     "StreamClient",
+    "StreamModel",
     "StreamServer",
+    "StreamSpec",
+    "TokenModel",
     "get_preset",
     "read_clip",
 ]
@@ -39,12 +47,17 @@ __all__ = [
 _HOMES = {
     "Action": "sim_stream.config",
     "AsyncStreamClient": "sim_stream.wire.client.async_client",
+    "Chunk": "sim_stream.stream_model",
     "InvalidInput": "sim_stream.errors",
+    "RemoteChunk": "sim_stream.wire.client.frame",
     "Runtime": "sim_stream.runtime.runtime",
     "SamplingConfig": "sim_stream.config",
     "SimStreamError": "sim_stream.errors",
     "StreamClient": "sim_stream.wire.client.blocking_client",
+    "StreamModel": "sim_stream.stream_model",
     "StreamServer": "sim_stream.wire.server.server",
+    "StreamSpec": "sim_stream.spec",
+    "TokenModel": "sim_stream.pipelines.tokens.world",
     "get_preset": "sim_stream.config",
     "read_clip": "sim_stream.video",
 }

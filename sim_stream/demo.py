@@ -163,12 +163,12 @@ def _drive_server(
             options=as_recorded(options),
         )
     with recorder as observer, StreamClient(endpoint, observer=observer) as client:
-        takes_actions = client.info.takes_actions
+        takes_actions = bool(client.info.spec.step_inputs)
         script: list[Action | None] = [*action_script(options.frames, prompt.speed_mps)]
         with client.open(
             prompt.frames_THWC,
             seed=options.seed,
-            actions=prompt.actions if takes_actions else None,
+            prompt_inputs=prompt.actions if takes_actions else None,
             lookahead=options.lookahead,
         ) as session:
             drive = drive_session(
@@ -177,8 +177,8 @@ def _drive_server(
         summary = summarise(drive, options) | {
             "prompt_psnr_db": session.prompt_psnr_db and round(session.prompt_psnr_db, 2),
             "prompt_is_foreign": session.prompt_is_foreign,
-            "model_id": client.info.model_id,
-            "weights_sha256": client.info.weights_sha256,
+            "model_id": client.info.spec.model_id,
+            "weights_sha256": client.info.spec.weights_sha256,
             "out": str(options.out),
             "sheet": str(options.sheet_path),
         }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import (
@@ -29,6 +29,7 @@ from sim_stream import __version__
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.scrapes import ScrapeServer
+from sim_stream.stream_model import APPROXIMATED
 from sim_stream.wire.endpoints import port_of
 from sim_stream.wire.messages import Close, Error, ErrorCode, FrameInfo, Step
 from sim_stream.wire.observe import Exchange
@@ -72,7 +73,7 @@ class Metrics:
         )
         self._late = Counter(
             "sim_stream_late_frames",
-            "Frames that took the server longer than a frame period.",
+            "Frames of steps that took the server longer than a step's period.",
             registry=registry,
         )
         self._missed = Counter(
@@ -106,7 +107,7 @@ class Metrics:
             self.registry.errors.append(counters.internal)
 
     def __call__(self, exchange: Exchange) -> None:
-        if self._known != exchange.info.model_id:
+        if self._known != exchange.info.spec.model_id:
             self._describe(exchange)
         request, reply = exchange.request, exchange.reply
         if isinstance(request, Close):
@@ -116,21 +117,23 @@ class Metrics:
         if isinstance(reply, Error):
             if reply.code is ErrorCode.DEADLINE:
                 self._missed.labels("refused").inc()
-        elif reply.frame is not None:
-            self._step(request, reply.frame, period_s=1.0 / exchange.info.fps)
-            self._drop(exchange.sid, reply.frame.dropped)
+        elif reply.frames:
+            self._step(request, reply.frames, period_s=exchange.info.spec.period_ns / 1e9)
+            self._drop(exchange.sid, reply.frames[-1].dropped)
 
-    def _step(self, request: Step, frame: FrameInfo, *, period_s: float) -> None:
-        stamps_ns = frame.stamps_ns
+    def _step(self, request: Step, frames: Sequence[FrameInfo], *, period_s: float) -> None:
+        """Times and counts of a step are said with each of its frames."""
+        last = frames[-1]
+        stamps_ns = last.stamps_ns
         step_s = (stamps_ns["srv_send"] - stamps_ns["srv_recv"]) / 1e9
         self._step_s.observe(step_s)
-        for stage, duration_ns in frame.timings_ns.items():
+        for stage, duration_ns in last.timings_ns.items():
             self._stage_s.labels(stage).observe(duration_ns / 1e9)
-        self._late.inc(step_s > period_s)
+        self._late.inc(len(frames) * (step_s > period_s))
         if request.deadline_ms is not None and step_s > request.deadline_ms / 1e3:
             self._missed.labels("late").inc()
-        self._approximated.inc(frame.approximated)
-        self._accepted.add(frame.accepted)
+        self._approximated.inc(sum(APPROXIMATED in frame.marks for frame in frames))
+        self._accepted.add(last.stats.get("accepted", ()))
 
     def _drop(self, sid: str, so_far: int) -> None:
         """A frame says how many its session dropped in all."""
@@ -138,13 +141,13 @@ class Metrics:
         self._dropped_by[sid] = so_far
 
     def _describe(self, exchange: Exchange) -> None:
-        info = exchange.info
-        self._known = info.model_id
+        spec = exchange.info.spec
+        self._known = spec.model_id
         self._build.info(
             {
                 "version": __version__,
-                "model_id": info.model_id,
-                "weights_sha256": info.weights_sha256,
+                "model_id": spec.model_id,
+                "weights_sha256": spec.weights_sha256,
             }
         )
 
@@ -196,8 +199,8 @@ class AcceptedCodes(Collector):
         self._tally: Tally[int] = Tally()
         self._lock = threading.Lock()
 
-    def add(self, accepted: list[int]) -> None:
-        counted = Tally(accepted)
+    def add(self, accepted: Sequence[float]) -> None:
+        counted = Tally(round(codes) for codes in accepted)
         with self._lock:
             self._tally.update(counted)
 

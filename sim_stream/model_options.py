@@ -5,7 +5,7 @@ Knows the options of ``sim-stream serve`` that choose and shape a model; nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class ModelOptions:
     device: str = "auto"
     precision: str = "auto"
     kv_precision: str = "auto"
-    decoding: str = "raster"
+    decoding: str = DecodingConfig.strategy
     step_engine: str = "auto"
     attention: str = "auto"
     engines: str = "eager"
@@ -42,6 +42,13 @@ class ModelOptions:
         DecodingConfig.parse(self.decoding)
         if not 1 <= self.threads <= MAX_THREADS:
             raise InvalidInput("threads", self.threads, f"1..{MAX_THREADS}")
+
+    def require_default(self, beside: str, *, but: Collection[str] = ("log_level",)) -> None:
+        """Nothing that chooses or shapes a model, where that is chosen already."""
+        for option in fields(ModelOptions):
+            value = getattr(self, option.name)
+            if option.name not in but and value != option.default:
+                raise InvalidInput(option.name, value, f"nothing beside {beside}")
 
     def serve_options(self) -> list[str]:
         """The command line of a server for one client; its lookahead comes with the session."""

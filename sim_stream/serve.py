@@ -34,6 +34,7 @@ from sim_stream.wire.server.rates import REQUESTS_PER_S
 if TYPE_CHECKING:
     from sim_stream.metrics import Metrics
     from sim_stream.recording.recorder import Recorder
+    from sim_stream.stream_model import StreamModel
     from sim_stream.wire.archive import Archive
     from sim_stream.wire.server.guard import Guard
 
@@ -47,13 +48,15 @@ MAX_RATE = 1e9
 class ServeOptions(ModelOptions):
     """What ``serve`` takes beside the model; addresses as in ZeroMQ, port 0 for a free one.
 
-    ``threads`` are those of one stage: world model and video decoder run side by side, and on two
-    cores a second thread for either takes the other's core. ``lease_s``: a session whose client is
-    silent for longer is closed. ``record``: a folder for recordings of every session. ``key``: the
+    ``model``: MODULE:CALLABLE that gives a ``StreamModel``, instead of a preset. ``threads`` are
+    those of one stage: world model and video decoder run side by side, and on two cores a second
+    thread for either takes the other's core. ``lease_s``: a session whose client is silent for
+    longer is closed. ``record``: a folder for recordings of every session. ``key``: the
     server's secret key file, ``allow``: its clients' public ones. ``metrics``: the port, or the
     host and port, of a Prometheus endpoint.
     """
 
+    model: str | None = None
     bind: str = "tcp://127.0.0.1:5555"
     publish: str | None = None
     max_sessions: int = 4
@@ -81,6 +84,10 @@ class ServeOptions(ModelOptions):
             raise InvalidInput("requests_per_s", self.requests_per_s, f"1..{MAX_RATE:g}")
         if self.random_weights and self.weights is not None:
             raise InvalidInput("weights", self.weights, "none beside --random-weights")
+        if self.model is not None:
+            self.require_default("--model")
+            if self.random_weights:
+                raise InvalidInput("random_weights", True, "nothing beside --model")
 
 
 def run(options: ServeOptions) -> int:
@@ -166,7 +173,7 @@ def _recorder(
         options.record,
         by="server",
         form=options.record_format,
-        options=as_recorded(options),
+        options=as_recorded(options) if options.model is None else None,
         errors=errors,
     )
 
@@ -187,12 +194,6 @@ def _serve(
     errors: InternalErrors,
     loaded: Callable[[], None],
 ) -> None:
-    import torch
-
-    from sim_stream.models.assembly import Parts
-    from sim_stream.pipelines.tokens.world import TokenModel
-    from sim_stream.runtime.random_weights import random_runtime
-    from sim_stream.runtime.runtime import Runtime
     from sim_stream.wire.observe import together
     from sim_stream.wire.server.server import StreamServer
 
@@ -207,11 +208,45 @@ def _serve(
                 progress.info(
                     "ready for %d sessions of %s at %s; to watch and drive one: "
                     "sim-stream view --server %s (Ctrl-C ends it)",
-                    *(options.max_sessions, runtime.model_id, self.endpoint, self.endpoint),
+                    *(options.max_sessions, model.spec.model_id, self.endpoint, self.endpoint),
                 )
 
+    model = _load(options)
+    server = AnnouncingServer(
+        model,
+        bind=options.bind,
+        publish=options.publish,
+        max_sessions=options.max_sessions,
+        lease_s=options.lease_s,
+        observer=together(recorder, metrics),
+        archive=_archive(options),
+        guard=guard,
+        max_sessions_per_key=options.max_sessions_per_key,
+        requests_per_s=options.requests_per_s,
+        errors=errors,
+    )
+    if metrics is not None:
+        metrics.watch(server.counters)
+    server.serve_forever()
+
+
+def _load(options: ServeOptions) -> StreamModel:
+    what = f"preset {options.preset}, device {options.device}"
+    if options.model is not None:
+        what = f"model {options.model}"
     if sys.stderr.isatty():  # a log begins with what was loaded, or with why it was not
-        progress.info("loading preset %s, device %s", options.preset, options.device)
+        progress.info("loading %s", what)
+    if options.model is not None:
+        from sim_stream.named_model import load_model
+
+        return load_model(options.model)
+    import torch
+
+    from sim_stream.models.assembly import Parts
+    from sim_stream.pipelines.tokens.world import TokenModel
+    from sim_stream.runtime.random_weights import random_runtime
+    from sim_stream.runtime.runtime import Runtime
+
     torch.set_num_threads(options.threads)
     make: Callable[..., Runtime] = random_runtime
     if not options.random_weights:
@@ -232,25 +267,9 @@ def _serve(
         max_sessions=options.max_sessions,
         engines=options.engines,
     )
-    model = TokenModel(
+    return TokenModel(
         runtime, lookahead=options.lookahead, decoding=DecodingConfig.parse(options.decoding)
     )
-    server = AnnouncingServer(
-        model,
-        bind=options.bind,
-        publish=options.publish,
-        max_sessions=options.max_sessions,
-        lease_s=options.lease_s,
-        observer=together(recorder, metrics),
-        archive=_archive(options),
-        guard=guard,
-        max_sessions_per_key=options.max_sessions_per_key,
-        requests_per_s=options.requests_per_s,
-        errors=errors,
-    )
-    if metrics is not None:
-        metrics.watch(server.counters)
-    server.serve_forever()
 
 
 def stop_at_end_of_stdin() -> None:

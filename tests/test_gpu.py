@@ -60,7 +60,7 @@ def test_nothing_in_a_frame_waits_for_the_device(step_engine: str) -> None:
     try:
         for _ in range(6):  # across re-anchoring
             session.predict()
-            session.settle()
+            session.prefill_ahead()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

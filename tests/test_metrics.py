@@ -32,7 +32,7 @@ from sim_stream.wire.observe import Exchange, together
 from sim_stream.wire.server.dispatch import Dispatcher
 from sim_stream.wire.server.server import StreamServer, describe
 from tests.wire.test_last_resort import Plant
-from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames
+from tests.wire.toy import PRESET, SPEC, ToyModel, drive, prompt_frames, toy_spec
 
 Scrape = Callable[..., float | None]
 TIMEOUT_S = 10.0
@@ -123,18 +123,17 @@ def test_a_missed_deadline_is_counted_by_its_outcome(served):
 
 def test_dropped_steps_are_counted_from_each_sessions_total():
     metrics = Metrics()
-    info = describe(ToyModel(), max_sessions=2, max_in_flight=2, lease_s=60.0)
+    info = describe(SPEC, max_sessions=2, max_in_flight=2, lease_s=60.0, resumable=False)
     for sid, so_far in (("a", 1), ("a", 1), ("b", 2), ("a", 4)):
         frame = FrameInfo(
             step=1,
             frame_id=1,
             lag_frames=0,
             final=True,
-            approximated=False,
             dropped=so_far,
             stamps_ns={"srv_recv": 0, "srv_send": 1},
         )
-        reply = FrameMessage(sid=sid, committed_step=1, frame=frame)
+        reply = FrameMessage(sid=sid, committed_step=1, frames=[frame])
         metrics(Exchange(info=info, sid=sid, request=Step(sid=sid, step=1), reply=reply))
     assert metrics.registry.get_sample_value("sim_stream_dropped_steps_total") == 6
 

@@ -8,8 +8,6 @@ that its instances may remember; a function has to remember nothing.
 
 from __future__ import annotations
 
-import importlib
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.policies.lane_keep import LaneKeep
+from sim_stream.by_name import UserCodeFailed, find_callable, where
 from sim_stream.config import Action
-from sim_stream.errors import InvalidInput, SimStreamError
+from sim_stream.errors import InvalidInput
 
 Frame = npt.NDArray[np.uint8]
 POLICIES: dict[str, Callable[..., Any]] = {"lane-keep": LaneKeep}
@@ -26,7 +25,7 @@ ALLOWED = f"{', '.join(POLICIES)}, or MODULE:CALLABLE that can be imported from 
 RETURNS = "an Action or a pair of finite numbers (speed_mps, yaw_rate_radps), speed 0 or more"
 
 
-class PolicyFailed(SimStreamError, RuntimeError):
+class PolicyFailed(UserCodeFailed):
     """A policy raised an error; the message holds where."""
 
 
@@ -44,7 +43,7 @@ class Policy:
         try:
             self._decide = made_from() if isinstance(made_from, type) else made_from
         except Exception as error:  # whatever a user's code raises, the drive says so
-            raise PolicyFailed(f"policy {self.name}: could not be made: {_where(error)}") from error
+            raise PolicyFailed(f"policy {self.name}: could not be made: {where(error)}") from error
         if not callable(self._decide):
             raise InvalidInput("policy", f"{self.name}, a class without __call__", ALLOWED)
 
@@ -58,7 +57,7 @@ class Policy:
         try:
             decided = self._decide(frame_HW3.copy(), last)
         except Exception as error:  # as above
-            raise PolicyFailed(f"policy {self.name} raised {_where(error)}") from error
+            raise PolicyFailed(f"policy {self.name} raised {where(error)}") from error
         return self._checked(decided)
 
     def _checked(self, decided: Any) -> Action:
@@ -80,27 +79,8 @@ class Policy:
 
 
 def _find(name: str) -> Callable[..., Any]:
-    """The callable of that name. Raises InvalidInput."""
-    if name in POLICIES:
-        return POLICIES[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise InvalidInput("policy", name, ALLOWED)
+    """The callable of that name. Raises InvalidInput, PolicyFailed."""
     try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InvalidInput("policy", f"{name} ({error})", ALLOWED) from error
-    except Exception as error:  # the user's module itself
-        raise PolicyFailed(f"policy {name}: importing it raised {_where(error)}") from error
-    if not callable(found):
-        raise InvalidInput("policy", f"{name}, a {type(found).__name__}", ALLOWED)
-    made_from: Callable[..., Any] = found
-    return made_from
-
-
-def _where(error: Exception) -> str:
-    """The error, and the last line of code that it passed."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} (line {last.lineno} of {last.filename})"
+        return POLICIES.get(name) or find_callable("policy", name, allowed=ALLOWED)
+    except UserCodeFailed as error:
+        raise PolicyFailed(str(error)) from error

@@ -22,7 +22,15 @@ WIDTH_IN = 9.0
 LOG_FROM = 5.0
 BINS = 24
 # What a reply waits for or is worked on by; the sums over them stand in the tables.
-BREAKDOWN = ("settle", "queue", "re_anchor", "world_model", "decode_queue", "video_decode", "wire")
+BREAKDOWN = (
+    "prefill_ahead",
+    "queue",
+    "re_anchor",
+    "world_model",
+    "decode_queue",
+    "video_decode",
+    "wire",
+)
 
 Report = dict[str, Any]
 

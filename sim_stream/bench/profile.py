@@ -25,7 +25,7 @@ from sim_stream.bench.setup import Setup, prepare
 from sim_stream.bench.sweep import WindowTime, sweep, windows
 from sim_stream.config import Action, DecodingConfig
 from sim_stream.demo import DemoOptions, action_script, read_prompt
-from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.errors import Unavailable
 from sim_stream.outputs import said_plainly, try_folder, write_whole
 from sim_stream.plain_json import to_json
 from sim_stream.prompts import PROMPT_FRAMES, Prompt
@@ -53,7 +53,8 @@ def run(options: BenchOptions) -> int:
     try_folder("out", folder)
     prompt = read_prompt(DemoOptions(preset=options.preset))
     setup = prepare(options, prompt_frames=PROMPT_FRAMES)
-    _check_decoding(options, setup)
+    # What the server would refuse, before it takes seconds to start.
+    DecodingConfig.parse(options.decoding).check_fits(setup.preset.vq.grid)
     about = machine.describe()
     _say("calibrating: copy, read and matrix rates of this machine")
     dtypes = (setup.precision.whole, setup.precision.video)
@@ -93,19 +94,6 @@ def stages_of(setup: Setup, options: BenchOptions, calibration: Calibration) -> 
         video_decode=setup.video_decode.work,
         prompt_frames=PROMPT_FRAMES,
     )
-
-
-def _check_decoding(options: BenchOptions, setup: Setup) -> None:
-    """What the server would refuse, before it takes seconds to start."""
-    decoding, preset = DecodingConfig.parse(options.decoding), setup.preset
-    most = {
-        "jacobi": ("window", setup.layout.codes_per_frame),
-        "diagonal": ("k", preset.vq.grid[1]),
-    }
-    if decoding.strategy in most:
-        name, limit = most[decoding.strategy]
-        if getattr(decoding, name) > limit:
-            raise InvalidInput(f"decoding.{name}", getattr(decoding, name), f"1..{limit}")
 
 
 def _profile_server(options: BenchOptions, prompt: Prompt, stages: Stages) -> dict[str, Any]:

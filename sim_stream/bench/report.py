@@ -21,7 +21,7 @@ from sim_stream.bench.sweep import WindowTime
 # What a reply passes on its way, in order; a stage that a run never met is left out.
 OPENING = ("encode", "prefill")
 STAGES = (
-    *("settle", "queue", "re_anchor", "world_model", "decode_queue", "video_decode", "wire"),
+    *("prefill_ahead", "queue", "re_anchor", "world_model", "decode_queue", "video_decode", "wire"),
     *("round_trip", "end_to_end", "motion_to_photon"),
 )
 

@@ -51,7 +51,7 @@ class Stages:
         return {
             "encode": self.bound(self.encode, self.world_model_type),
             "prefill": self._prefill(),
-            "settle": self._settle(),
+            "prefill_ahead": self._prefill_ahead(),
             "re_anchor": self._re_anchor(),
             "video_decode": self.bound(self.video_decode, self.video_type),
         }
@@ -91,7 +91,7 @@ class Stages:
         ids = self.prompt_frames * self.layout.frame_length - 2
         return self.pass_bound(PassSize(ids=ids, rows=0, end=self.layout.prompt_length + ids))
 
-    def _settle(self) -> Bound:
+    def _prefill_ahead(self) -> Bound:
         """The newest frames that are kept are prefilled ahead, one by one, between two switches.
 
         The noise of the next draws, which is made in the same stage, is left out.

@@ -8,6 +8,7 @@ from pathlib import Path
 from sim_stream.cli.options import (
     add_log_format,
     add_model_options,
+    add_named_model,
     add_random_weights,
     add_record,
     as_fields,
@@ -21,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Ctrl-C or SIGTERM ends it with status 0."
     )
     add_model_options(parser)
+    add_named_model(parser)
     parser.add_argument(
         "--bind",
         default="tcp://127.0.0.1:5555",

@@ -2,7 +2,7 @@
 
 When the context is full it *re-anchors*: its last frames become the first ones of a new context, at
 fresh positions, after the drive's first frames where those are kept. Their keys and values are not
-computed then: as each of these frames is made, `settle` prefills it into a second cache, and
+computed then: as each of these frames is made, `prefill_ahead` prefills it into a second cache, and
 re-anchoring copies that one over the first.
 
 Knows nothing about pixels, noise or sampling. One owner at a time.
@@ -91,7 +91,7 @@ class Context:
 
     def re_anchor(self) -> None:
         """Keeps `first_frames` where they are and the newest frames, at fresh positions."""
-        self.settle()
+        self.prefill_ahead()
         layout, keep = self._layout, self._config.anchor_frames
         kept = layout.frame_start(self._config.first_frames)
         newest = keep - self._config.first_frames

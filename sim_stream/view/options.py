@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from sim_stream.errors import InvalidInput
@@ -56,12 +56,7 @@ class ViewOptions(ModelOptions):
     def _require_no_model(self) -> None:
         if self.record is not None:
             raise InvalidInput("record", self.record, "nothing beside --server, which records")
-        for option in fields(ModelOptions):
-            value = getattr(self, option.name)
-            if option.name not in LOCAL_CHOICES and value != option.default:
-                raise InvalidInput(
-                    option.name, value, "nothing beside --server, which has its model"
-                )
+        self.require_default("--server, which has its model", but=LOCAL_CHOICES)
 
     def own_server(self) -> list[str]:
         """The command line of a server of our own."""

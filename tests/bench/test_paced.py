@@ -46,9 +46,7 @@ def test_steps_are_due_by_the_clock_and_every_reply_is_kept(toy_drive: Drive) ->
     assert all(reply.due_ns <= reply.send_ns < reply.recv_ns for reply in replies)
 
 
-def test_a_stall_is_felt_by_every_step_that_fell_due_in_it(
-    toy: ToyModel, toy_drive: Drive
-) -> None:
+def test_a_stall_is_felt_by_every_step_that_fell_due_in_it(toy: ToyModel, toy_drive: Drive) -> None:
     def stall(session: object, step: int) -> None:
         if step == 3:
             time.sleep(0.4)

@@ -37,7 +37,7 @@ from sim_stream.video import SAMPLE, halve
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import ServerProcess
-from tests.wire.toy import OWN_DB, PRESET, SIZE, ToyModel
+from tests.wire.toy import OWN_DB, PRESET, SIZE, ToyModel, toy_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 90_001

@@ -15,7 +15,7 @@ from bridge.policies.contract import Policy
 from sim_stream.config import FrameSize
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import PRESET, ToyModel
+from tests.wire.toy import PRESET, ToyModel, toy_spec
 
 pytestmark = [pytest.mark.metadrive, pytest.mark.slow]
 CURVE_SEED = 202  # CSSCS: a curve within the first 20 s, no car in the way

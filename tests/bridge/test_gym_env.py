@@ -21,7 +21,7 @@ from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import ROOT, TIMEOUT_S, ServerProcess
-from tests.wire.toy import FOREIGN_DB, OWN_DB, PRESET, SIZE, ToyModel, prompt_frames
+from tests.wire.toy import FOREIGN_DB, OWN_DB, PRESET, SIZE, ToyModel, prompt_frames, toy_spec
 
 ID = "SimStream-v0"
 

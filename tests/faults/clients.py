@@ -169,9 +169,7 @@ def check_frames(frames: Sequence[Seen], reference: Reference, who: str) -> None
 
 def toy_reference(key: int, steps: int, *, size: int = SIZE) -> Reference:
     """The toy's frames without any wire."""
-    runtime = ToyModel(
-        preset=replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(size)))
-    )
+    runtime = ToyModel(preset=replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(size))))
     session = runtime.open_session()
     hashes = [sha256_of(session.reset(prompt_of(key, size), seed=key).image)]
     hashes += [sha256_of(session.step(action_of(n)).image) for n in range(1, steps + 1)]

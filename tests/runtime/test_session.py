@@ -146,15 +146,15 @@ def test_the_second_cache_equals_a_fresh_prefill_of_the_kept_frames(
             expected = fresh.held(fresh.length)
             torch.testing.assert_close(held, expected, atol=2e-5, rtol=2e-5)
         session.predict(action)
-        session.settle()
+        session.prefill_ahead()
 
 
-def test_settling_changes_nothing_but_the_time_it_takes(runtime: Runtime) -> None:
+def test_prefilling_ahead_changes_nothing_but_the_time_it_takes(runtime: Runtime) -> None:
     lazy, eager = started(runtime), started(runtime)
     rows = []
     for action in ACTIONS:
-        eager.settle()
-        eager.settle()
+        eager.prefill_ahead()
+        eager.prefill_ahead()
         eager.predict(action)
         rows.append(eager.latest_ids.tolist())
     assert rows == ids_of(lazy, ACTIONS)

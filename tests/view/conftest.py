@@ -19,7 +19,7 @@ from sim_stream.view.hub import Hub
 from sim_stream.view.web import serving
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import PRESET, ToyModel, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, prompt_frames, toy_spec
 
 TIMEOUT_S = 20.0
 LENGTH_BYTES = 4

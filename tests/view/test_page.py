@@ -20,7 +20,7 @@ from sim_stream.view.web import serving
 from sim_stream.wire.client.async_client import AsyncRemoteSession, AsyncStreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.view.conftest import QUICK
-from tests.wire.toy import SIZE, ToyModel, prompt_frames
+from tests.wire.toy import SIZE, ToyModel, prompt_frames, toy_spec
 
 
 def test_a_viewer_is_greeted_and_shown_the_first_frame(page):

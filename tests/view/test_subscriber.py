@@ -11,7 +11,7 @@ import zmq.asyncio
 from sim_stream.view.subscriber import listen
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from tests.wire.toy import drive, prompt_frames
-from tests.wire.vectors import refused
+from tests.wire.vectors import broken
 
 
 def test_another_clients_session_can_be_watched_and_not_driven(page, tmp_path):
@@ -46,7 +46,7 @@ def test_another_clients_session_can_be_watched_and_not_driven(page, tmp_path):
 
 def hostile_frames():
     """Messages of every broken shape, and frames whose figures no page could show."""
-    for vector in refused.replies():
+    for vector in broken.replies():
         yield [b"sid", *vector.parts]
     image, number = bytes(12), 2**63 - 1
     for shape in ([2, 2, 3], [12, 1, 1], [0, 2, 3], [1, 4, 3]):

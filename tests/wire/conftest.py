@@ -39,7 +39,7 @@ class RawClient:
     def send(self, header: dict[str, Any] | bytes, *parts: Any) -> int:
         self.rid += 1
         if isinstance(header, dict):
-            header = msgpack.packb({"v": 1, "rid": self.rid} | header)
+            header = msgpack.packb({"v": 2, "rid": self.rid} | header)
         self.socket.send_multipart([header, *parts])
         return self.rid
 
@@ -68,7 +68,7 @@ class RawClient:
 
 def frames_spec(frames: np.ndarray, **changes: Any) -> dict[str, Any]:
     spec = {"name": "frames", "dtype": "|u1", "shape": list(frames.shape), "nbytes": frames.nbytes}
-    return spec | {"enc": "raw"} | changes
+    return spec | changes
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def packed(**fields):
-    return msgpack.packb({"v": 1, "rid": 9} | fields)
+    return msgpack.packb({"v": 2, "rid": 9} | fields)
 
 
 def open_message(*, spec=None, pixels=PIXELS, **fields):
@@ -43,7 +43,7 @@ HEADERS = {
     "oversize header": ([packed(t="hello", pad=b"x" * 70_000)], "65536 bytes"),
     "no type": ([packed()], "missing required field `t`"),
     "unknown type": ([packed(t="teleport")], "'teleport'"),
-    "a reply's type": ([packed(t="frame")], "'frame'"),
+    "a reply's type": ([packed(t="frames")], "'frames'"),
     "type of wrong type": ([packed(t=7)], "Expected `str`"),
     "negative rid": ([packed(t="hello", rid=-1)], ">= 0"),
     "long sid": ([packed(t="close", sid="x" * 65)], "length <= 64"),
@@ -51,29 +51,44 @@ HEADERS = {
     "negative step": ([packed(t="step", sid="SID", step=-1)], "step"),
     "fractional step": ([packed(t="step", sid="SID", step=1.5)], "step"),
     "step without number": ([packed(t="step", sid="SID")], "`step`"),
-    "NaN speed": ([packed(t="step", sid="SID", step=1, action=action(speed_mps=NAN))], "finite"),
+    "NaN speed": ([packed(t="step", sid="SID", step=1, inputs=action(speed_mps=NAN))], "finite"),
     "infinite yaw": (
-        [packed(t="step", sid="SID", step=1, action=action(yaw_rate_radps=-INF))],
+        [packed(t="step", sid="SID", step=1, inputs=action(yaw_rate_radps=-INF))],
         "finite",
     ),
-    "half an action": ([packed(t="step", sid="SID", step=1, action={"speed_mps": 1})], "yaw_rate"),
-    "action as text": ([packed(t="step", sid="SID", step=1, action="left")], "action"),
+    "an unknown input": (
+        [packed(t="step", sid="SID", step=1, inputs={"sped_mps": 1})],
+        "inputs.sped_mps: got 1.0 (float); allowed: speed_mps, yaw_rate_radps",
+    ),
+    "a number as text": (
+        [packed(t="step", sid="SID", step=1, inputs={"speed_mps": "1"})],
+        "inputs.speed_mps",
+    ),
+    "inputs as text": ([packed(t="step", sid="SID", step=1, inputs="left")], "inputs"),
+    "an array that no step takes": (
+        [packed(t="step", sid="SID", step=1, arrays=[frames_spec(FRAMES)]), PIXELS],
+        "arrays: got frames",
+    ),
     "negative seed": (open_message(seed=-1), "seed"),
-    "lookahead 2": (open_message(lookahead=2), "lookahead"),
-    "temperature 0": (open_message(sampling={"top_k": 1, "temperature": 0.0}), "temperature"),
-    "unknown strategy": (open_message(decoding={"strategy": "greedy"}), "strategy"),
-    "window 0": (open_message(decoding={"strategy": "jacobi", "window": 0}), "window"),
-    "k as text": (open_message(decoding={"strategy": "diagonal", "k": "2"}), "k"),
-    "NaN temperature": (open_message(sampling={"top_k": 1, "temperature": NAN}), "temperature"),
-    "top_k 0": (open_message(sampling={"top_k": 0, "temperature": 1.0}), "top_k"),
+    "lookahead 2": (open_message(lookahead=2), "lookahead: got 2; allowed: 0 or 1"),
+    "temperature 0": (open_message(options={"temperature": 0.0}), "options.temperature"),
+    "unknown strategy": (open_message(options={"strategy": "greedy"}), "options.strategy"),
+    "window 0": (open_message(options={"strategy": "jacobi", "window": 0}), "options.window"),
+    "k as text": (open_message(options={"strategy": "diagonal", "k": "2"}), "options.k"),
+    "NaN temperature": (open_message(options={"temperature": NAN}), "options.temperature"),
+    "top_k 0": (open_message(options={"top_k": 0}), "options.top_k"),
     "unknown mode": (open_message(mode="warp"), "mode: got warp"),
     "another period": (open_message(dt_us=1), "250000"),
-    "another text": (open_message(text="fly"), "text"),
-    "too long a text": (open_message(text="x" * 5000), "text"),
-    "actions for other frames": (open_message(actions=[None]), "2, one per frame"),
-    "NaN context action": (open_message(actions=[None, action(speed_mps=NAN)]), "finite"),
-    "no frames": ([packed(t="open")], "one array named frames"),
-    "another array": (open_message(spec={"name": "pixels"}), "one array named frames"),
+    "a half top_k": (open_message(options={"top_k": 1.5}), "options.top_k"),
+    "another text": (open_message(inputs={"text": "fly"}), "inputs.text"),
+    "too long a text": (open_message(inputs={"text": "x" * 5000}), "length <= 4096"),
+    "inputs for other frames": (open_message(prompt_inputs=[{}]), "2, one per frame"),
+    "NaN before the prompt": (
+        open_message(prompt_inputs=[{}, action(speed_mps=NAN)]),
+        "prompt_inputs[1].speed_mps",
+    ),
+    "no frames": ([packed(t="open")], "frames: got uint8 [0, 32, 32, 3]; allowed: uint8 [1..5,"),
+    "another array": (open_message(spec={"name": "pixels"}), "arrays: got pixels; allowed: frames"),
     "spec without part": ([open_message()[0]], "1 arrays, 0 parts"),
     "part without spec": ([packed(t="hello"), b"x"], "0 arrays, 1 parts"),
     "array twice": (
@@ -84,11 +99,10 @@ HEADERS = {
     "many parts": ([packed(t="hello"), *[b""] * 1000], "16 parts"),
     "array with hello": (
         [packed(t="hello", arrays=[frames_spec(FRAMES)]), PIXELS],
-        "no arrays with this type",
+        "no arrays with this message",
     ),
     "float64": (open_message(spec={"dtype": "<f8"}), "dtype"),
     "object dtype": (open_message(spec={"dtype": "|O"}), "dtype"),
-    "unknown encoding": (open_message(spec={"enc": "pickle"}), "enc"),
     "nbytes against shape": (open_message(spec={"nbytes": 1}), "nbytes"),
     "nbytes beyond the part": (
         open_message(spec={"shape": [2**31 - 1] * 8, "nbytes": 2**62}),
@@ -105,19 +119,19 @@ HEADERS = {
     "part too short": (open_message(pixels=PIXELS[:-1]), "bytes"),
     "negative shape": (open_message(spec={"shape": [-2, -32, 32, 3]}), "shape"),
     "nine dimensions": (open_message(spec={"shape": [1] * 9, "nbytes": 1}, pixels=b"x"), "shape"),
-    "three dimensions": (open_message(spec={"shape": [64, 32, 3]}), "[T, 32, 32, 3]"),
-    "another size": (open_message(spec={"shape": [1, 64, 32, 3]}), "[T, 32, 32, 3]"),
+    "three dimensions": (open_message(spec={"shape": [64, 32, 3]}), "[1..5, 32, 32, 3]"),
+    "another size": (open_message(spec={"shape": [1, 64, 32, 3]}), "[1..5, 32, 32, 3]"),
     "no frame at all": (
         open_message(spec={"shape": [0, 32, 32, 3], "nbytes": 0}, pixels=b""),
-        "1..5 frames",
+        "[1..5, 32, 32, 3]",
     ),
     "too many frames": (
         open_message(spec={"shape": [6, 32, 32, 3], "nbytes": 3 * len(PIXELS)}, pixels=PIXELS * 3),
-        "1..5 frames",
+        "[1..5, 32, 32, 3]",
     ),
     "float frames": (
         open_message(spec={"dtype": "<f4", "nbytes": 4 * len(PIXELS)}, pixels=PIXELS * 4),
-        "|u1",
+        "frames: got float32 [2, 32, 32, 3]",
     ),
 }
 
@@ -131,15 +145,15 @@ def test_malformed_message_is_refused(raw, parts, says):
     assert says in reply["message"] and reply["retryable"] is False
     # The session is as it was, and so is the server.
     step = raw.ask({"t": "step", "sid": sid, "step": 1})
-    assert (step["t"], step["committed_step"]) == ("frame", 1)
+    assert (step["t"], step["committed_step"]) == ("frames", 1)
 
 
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
-        ({"t": "hello", "v": 2}, "VERSION"),
-        ({"t": "from the future", "v": 2}, "VERSION"),
-        ({"t": "hello", "protocol_min": 2, "protocol_max": 3}, "VERSION"),
+        ({"t": "hello", "v": 1}, "VERSION"),
+        ({"t": "from the future", "v": 3}, "VERSION"),
+        ({"t": "hello", "protocol_min": 3, "protocol_max": 4}, "VERSION"),
         ({"t": "step", "sid": "unknown", "step": 1}, "NO_SESSION"),
         ({"t": "fork", "sid": "unknown"}, "NO_SESSION"),
         ({"t": "heartbeat", "sid": "unknown"}, "NO_SESSION"),
@@ -159,7 +173,7 @@ def test_unknown_session_cannot_be_reset(raw):
 def test_refusal_bears_the_committed_step(raw):
     sid = raw.open()
     raw.ask({"t": "step", "sid": sid, "step": 1})
-    reply = raw.ask({"t": "step", "sid": sid, "step": 2, "action": "left"})
+    reply = raw.ask({"t": "step", "sid": sid, "step": 2, "inputs": "left"})
     assert (reply["code"], reply["committed_step"], reply["sid"]) == ("BAD_MESSAGE", 1, sid)
 
 
@@ -209,8 +223,8 @@ def test_every_mutated_message_gets_one_reply(raw):
         valid = rng.choice(
             [
                 [packed(t="hello")],
-                open_message(seed=3, actions=[None, action()]),
-                [packed(t="step", sid=sid, step=step, action=action(), sim_time_us=5)],
+                open_message(seed=3, prompt_inputs=[{}, action()]),
+                [packed(t="step", sid=sid, step=step, inputs=action(), sim_time_us=5)],
                 [packed(t="heartbeat", sid=sid)],
             ]
         )
@@ -222,4 +236,4 @@ def test_every_mutated_message_gets_one_reply(raw):
     assert refused > 200
     committed_step = raw.ask({"t": "heartbeat", "sid": sid})["committed_step"]
     reply = raw.ask({"t": "step", "sid": sid, "step": committed_step + 1})
-    assert reply["t"] == "frame" and np.frombuffer(reply["parts"][0], np.uint8).size == 32 * 32 * 3
+    assert reply["t"] == "frames" and np.frombuffer(reply["parts"][0], np.uint8).size == 32 * 32 * 3

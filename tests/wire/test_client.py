@@ -27,9 +27,9 @@ FRAMES = prompt_frames()
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ({"frames": FRAMES.astype(np.float32)}, "frames.dtype"),
-        ({"frames": FRAMES[0]}, "frames.shape"),
-        ({"frames": FRAMES[:, :16]}, "frames.shape"),
+        ({"frames": FRAMES.astype(np.float32)}, "frames"),
+        ({"frames": FRAMES[0]}, "frames"),
+        ({"frames": FRAMES[:, :16]}, "frames"),
         ({"frames": FRAMES[:0]}, "frames"),
         ({"frames": prompt_frames(6)}, "frames"),
         ({"frames": [FRAMES[0], FRAMES[1, :8]]}, "frames"),
@@ -37,15 +37,18 @@ FRAMES = prompt_frames()
         ({"seed": 2**64}, "seed"),
         ({"seed": 1.0}, "seed"),
         ({"seed": True}, "seed"),
-        ({"actions": [None]}, "actions"),
-        ({"actions": [None, (1.0,)]}, "actions[1]"),
-        ({"actions": [None, (1.0, "0")]}, "actions[1].yaw_rate_radps"),
-        ({"actions": 3}, "actions"),
-        ({"actions": "no"}, "actions"),
-        ({"text": b"drive"}, "text"),
-        ({"text": "x" * 5000}, "text"),
-        ({"sampling": {"top_k": 3}}, "sampling"),
-        ({"decoding": "jacobi"}, "decoding"),
+        ({"prompt_inputs": [None]}, "prompt_inputs"),
+        ({"prompt_inputs": [None, (1.0,)]}, "prompt_inputs[1]"),
+        ({"prompt_inputs": [None, (1.0, "0")]}, "prompt_inputs[1].yaw_rate_radps"),
+        ({"prompt_inputs": 3}, "prompt_inputs"),
+        ({"prompt_inputs": "no"}, "prompt_inputs"),
+        ({"inputs": {"text": b"drive"}}, "inputs.text"),
+        ({"inputs": {"text": "x" * 5000}}, "inputs.text"),
+        ({"options": {"top_k": 0}}, "options.top_k"),
+        ({"options": {"top_k": np.inf}}, "options.top_k"),
+        ({"options": {"best_k": 1}}, "options.best_k"),
+        ({"options": {3: 1}}, "options"),
+        ({"options": "jacobi"}, "options"),
         ({"lookahead": 2}, "lookahead"),
         ({"lookahead": "1"}, "lookahead"),
         ({"mode": ["lockstep"]}, "mode"),
@@ -64,14 +67,14 @@ def test_open_names_what_is_wrong_before_it_sends(client, arguments, field):
 
 
 @pytest.mark.parametrize(
-    "action",
-    [{"speed_mps": 1.0}, 3, "82", (1.0,), (1.0, 2.0, 3.0), ("8", 0.0), (8.0, None), (10**400, 0.0)],
+    "inputs",
+    [{"speed": 1.0}, 3, "82", (1.0,), (1.0, 2.0, 3.0), ("8", 0.0), (8.0, None), (10**400, 0.0)],
     ids=repr,
 )
-def test_step_without_an_action_is_refused_and_changes_nothing(client, action):
+def test_step_with_other_inputs_is_refused_and_changes_nothing(client, inputs):
     with client.open(FRAMES) as session:
-        with pytest.raises(InvalidInput, match="action"):
-            session.step(action)
+        with pytest.raises(InvalidInput, match="inputs"):
+            session.step(inputs)
         assert session.in_flight == 0
         assert session.step().step == 1
 
@@ -101,8 +104,8 @@ def test_times_that_no_message_can_hold_are_refused_before_they_are_sent(client,
 def test_a_pair_is_an_action_as_policies_return_it(client, pair):
     given = Action(speed_mps=2.0, yaw_rate_radps=0.5)
     with (
-        client.open(FRAMES, actions=[None, given]) as one,
-        client.open(FRAMES, actions=[None, pair]) as two,
+        client.open(FRAMES, prompt_inputs=[None, given]) as one,
+        client.open(FRAMES, prompt_inputs=[None, pair]) as two,
     ):
         np.testing.assert_array_equal(one.frame.image, two.frame.image)
         np.testing.assert_array_equal(one.step(given).image, two.step(pair).image)

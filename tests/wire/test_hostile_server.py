@@ -23,7 +23,7 @@ from sim_stream.wire.client.mailbox import Mailbox
 from sim_stream.wire.client.step_log import MOST_STEPS, StepLog
 from sim_stream.wire.messages import Step
 from tests.faults.fuzz import BAD_VALUES
-from tests.wire.vectors import refused, valid
+from tests.wire.vectors import broken, valid
 from tests.wire.vectors.valid import SIZE
 
 TIMEOUT_S = 0.25
@@ -224,7 +224,7 @@ def test_every_kind_of_reply_where_another_belongs_is_a_typed_error_or_taken(use
 
 def test_every_refused_reply_is_a_typed_error(user):
     """As the answer to a greeting, and to an opening."""
-    for vector in refused.replies():
+    for vector in broken.replies():
         for kind in ("hello", "open"):
 
             def answer(request: dict[str, Any], kind: str = kind, vector: Any = vector) -> Any:

@@ -33,7 +33,7 @@ from sim_stream.wire.server.server import StreamServer
 from sim_stream.wire.server.sessions import Sessions
 from sim_stream.wire.server.worker import EngineWorker, Wake
 from tests.wire.conftest import TIMEOUT_S, RawClient, frames_spec
-from tests.wire.toy import ToyPrediction, ToyModel, prompt_frames
+from tests.wire.toy import ToyModel, ToyPrediction, prompt_frames
 
 FRAMES = prompt_frames()
 LEASE_S = 3.0
@@ -75,7 +75,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "a pass": (SessionHost, "advance"),
     "the prediction": (ToyPrediction, "result"),
     "taking a step over": (SessionHost, "took"),
-    "settling": (SessionHost, "settle"),
+    "settling": (SessionHost, "prefill_ahead"),
     "another job": (EngineWorker, "_control"),
     "its frame": (worker, "describe"),
     "its seed": (SessionHost, "seed"),
@@ -83,7 +83,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "forgetting a session": (SessionHost, "forget"),
     "handing over to the decoder": (Inbox, "rendering"),
     "rendering": (EngineWorker, "_render"),
-    "the frame's shape": (worker, "checked"),
+    "the frames' shape": (SessionHost, "checked"),
     "after rendering": (Inbox, "rendered"),
 }
 
@@ -179,7 +179,7 @@ def test_server_survives_an_exception_in(place, times, served, runtime, monkeypa
     plant.left = 0
     assert plant.raised, f"nothing calls {place}"
     assert answers <= {
-        *("opened", "frame", "closed", "status"),
+        *("opened", "frames", "closed", "status"),
         *("INTERNAL", "ENGINE_FAILED", "NO_SESSION", "STEP_CONFLICT", "BUSY", "LIMIT"),
     }
     # Nobody else noticed, nothing is left behind, and all is as it was.
@@ -195,7 +195,7 @@ def test_server_survives_an_exception_in(place, times, served, runtime, monkeypa
         return there["t"] == "status" and there["sessions"] == runtime.sessions_open == 1
 
     wait_until(left_alone, "sessions are left behind")
-    assert a_session_of(victim) == {"opened", "frame", "closed", "status"}
+    assert a_session_of(victim) == {"opened", "frames", "closed", "status"}
 
 
 # Those that have no handler of their own below the loop.

@@ -21,7 +21,7 @@ from sim_stream.wire.server.jobs import Result
 from sim_stream.wire.server.server import StreamServer
 from sim_stream.wire.server.server import describe as describe_server
 from tests.wire.conftest import TIMEOUT_S, RawClient
-from tests.wire.toy import PRESET, ToyModel, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, prompt_frames, toy_spec
 
 
 def test_port_in_use_names_the_address(server, runtime):
@@ -77,7 +77,7 @@ def test_impossible_options_are_refused(runtime, options):
 def test_ipc_address_serves(serve, tmp_path):
     server = serve(bind=f"ipc://{tmp_path}/s")
     with StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client:
-        assert client.info.model_id == "toy"
+        assert client.info.spec.model_id == "toy"
 
 
 def test_server_restarts_under_a_new_epoch(serve):
@@ -122,7 +122,7 @@ def test_stop_finishes_the_frame_in_hand_and_refuses_the_rest(server, raw, runti
     assert raw.ask({"t": "fork", "sid": sid})["code"] == "SHUTTING_DOWN"
     go.set()
     in_hand, farewell = raw.receive(), raw.receive()
-    assert (in_hand["t"], in_hand["frame"]["step"]) == ("frame", 1)
+    assert (in_hand["t"], in_hand["frames"][-1]["step"]) == ("frames", 1)
     assert (farewell["code"], farewell["rid"]) == ("SHUTTING_DOWN", 0)
     stopping.join(TIMEOUT_S)
     assert not stopping.is_alive() and runtime.sessions_open == 0
@@ -145,7 +145,7 @@ def test_hung_engine_does_not_hang_stop_nor_status(serve, runtime, caplog):
 
 @pytest.mark.parametrize(("lease_s", "heartbeat_ms"), [(60.0, 1000), (0.3, 100), (0.001, 1)])
 def test_heartbeats_are_asked_for_three_times_in_a_lease_at_least(lease_s, heartbeat_ms):
-    info = describe_server(ToyModel(), 4, 2, lease_s)
+    info = describe_server(ToyModel().spec, 4, 2, lease_s)
     assert (info.heartbeat_ms, info.lease_ms) == (heartbeat_ms, round(lease_s * 1e3))
 
 
@@ -164,7 +164,7 @@ def test_vanished_client_loses_its_session(serve, runtime):
 
 def opened_dispatcher(clock_ns, jobs):
     """With a lease of 10 ns and one session, which took 100 ns to open."""
-    info = describe_server(ToyModel(), 4, 2, 1.0)
+    info = describe_server(ToyModel().spec, 4, 2, 1.0)
     dispatcher = Dispatcher(info, lambda job: not jobs.append(job), 10, lambda: clock_ns[0])
     opening = pack(Open(rid=1), {"frames": prompt_frames()})
     assert dispatcher.on_request(b"me", opening, clock_ns[0]) is None
@@ -238,8 +238,8 @@ def receive_frame(viewer, frame_id):
     while viewer.poll(TIMEOUT_S * 1e3):
         topic, header, image = viewer.recv_multipart()
         message = msgpack.unpackb(header)
-        assert message["frame"]["frame_id"] <= frame_id, "a frame is missing"
-        if message["frame"]["frame_id"] == frame_id:
+        assert message["frames"][-1]["frame_id"] <= frame_id, "a frame is missing"
+        if message["frames"][-1]["frame_id"] == frame_id:
             return topic, message, image
     raise AssertionError(f"frame {frame_id} did not come")
 
@@ -256,9 +256,9 @@ def test_viewer_sees_every_frame_under_the_sessions_topic(serve):
         for frame in [*(session.step() for _ in range(5)), session.close()]:
             topic, message, image = receive_frame(viewer, frame.frame_id)
             assert topic.decode() == message["sid"] == session.sid
-            assert message["t"] == "frame" and message["frame"]["step"] == frame.step
+            assert message["t"] == "frames" and message["frames"][-1]["step"] == frame.step
             shown = np.frombuffer(image, np.uint8).reshape(message["arrays"][0]["shape"])
-            np.testing.assert_array_equal(shown, frame.image)
+            np.testing.assert_array_equal(shown, frame.images)
 
 
 def test_stalled_viewer_misses_frames_and_slows_nobody():
@@ -294,7 +294,7 @@ def test_a_close_that_waits_behind_a_step_at_shutdown_disturbs_nothing(server, r
     client = RawClient(server.endpoint)
     sid = client.open()
     runtime.hooks.predict = hold
-    client.send({"t": "step", "sid": sid, "step": 1, "action": None})
+    client.send({"t": "step", "sid": sid, "step": 1, "inputs": {}})
     assert entered.wait(TIMEOUT_S)
     client.send({"t": "close", "sid": sid})
     client.send({"t": "heartbeat"})
@@ -305,7 +305,7 @@ def test_a_close_that_waits_behind_a_step_at_shutdown_disturbs_nothing(server, r
     assert (refused["t"], refused["code"]) == ("error", "SHUTTING_DOWN")
     held.set()
     frame = client.receive()
-    assert (frame["t"], frame["frame"]["step"]) == ("frame", 1)
+    assert (frame["t"], frame["frames"][-1]["step"]) == ("frames", 1)
     stopper.join(TIMEOUT_S)
     assert not stopper.is_alive()
     client.close()

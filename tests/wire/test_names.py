@@ -41,7 +41,7 @@ def test_key_called_as_a_former_session_names_no_session(recording):
     second = raw.ask_open(idempotency_key=first["sid"])
     assert second["t"] == "opened" and second["sid"] != first["sid"]
     assert raw.ask({"t": "resume", "resume_token": first["resume_token"]})["code"] == "NO_SESSION"
-    assert raw.ask({"t": "step", "sid": second["sid"], "step": 1})["t"] == "frame"
+    assert raw.ask({"t": "step", "sid": second["sid"], "step": 1})["t"] == "frames"
     assert raw.ask_open(idempotency_key=first["sid"])["sid"] == second["sid"]
     assert raw.ask({"t": "close", "sid": second["sid"]})["t"] == "closed"
     assert raw.ask_open(idempotency_key=first["sid"])["code"] == "NO_SESSION"
@@ -121,7 +121,7 @@ class Crossed:
         answer = reply["code"] if reply["t"] == "error" else reply["t"]
         assert answer not in ("INTERNAL", "ENGINE_FAILED", "BAD_MESSAGE"), (header, reply)
         self.answers[answer] += 1
-        if reply["t"] == "frame":
+        if reply["t"] == "frames":
             self._live[reply["sid"]] = reply["committed_step"]
         return reply
 
@@ -141,6 +141,6 @@ def test_crossed_keys_sids_and_tokens_get_one_reply_each_and_leave_nothing(seed,
     assert raw.ask({"t": "heartbeat"})["sessions"] == 0
     assert raw.open()
     assert server.counters.internal.by_place() == {}
-    assert {"opened", "frame", "closed", "status", "NO_SESSION"} <= set(crossed.answers)
+    assert {"opened", "frames", "closed", "status", "NO_SESSION"} <= set(crossed.answers)
     for other in others:
         other.close()

@@ -244,7 +244,7 @@ def test_status_says_whether_a_request_is_still_owed_to_that_connection(server, 
         asked = other._connection.send(Heartbeat(awaiting=rid))
         assert other._connection.wait(asked, TIMEOUT_S).message.pending == 0
     go.set()
-    assert raw.receive()["t"] == "frame"
+    assert raw.receive()["t"] == "frames"
     assert raw.ask({"t": "heartbeat", "awaiting": rid})["pending"] == 0
 
 
@@ -256,7 +256,7 @@ def test_what_is_owed_is_forgotten_with_every_kind_of_reply(server, raw, runtime
     for step in range(1, 4):
         raw.ask({"t": "step", "sid": sid, "step": step})
     refused = {"t": "step", "sid": sid, "step": 4}
-    raw.ask(refused | {"action": {"speed_mps": 999.0, "yaw_rate_radps": 0.0}})
+    raw.ask(refused | {"inputs": {"speed_mps": 999.0, "yaw_rate_radps": 0.0}})
     realtime = raw.open(mode="realtime")
     for step in range(1, 9):
         raw.send({"t": "step", "sid": realtime, "step": step})

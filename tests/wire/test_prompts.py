@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from contextlib import ExitStack
+from dataclasses import asdict, replace
 
 import msgspec
 import numpy as np
@@ -21,9 +22,10 @@ from sim_stream.recording.recorder import Recorder
 from sim_stream.wire import codec
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.messages import HelloOk
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, frames_spec
-from tests.wire.toy import FOREIGN_DB, OWN_DB, SIZE, ToyModel, prompt_frames
+from tests.wire.toy import FOREIGN_DB, OWN_DB, SIZE, ToyModel, prompt_frames, toy_spec
 from tests.wire.vectors import valid
 
 OWN = prompt_frames()
@@ -37,13 +39,14 @@ def warnings_of(caplog):
 
 def test_hello_says_what_the_model_expects(client):
     info = client.info
-    assert (info.prompt_psnr_min_db, info.prompt_psnr_own_db) == (25.0, 28.0)
-    assert msgspec.structs.asdict(info.camera) == {
+    assert (info.spec.prompt_psnr_min_db, info.spec.prompt_psnr_own_db) == (25.0, 28.0)
+    assert asdict(info.spec.camera) == {
         "field_of_view_deg": 66.0,
         "up_m": 1.9,
         "pitch_down_deg": 3.5,
     }
-    assert [(spec.bins, spec.taken) for spec in info.action_spec] == [(64, "end"), (61, "mean")]
+    numbers = info.spec.step_inputs
+    assert [(one.levels, one.taken) for one in numbers] == [(64, "end"), (61, "mean")]
 
 
 def test_a_foreign_prompt_is_warned_of_once_at_every_start(client, caplog):
@@ -87,7 +90,7 @@ def test_weights_that_say_nothing_give_the_figure_and_no_warning(caplog):
         StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
         client.open(GREY) as session,
     ):
-        assert client.info.camera is None and client.info.action_spec[0].taken == ""
+        assert client.info.spec.camera is None and client.info.spec.step_inputs[0].taken == ""
         assert session.prompt_psnr_db == FOREIGN_DB
         assert not session.prompt_is_foreign and session.prompt_warning == ""
     assert not warnings_of(caplog)
@@ -100,7 +103,7 @@ def test_only_replies_that_a_session_begins_with_bear_the_figure(raw):
     assert raw.ask({"t": "step", "sid": sid, "step": 1})["prompt_psnr_db"] is None
     assert raw.ask({"t": "fork", "sid": sid})["prompt_psnr_db"] == FOREIGN_DB
     reset = raw.ask({"t": "reset", "sid": sid, "arrays": [frames_spec(OWN)]}, OWN.tobytes())
-    assert (reset["t"], reset["prompt_psnr_db"]) == ("frame", OWN_DB)
+    assert (reset["t"], reset["prompt_psnr_db"]) == ("frames", OWN_DB)
     assert raw.ask({"t": "fork", "sid": sid})["prompt_psnr_db"] == OWN_DB
 
 
@@ -137,13 +140,14 @@ def test_resume_and_the_recording_tell_the_figure_of_the_start(tmp_path):
 def test_replies_of_a_server_that_knows_no_such_field_are_taken():
     for vector in valid.replies():
         plain = msgspec.msgpack.decode(vector.parts[0])
-        for name in ("prompt_psnr_db", "prompt_psnr_min_db", "prompt_psnr_own_db", "camera"):
-            plain.pop(name, None)
-        for spec in plain.get("action_spec", []):
-            del spec["bins"], spec["taken"]
+        plain.pop("prompt_psnr_db", None)
+        spec = plain.get("spec", {})
+        for name in ("prompt_psnr_min_db", "prompt_psnr_own_db", "camera"):
+            spec.pop(name, None)
         message = codec.decode_reply(msgspec.msgpack.encode(plain))
         assert getattr(message, "prompt_psnr_db", None) is None
-        assert getattr(message, "camera", None) is None
+        if isinstance(message, HelloOk):
+            assert message.spec.camera is None and message.spec.prompt_psnr_min_db is None
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
@@ -156,9 +160,7 @@ def test_a_runtime_without_a_finite_figure_fails_its_session_alone(broken, clien
         reset = session.reset
 
         def spoilt(*frames, **options):
-            first = reset(*frames, **options)
-            session.prompt_psnr_db = broken
-            return first
+            return replace(reset(*frames, **options), prompt_psnr_db=broken)
 
         session.reset = spoilt
         return session

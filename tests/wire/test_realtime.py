@@ -23,7 +23,7 @@ from sim_stream.wire.server.jobs import Job, Pace
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S
 from tests.wire.test_resume import RecordingServer
-from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames, toy_spec
 
 FPS = 50
 PERIOD_S = 1 / FPS
@@ -62,13 +62,13 @@ def test_newest_step_wins_and_those_it_replaces_are_told_at_once(raw, server, ru
         assert (dropped["rid"], dropped["committed_step"]) == (first_waiting, 0)
         first_waiting = raw.rid
     go.set()
-    one, six = raw.receive()["frame"], raw.receive()
+    one, six = raw.receive()["frames"][-1], raw.receive()
     assert (one["step"], one["frame_id"], one["dropped"]) == (1, 0, 2)
-    frame = six["frame"]
+    frame = six["frames"][-1]
     assert (frame["step"], frame["sim_time_us"], six["committed_step"]) == (6, 6, 6)
     assert (frame["frame_id"], frame["lag_frames"], frame["dropped"]) == (1, 1, 2)
     closed = raw.ask({"t": "close", "sid": sid})
-    assert (closed["frame"]["step"], closed["frame"]["frame_id"]) == (6, 2)
+    assert (closed["frames"][-1]["step"], closed["frames"][-1]["frame_id"]) == (6, 2)
     assert server.counters.errors["DROPPED"] == 2
 
 
@@ -92,7 +92,7 @@ def test_frames_are_those_of_the_steps_that_were_taken(client, runtime):
 
 def test_repeated_step_gets_its_reply_and_a_late_one_is_dropped(raw):
     sid = raw.open(mode="realtime")
-    step = {"t": "step", "sid": sid, "step": 7, "action": None}
+    step = {"t": "step", "sid": sid, "step": 7, "inputs": {}}
     first, again = raw.ask(step), raw.ask(step)
     assert first["parts"] == again["parts"] and again["committed_step"] == 7
     assert raw.ask(step | {"sim_time_us": 1})["code"] == "STEP_CONFLICT"

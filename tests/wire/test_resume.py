@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim_stream.config import DecodingConfig, SamplingConfig
+from sim_stream.config import SamplingConfig
 from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SessionClosed
 from sim_stream.recording.archive import KEY_FILE, RecordedSessions
 from sim_stream.recording.load import load
@@ -29,7 +29,7 @@ from sim_stream.wire.server.archive import sign
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
 from tests.wire.test_security import Realm
-from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames
+from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames, toy_spec
 
 FRAMES = prompt_frames()
 
@@ -113,11 +113,8 @@ def uninterrupted(steps: int, **start: Any) -> list[np.ndarray]:
     "start",
     [
         {"seed": 5},
-        {"lookahead": 0, "actions": [None, drive(1)[0]]},
-        {
-            "sampling": SamplingConfig(top_k=3, temperature=0.5),
-            "decoding": DecodingConfig(strategy="jacobi", window=8),
-        },
+        {"lookahead": 0, "prompt_inputs": [None, drive(1)[0]]},
+        {"options": {"top_k": 3, "temperature": 0.5, "strategy": "jacobi", "window": 8}},
     ],
 )
 def test_session_goes_on_with_equal_frames_after_a_restart(recording, connected, start):
@@ -207,7 +204,7 @@ def test_reply_that_was_recorded_but_lost_comes_after_the_restart(recording, raw
     resumed = raw.ask({"t": "resume", "resume_token": opened["resume_token"]})
     assert (resumed["t"], resumed["sid"], resumed["committed_step"]) == ("opened", opened["sid"], 1)
     again = raw.ask(step)
-    assert (again["frame"]["step"], again["parts"]) == (1, first["parts"])
+    assert (again["frames"][-1]["step"], again["parts"]) == (1, first["parts"])
     assert raw.ask(step | {"step": 2})["committed_step"] == 2
 
 

@@ -250,7 +250,7 @@ def test_the_list_is_read_again_for_new_connections(guarded, realm, alice):
         realm.client(guarded, "mallory")
     realm.let_in("mallory")
     with realm.client(guarded, "mallory") as client:
-        assert client.info.model_id == "toy"
+        assert client.info.spec.model_id == "toy"
 
 
 def test_a_key_taken_off_the_list_is_refused_on_its_open_connection(guarded, realm, alice):
@@ -262,7 +262,7 @@ def test_a_key_taken_off_the_list_is_refused_on_its_open_connection(guarded, rea
             session.step()
             time.sleep(0.05)
     with realm.client(guarded, "bob") as bob:
-        assert bob.info.model_id == "toy"
+        assert bob.info.spec.model_id == "toy"
 
 
 def test_nobody_gets_in_when_the_authenticator_has_ended(serve, realm):
@@ -366,7 +366,7 @@ def test_a_malformed_request_does_not_show_another_keys_progress(guarded, realm,
     session = alice.open(prompt_frames())
     session.step()
     thief = realm.raw(guarded, "bob")
-    reply = thief.ask({"t": "step", "sid": session.sid, "step": 2, "action": "left"})
+    reply = thief.ask({"t": "step", "sid": session.sid, "step": 2, "inputs": "left"})
     thief.close()
     assert (reply["code"], reply["committed_step"]) == ("BAD_MESSAGE", -1)
 
@@ -374,7 +374,7 @@ def test_a_malformed_request_does_not_show_another_keys_progress(guarded, realm,
 def test_a_session_goes_on_over_another_connection_of_the_same_key(guarded, realm, alice):
     session = alice.open(prompt_frames())
     second = realm.raw(guarded, "alice")
-    assert second.ask({"t": "step", "sid": session.sid, "step": 1})["t"] == "frame"
+    assert second.ask({"t": "step", "sid": session.sid, "step": 1})["t"] == "frames"
     second.close()
 
 
@@ -408,7 +408,7 @@ def test_a_flood_of_heartbeats_is_refused_and_disturbs_nobody(serve):
     assert 40 <= 200 - len(refused) <= 120
     assert all(reply["code"] == "BUSY" and reply["retryable"] for reply in refused)
     assert "more than 20 a second; wait " in refused[0]["message"]
-    assert other.ask({"t": "step", "sid": sid, "step": 1})["t"] == "frame"
+    assert other.ask({"t": "step", "sid": sid, "step": 1})["t"] == "frames"
     flooder.close()
     other.close()
 
@@ -482,7 +482,7 @@ def test_a_guarded_server_binds_beyond_loopback(serve, realm):
     server = serve(bind="tcp://0.0.0.0:0", publish="tcp://*:0", guard=realm.guard())
     port = server.endpoint.rpartition(":")[2]
     with StreamClient(f"tcp://127.0.0.1:{port}", timeout_s=TIMEOUT_S, **realm.keys("alice")) as it:
-        assert it.info.model_id == "toy"
+        assert it.info.spec.model_id == "toy"
 
 
 def test_a_guard_is_one_servers_and_guards_it_again_after_a_restart(serve, realm):
@@ -493,7 +493,7 @@ def test_a_guard_is_one_servers_and_guards_it_again_after_a_restart(serve, realm
     server.stop()
     server.start()
     with realm.client(server, "alice") as client:
-        assert client.info.model_id == "toy"
+        assert client.info.spec.model_id == "toy"
 
 
 @pytest.mark.parametrize(("given", "missing"), [("key", "allow"), ("allow", "key")])
@@ -515,7 +515,7 @@ def test_an_allow_list_may_be_one_file(serve, realm):
     server = serve(guard=Guard.load(realm.secret("server"), listed))
     for name in ("alice", "mallory"):
         with realm.client(server, name) as client:
-            assert client.info.model_id == "toy"
+            assert client.info.spec.model_id == "toy"
     with pytest.raises(RemoteError, match="UNAUTHENTICATED"):
         realm.client(server, "bob")
 
@@ -545,7 +545,7 @@ def test_a_list_that_breaks_while_the_server_runs_shuts_out_what_it_cannot_read(
         realm.client(guarded, "alice")
     assert "not allowed: allow: got" in caplog.text
     with realm.client(guarded, "bob") as client:
-        assert client.info.model_id == "toy"
+        assert client.info.spec.model_id == "toy"
 
 
 @pytest.mark.parametrize("form", ["folder", "file"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from sim_stream.config import Action, SamplingConfig
+from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError, SessionClosed
 from tests.wire.conftest import TIMEOUT_S, frames_spec
 from tests.wire.toy import PRESET, SIZE, SPEED_REFUSED_MPS, ToyModel, drive, prompt_frames
@@ -15,33 +16,38 @@ from tests.wire.toy import PRESET, SIZE, SPEED_REFUSED_MPS, ToyModel, drive, pro
 
 def test_hello_says_what_runs(client):
     info = client.info
-    assert (info.model_id, info.weights_sha256, info.fps) == ("toy", "0" * 64, 4.0)
-    assert info.frame_shape == (SIZE, SIZE, 3)
-    assert (info.context_min, info.context_max) == (1, PRESET.session.context_frames - 1)
-    assert info.takes_actions and info.action_spec[0].unit == "m/s"
-    assert info.sampling.top_k == PRESET.sampling.top_k
+    assert (info.spec.model_id, info.spec.weights_sha256, info.spec.fps) == ("toy", "0" * 64, 4.0)
+    assert info.spec.frame_shape == (SIZE, SIZE, 3)
+    assert info.spec.prompt_frames == (1, PRESET.session.context_frames - 1)
+    assert info.spec.step_inputs[0].unit == "m/s"
+    assert info.spec.defaults["top_k"] == PRESET.sampling.top_k
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])
 def test_frames_equal_those_of_a_local_session(client, lookahead):
-    frames, actions = prompt_frames(3), [None, *drive(2)]
-    sampling = SamplingConfig(top_k=7, temperature=0.5)
+    frames, led_to = prompt_frames(3), [None, *drive(2)]
+    options = {"top_k": 7, "temperature": 0.5}
     local = ToyModel().open_session(lookahead=lookahead)
-    expected = [local.reset(frames, seed=2**64 - 1, actions=actions, sampling=sampling)]
-    expected += [local.step(action) for action in drive(5)]
+    named = [{}, *(asdict(action) for action in drive(2))]
+    expected = [
+        local.reset(frames, seed=2**64 - 1, prompt_inputs=named, options=options),
+        *(local.predict(action).render() for action in drive(5)),
+    ]
     expected += [last] if (last := local.flush()) else []
 
     session = client.open(
-        frames, seed=2**64 - 1, actions=actions, sampling=sampling, lookahead=lookahead
+        frames, seed=2**64 - 1, prompt_inputs=led_to, options=options, lookahead=lookahead
     )
     got = [session.frame, *(session.step(action) for action in drive(5))]
     got += [last] if (last := session.close()) else []
 
     assert len(got) == len(expected) == 6 + lookahead
     for theirs, ours in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(theirs.image, ours.image)
-        for name in ("step", "frame_id", "lag_frames", "final", "approximated"):
+        np.testing.assert_array_equal(theirs.images, ours.images)
+        assert theirs.frame_id == ours.first_frame_id
+        for name in ("lag_frames", "final", "marks"):
             assert getattr(theirs, name) == getattr(ours, name)
+    assert [one.step for one in got] == [*range(6), 5][: len(got)]
 
 
 def test_frame_bears_timings_stamps_and_simulation_time(client):
@@ -83,9 +89,9 @@ def test_fork_continues_alike_and_apart(client):
 
 
 def test_repeated_step_brings_the_same_reply(raw):
-    step = {"t": "step", "sid": raw.open(), "step": 1, "action": None}
+    step = {"t": "step", "sid": raw.open(), "step": 1, "inputs": {}}
     first, again = raw.ask(step), raw.ask(step)
-    assert again["t"] == "frame" and again.pop("rid") == first.pop("rid") + 1
+    assert again["t"] == "frames" and again.pop("rid") == first.pop("rid") + 1
     assert again == first
 
 
@@ -107,14 +113,14 @@ def test_step_repeated_while_under_way_is_answered_twice_and_taken_once(raw, run
 
 
 @pytest.mark.parametrize(
-    ("step", "action"),
-    [(1, {"speed_mps": 1.0, "yaw_rate_radps": 0.0}), (3, None), (0, None), (2**63 - 1, None)],
+    ("step", "inputs"),
+    [(1, {"speed_mps": 1.0, "yaw_rate_radps": 0.0}), (3, {}), (0, {}), (2**63 - 1, {})],
     ids=["other content", "gap", "before the first", "far ahead"],
 )
-def test_conflicting_step_is_refused_and_changes_nothing(raw, step, action):
+def test_conflicting_step_is_refused_and_changes_nothing(raw, step, inputs):
     sid = raw.open()
-    raw.ask({"t": "step", "sid": sid, "step": 1, "action": None})
-    reply = raw.ask({"t": "step", "sid": sid, "step": step, "action": action})
+    raw.ask({"t": "step", "sid": sid, "step": 1, "inputs": {}})
+    reply = raw.ask({"t": "step", "sid": sid, "step": step, "inputs": inputs})
     assert (reply["code"], reply["committed_step"]) == ("STEP_CONFLICT", 1)
     assert raw.ask({"t": "step", "sid": sid, "step": 2})["committed_step"] == 2
 
@@ -123,7 +129,7 @@ def test_reply_cache_is_bounded(raw):
     sid = raw.open()
     for step in range(1, 8):
         raw.ask({"t": "step", "sid": sid, "step": step})
-    assert raw.ask({"t": "step", "sid": sid, "step": 7})["t"] == "frame"
+    assert raw.ask({"t": "step", "sid": sid, "step": 7})["t"] == "frames"
     assert raw.ask({"t": "step", "sid": sid, "step": 1})["code"] == "STEP_CONFLICT"
 
 
@@ -132,7 +138,7 @@ def test_closing_again_brings_the_last_frame_again(raw):
     raw.ask({"t": "step", "sid": sid, "step": 1})
     first, again = raw.ask({"t": "close", "sid": sid}), raw.ask({"t": "close", "sid": sid})
     assert first["t"] == again["t"] == "closed"
-    assert first["frame"]["frame_id"] == 1 and first["parts"] == again["parts"] != []
+    assert first["frames"][-1]["frame_id"] == 1 and first["parts"] == again["parts"] != []
     assert raw.ask({"t": "close", "sid": "never was"})["t"] == "closed"
 
 
@@ -180,7 +186,7 @@ def test_step_beyond_the_in_flight_limit_is_busy(raw, client, runtime):
     with pytest.raises(InvalidInput, match="2 in flight"):
         session.send_step()
     go.set()
-    assert [raw.receive()["frame"]["step"] for _ in (1, 2)] == [1, 2]
+    assert [raw.receive()["frames"][-1]["step"] for _ in (1, 2)] == [1, 2]
     assert raw.ask({"t": "step", "sid": sid, "step": 3})["committed_step"] == 3
 
 
@@ -287,7 +293,7 @@ def test_steps_of_sessions_are_under_way_together(client, runtime):
     runtime.passes += 10**9
     assert slow.receive().step == 1
     slow.close()
-    assert runtime.settled == 5  # once after every step
+    assert runtime.prefilled == 5  # once after every step
 
 
 def test_session_limit(raw):

@@ -1,23 +1,16 @@
-"""The committed bytes are what this code writes, reads and refuses (tests/wire/vectors)."""
+"""The committed bytes are what messages, codec and framing write and read (tests/wire/vectors)."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
-import numpy as np
 import pytest
 
-from sim_stream.config import FrameSize
 from sim_stream.errors import ProtocolError
+from sim_stream.spec import AnyField
 from sim_stream.wire import codec
-from sim_stream.wire.client.mailbox import Mailbox
 from sim_stream.wire.framing import HEADER_BYTES, FramingLimits, check_sizes, pack, unpack
-from sim_stream.wire.messages import ErrorCode, Request
-from sim_stream.wire.server.server import StreamServer
-from tests.wire.conftest import RawClient
-from tests.wire.toy import PRESET, ToyModel
-from tests.wire.vectors import refused, valid
+from sim_stream.wire.messages import ErrorCode, Reply, Request
+from tests.wire.vectors import refused, spec, valid
 from tests.wire.vectors.generate import JSON, MSGPACK, to_json, vectors
 
 LIMITS = FramingLimits(message_bytes=HEADER_BYTES + 2**20)
@@ -46,13 +39,15 @@ def test_committed_files_are_what_the_code_generates():
     assert MSGPACK.read_bytes() == msgspec.msgpack.encode(vectors())
 
 
-def test_every_type_and_every_code_has_a_vector():
+def test_every_type_every_code_and_every_kind_of_field_has_a_vector():
     def tags(union):
         return {kind.__struct_config__.tag for kind in union.__args__}
 
     assert {vector.message["t"] for vector in valid.requests()} == tags(Request)
-    assert {vector.message["t"] for vector in valid.replies()} == tags(codec.Reply)
+    assert {vector.message["t"] for vector in valid.replies()} == tags(Reply)
     assert {v.message.get("code") for v in valid.replies()} >= {code.value for code in ErrorCode}
+    fields = (*spec.SPEC.session_inputs, *spec.SPEC.step_inputs, *spec.SPEC.options)
+    assert {field.__struct_config__.tag for field in fields} == tags(AnyField)
 
 
 @pytest.mark.parametrize("vector", named(valid.requests()))
@@ -65,45 +60,14 @@ def test_reply_is_read_and_written(vector):
     check(vector, *receive(codec.decode_reply, vector.parts))
 
 
-@pytest.mark.parametrize("vector", named(refused.replies()))
-def test_broken_reply_is_refused(vector):
-    with pytest.raises(ProtocolError):
-        Mailbox().put(vector.parts, 0)
-
-
-@pytest.fixture(scope="module")
-def small_server():
-    """What the refused requests are meant for: 16x16 frames, no session open."""
-    preset = replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(valid.SIZE)))
-    with StreamServer(ToyModel(toy_spec(preset)), bind="tcp://127.0.0.1:0") as server:
-        raw = RawClient(server.endpoint)
-        yield raw
-        raw.close()
-
-
-def test_hello_is_answered_as_in_the_vectors(small_server):
-    reply = small_server.ask({"t": "hello"})
-    expected = valid.fields(valid.hello_ok(rid=small_server.rid))
-    assert len(reply.pop("parts")) == 0
-    assert reply | {"server_epoch": ""} == expected | {
-        "server_epoch": "",
-        "frame_shape": list(expected["frame_shape"]),
-    }
-
-
-@pytest.mark.parametrize("vector", named(refused.requests()))
-def test_refused_request_gets_its_code(small_server, vector):
-    reply = small_server.ask(vector.parts[0], *vector.parts[1:])
-    assert (reply["t"], reply["code"]) == ("error", vector.code)
-
-
-@pytest.mark.parametrize("vector", named(v for v in valid.requests() if v.message["t"] == "open"))
-def test_open_of_the_vectors_starts_a_session_or_names_the_text(small_server, vector):
-    reply = small_server.ask(vector.parts[0], *vector.parts[1:])
-    if vector.message["text"]:
-        assert reply["code"] == "BAD_MESSAGE" and "text" in reply["message"]
+@pytest.mark.parametrize("name", refused.MALFORMED)
+def test_malformed_request_is_refused_unless_only_a_server_can_know(name):
+    if name in ("no version", "arrays with a hello"):
         return
-    assert reply["t"] == "opened"
-    image = np.frombuffer(reply["parts"][0], np.uint8)
-    assert image.size == valid.SIZE**2 * 3
-    small_server.ask({"t": "close", "sid": reply["sid"]})
+    with pytest.raises(ProtocolError):
+        receive(codec.decode_request, refused.MALFORMED[name])
+
+
+@pytest.mark.parametrize("name", refused.UNFIT)
+def test_request_that_does_not_fit_the_model_is_well_formed(name):
+    receive(codec.decode_request, refused.UNFIT[name])

@@ -9,26 +9,27 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sim_stream.config import FrameSize
 from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
 from sim_stream.serve import stop_at_end_of_stdin
+from sim_stream.stream_model import StreamModel
 from sim_stream.wire.observe import together
 from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.rates import REQUESTS_PER_S
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import PRESET, SIZE, Hooks, ToyModel, ToySession
+from tests.wire.toy import SIZE, Hooks, ToyModel, ToySession, toy_spec
+from tests.wire.toy_worlds import clip_world, map_world
 
 MIB = 2**20
 
 
 @dataclass
-class HeavyRuntime(ToyModel):
+class HeavyModel(ToyModel):
     """Every session holds ``session_mib`` of memory, as a KV cache would."""
 
     session_mib: int = 0
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--record-format", default="ffv1")
     parser.add_argument("--file-bytes", type=int, help="no file may grow beyond this")
     parser.add_argument("--size", type=int, default=SIZE, help="of the frames")
+    parser.add_argument("--world", choices=("map", "clip"), help="one of toy_worlds instead")
     parser.add_argument("--step-ms", type=float, default=0.0, help="what the engine needs")
     parser.add_argument("--session-mib", type=int, default=0, help="memory of a session")
     parser.add_argument("--until-stdin-closes", action="store_true")
@@ -66,11 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.file_bytes, options.file_bytes))
     if options.until_stdin_closes:
         threading.Thread(target=stop_at_end_of_stdin, daemon=True).start()
-    runtime = HeavyRuntime(
-        preset=replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(options.size))),
+    model: StreamModel = HeavyModel(
+        toy_spec(frame_shape=(options.size, options.size, 3)),
         hooks=Hooks(predict=lambda session, step: time.sleep(options.step_ms / 1e3)),
         session_mib=options.session_mib,
     )
+    if options.world:
+        model = {"map": map_world, "clip": clip_world}[options.world]()
     with ExitStack() as stack:
         recorder = archive = None
         if options.record is not None:
@@ -85,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             metrics = Metrics()
             logging.info("metrics at %s", stack.enter_context(exported(metrics, options.metrics)))
         server = StreamServer(
-            runtime,
+            model,
             bind=options.bind,
             publish=options.publish,
             max_sessions=options.max_sessions,

@@ -7,7 +7,7 @@ import { color, StackedBars } from "./plots.js";
 const ORDER = ["encode", "prefill", "queue", "re_anchor", "world_model", "decode_queue", "video_decode"];
 const OTHER = "wire, other";
 // Work done ahead for the next step, beside this step's decoding: not part of the stack.
-const BESIDE = new Set(["settle", "round_trip"]);
+const BESIDE = new Set(["prefill_ahead", "round_trip"]);
 const KEPT = 240;
 
 export class Latency {

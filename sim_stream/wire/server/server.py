@@ -278,7 +278,12 @@ class StreamServer:
 
 
 def describe(
-    spec: StreamSpec, max_sessions: int, max_in_flight: int, lease_s: float, *, resumable: bool
+    spec: StreamSpec,
+    max_sessions: int,
+    max_in_flight: int,
+    lease_s: float,
+    *,
+    resumable: bool = False,
 ) -> HelloOk:
     """What ``hello`` is answered with."""
     return HelloOk(

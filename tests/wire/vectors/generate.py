@@ -1,9 +1,9 @@
-"""Writes the test vectors of protocol v1, twice: to read (JSON, parts in hex) and as msgpack.
+"""Writes the test vectors of protocol v2, twice: to read (JSON, parts in hex) and as msgpack.
 
     python -m tests.wire.vectors.generate
 
 The files are committed, so that a change of the wire format shows as a change of them. The C++
-client's tests read ``v1.msgpack``.
+client's tests read ``v2.msgpack``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 
 from sim_stream.wire.messages import VERSION
-from tests.wire.vectors import refused, valid
+from tests.wire.vectors import broken, checked, refused, valid
 
 FOLDER = Path(__file__).parent
-JSON = FOLDER / "v1.json"
-MSGPACK = FOLDER / "v1.msgpack"
+JSON = FOLDER / "v2.json"
+MSGPACK = FOLDER / "v2.msgpack"
 
 
 def vectors() -> dict[str, Any]:
@@ -29,7 +29,8 @@ def vectors() -> dict[str, Any]:
         "requests": [vars(vector) for vector in valid.requests()],
         "replies": [vars(vector) for vector in valid.replies()],
         "refused_requests": [vars(vector) for vector in refused.requests()],
-        "refused_replies": [vars(vector) for vector in refused.replies()],
+        "refused_replies": [vars(vector) for vector in broken.replies()],
+        "checked_values": [vars(vector) for vector in checked.checked()],
     }
 
 

@@ -5,6 +5,7 @@ Frames are 16x16 so that the bytes stay readable. Knows no files; ``generate`` w
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +15,8 @@ import numpy as np
 
 from sim_stream.wire import messages as m
 from sim_stream.wire.framing import pack
+from tests.wire.vectors.spec import BARE, CLIPS, SIZE, SPEC
 
-SIZE = 16
-CONTEXT_MAX = 5
 SID = "0011223344556677"
 TOKEN = f"{SID}.{'0123456789abcdef' * 2}"
 I64_MAX, U64_MAX = 2**63 - 1, 2**64 - 1
@@ -52,46 +52,59 @@ def fields(message: m.Message) -> dict[str, Any]:
 
 
 FRAMES = {"frames": images(1, SIZE, SIZE, 3)}
-LEFT = m.WireAction(speed_mps=8.0, yaw_rate_radps=0.125)
-ODD = m.WireAction(speed_mps=0.1, yaw_rate_radps=-0.0)
-SAMPLING = m.WireSampling(top_k=10, temperature=0.6)
+LEFT: dict[str, float | str] = {"speed_mps": 8.0, "yaw_rate_radps": 0.125}
+ODD: dict[str, float | str] = {"speed_mps": 0.1, "yaw_rate_radps": -0.0}
+MAP = {"inputs.semantic": images(4, 4)}
+HEIGHTS = {"inputs.heights": np.linspace(-1.5, 1.0, 6, dtype="<f4").reshape(2, 3)}
 
 REQUESTS = (
     _Sample("hello", m.Hello(rid=1)),
-    _Sample(
-        "hello with a range and capabilities",
-        m.Hello(rid=U64_MAX, protocol_min=0, protocol_max=7, capabilities=["resume", ""]),
-    ),
+    _Sample("hello with a range", m.Hello(rid=U64_MAX, protocol_min=0, protocol_max=7)),
     _Sample("open with defaults", m.Open(rid=2), FRAMES),
+    _Sample("open from no frame", m.Open(rid=2)),
     _Sample(
         "open with everything",
         m.Open(
             rid=70_000,
             seed=U64_MAX,
-            text="",
-            sampling=m.WireSampling(top_k=2**31 - 1, temperature=10.0),
-            decoding=m.WireDecoding(strategy="jacobi", window=8, k=1),
-            actions=[None, LEFT],
+            inputs={"text": "", "weather": "rain"},
+            prompt_inputs=[{"speed_mps": 0.0}, LEFT],
+            options={"strategy": "jacobi", "temperature": 10.0, "top_k": 2.0**31 - 1},
             lookahead=0,
             dt_us=250_000,
             idempotency_key="k" * 64,
             record=False,
         ),
-        {"frames": images(2, SIZE, SIZE, 3)},
+        {
+            "frames": images(2, SIZE, SIZE, 3),
+            **HEIGHTS,
+            "prompt.semantic": images(2, 4, 4) % 16,
+        },
     ),
-    _Sample("open with a text beyond ASCII", m.Open(rid=3, text="Straße 東京 🚗"), FRAMES),
-    _Sample("reset", m.Reset(rid=4, sid=SID, seed=3, actions=[ODD]), FRAMES),
-    _Sample("step without action", m.Step(rid=5, sid=SID, step=1)),
-    _Sample("step with action", m.Step(rid=6, sid=SID, step=2, action=LEFT)),
+    _Sample(
+        "open with a text beyond ASCII", m.Open(rid=3, inputs={"text": "Straße 東京 🚗"}), FRAMES
+    ),
+    _Sample("reset", m.Reset(rid=4, sid=SID, seed=3, prompt_inputs=[ODD]), FRAMES),
+    _Sample("reset from no frame", m.Reset(rid=4, sid=SID, options={"temperature": 0.5}), HEIGHTS),
+    _Sample("step without inputs", m.Step(rid=5, sid=SID, step=1)),
+    _Sample("step with numbers", m.Step(rid=6, sid=SID, step=2, inputs=LEFT)),
+    _Sample("step with an array", m.Step(rid=6, sid=SID, step=3, inputs={"speed_mps": 8.0}), MAP),
+    _Sample(
+        "step with several arrays",
+        m.Step(rid=6, sid=SID, step=4, inputs={"speed_mps": 8.0, "text": "left"}),
+        MAP | HEIGHTS | {"inputs.one": np.ones(1, np.uint8)},
+    ),
     _Sample(
         "step with everything",
-        m.Step(rid=7, sid=SID, step=300, action=ODD, sim_time_us=-5, deadline_ms=250),
+        m.Step(rid=7, sid=SID, step=300, inputs=ODD, sim_time_us=-5, deadline_ms=250),
+        MAP,
     ),
     _Sample(
         "step at the limits",
         m.Step(rid=8, sid="x" * 64, step=I64_MAX, sim_time_us=-I64_MAX - 1, deadline_ms=I64_MAX),
     ),
     _Sample("fork", m.Fork(rid=9, sid=SID)),
+    _Sample("fork with a seed", m.Fork(rid=9, sid=SID, seed=U64_MAX)),
     _Sample("fork with a key", m.Fork(rid=9, sid=SID, idempotency_key="0123456789abcdef")),
     _Sample("resume", m.Resume(rid=14, resume_token=TOKEN)),
     _Sample("close", m.Close(rid=10, sid=SID)),
@@ -101,99 +114,76 @@ REQUESTS = (
     _Sample("heartbeat of a session", m.Heartbeat(rid=12, sid=SID, client_send_ns=I64_MAX)),
 )
 
-FIRST = m.FrameInfo(step=0, frame_id=0, lag_frames=0, final=False, approximated=False)
+FIRST = m.FrameInfo(step=0, frame_id=0, lag_frames=0, final=False)
 LATER = m.FrameInfo(
     step=300,
     frame_id=299,
     lag_frames=1,
     final=True,
-    approximated=True,
-    inflated=True,
-    accepted=[1, 2, 253],
+    marks=["approximated", "inflated"],
+    stats={"accepted": [1.0, 2.0, 253.0], "none": []},
     seed=U64_MAX,
     sim_time_us=-5,
     queue_depth=1,
     dropped=70_000,
-    timings_ns={"world_model": 90_000_000, "queue": 0},
+    timings_ns={"queue": 0, "world_model": 90_000_000},
     stamps_ns={"srv_recv": 2**40, "srv_send": I64_MAX},
 )
-IMAGE = {"image": images(SIZE, SIZE, 3)}
+CLIP = [m.FrameInfo(step=2, frame_id=n, lag_frames=0, final=True, seed=7) for n in range(5, 10)]
+IMAGE = {"images": images(1, SIZE, SIZE, 3)}
+IMAGES = {"images": images(5, SIZE, SIZE, 3)}
 LIMITS = m.ServerLimits(
     header_bytes=65_536,
     parts=16,
-    message_bytes=65_536 + CONTEXT_MAX * SIZE * SIZE * 3,
+    message_bytes=65_536 + SPEC.array_bytes,
     max_sessions=4,
     max_in_flight=2,
 )
-ACTION_SPEC = [
-    m.ActionSpec(name="speed_mps", unit="m/s", low=0.0, high=32.0, bins=64, taken="end"),
-    m.ActionSpec(name="yaw_rate_radps", unit="rad/s", low=-0.8, high=0.8, bins=61, taken="mean"),
-]
 
 
 def hello_ok(**changes: Any) -> m.HelloOk:
     values: dict[str, Any] = {
         "rid": 1,
-        "protocol": 1,
+        "protocol": m.VERSION,
         "server_epoch": "8899aabbccddeeff",
-        "model_id": "toy",
-        "weights_sha256": "0" * 64,
-        "fps_num": 4,
-        "fps_den": 1,
-        "frame_shape": (SIZE, SIZE, 3),
-        "context_min": 1,
-        "context_max": CONTEXT_MAX,
-        "lookahead": 1,
-        "sampling": SAMPLING,
-        "action_spec": ACTION_SPEC,
+        "spec": SPEC,
         "limits": LIMITS,
         "lease_ms": 60_000,
         "heartbeat_ms": 1000,
         "resume_steps": 0,
-        "camera": m.WireCamera(field_of_view_deg=66.0, up_m=1.9, pitch_down_deg=3.5),
-        "prompt_psnr_min_db": 25.0,
-        "prompt_psnr_own_db": 28.0,
     }
     return m.HelloOk(**(values | changes))
 
 
 REPLIES = (
     _Sample("hello_ok", hello_ok()),
-    _Sample(
-        "hello_ok of a model without actions",
-        hello_ok(action_spec=[], fps_num=30_000, fps_den=1001, lookahead=0),
-    ),
+    _Sample("hello_ok of a model that takes nothing", hello_ok(spec=BARE)),
+    _Sample("hello_ok of a model of clips", hello_ok(spec=CLIPS)),
     _Sample("hello_ok of a server that records", hello_ok(resume_steps=1024)),
-    _Sample(
-        "hello_ok of weights that say nothing of what they expect",
-        hello_ok(
-            camera=None,
-            prompt_psnr_min_db=None,
-            prompt_psnr_own_db=None,
-            action_spec=[m.ActionSpec(name="speed_mps", unit="m/s", low=0.0, high=32.0)],
-        ),
-    ),
-    _Sample("opened by open", m.Opened(rid=2, sid=SID, committed_step=0, frame=FIRST), IMAGE),
+    _Sample("opened by open", m.Opened(rid=2, sid=SID, committed_step=0, frames=[FIRST]), IMAGE),
+    _Sample("opened from no frame", m.Opened(rid=2, sid=SID, committed_step=0, seed=7)),
     _Sample(
         "opened from a foreign prompt",
-        m.Opened(rid=2, sid=SID, committed_step=0, frame=FIRST, prompt_psnr_db=14.875),
+        m.Opened(rid=2, sid=SID, committed_step=0, frames=[FIRST], prompt_psnr_db=14.875),
         IMAGE,
     ),
     _Sample(
         "opened, to be resumed",
-        m.Opened(rid=2, sid=SID, committed_step=0, frame=FIRST, resume_token=TOKEN),
+        m.Opened(rid=2, sid=SID, committed_step=0, frames=[FIRST], resume_token=TOKEN),
         IMAGE,
     ),
-    _Sample("opened by fork", m.Opened(rid=9, sid=SID, committed_step=300)),
-    _Sample("frame", m.FrameMessage(rid=7, sid=SID, committed_step=300, frame=LATER), IMAGE),
+    _Sample("opened by fork", m.Opened(rid=9, sid=SID, committed_step=300, seed=U64_MAX)),
+    _Sample("a frame", m.FrameMessage(rid=7, sid=SID, committed_step=300, frames=[LATER]), IMAGE),
+    _Sample("five frames", m.FrameMessage(rid=7, sid=SID, committed_step=2, frames=CLIP), IMAGES),
     _Sample(
-        "frame of a reset",
-        m.FrameMessage(rid=4, sid=SID, committed_step=0, frame=FIRST, prompt_psnr_db=31.5),
+        "frames of a reset",
+        m.FrameMessage(rid=4, sid=SID, committed_step=0, frames=[FIRST], prompt_psnr_db=31.5),
         IMAGE,
     ),
+    _Sample("a reset to no frame", m.FrameMessage(rid=4, sid=SID, committed_step=0, frames=[])),
     _Sample(
         "closed with the last frame",
-        m.Closed(rid=10, sid=SID, committed_step=300, frame=LATER),
+        m.Closed(rid=10, sid=SID, committed_step=300, frames=[LATER]),
         IMAGE,
     ),
     _Sample("closed without", m.Closed(rid=10, sid=SID, committed_step=-1)),
@@ -238,12 +228,15 @@ REPLIES = (
 
 
 def requests() -> list[Valid]:
-    return [*map(_canonical, REQUESTS), *_other_spellings(m.Step(rid=6, sid=SID, step=2))]
+    step = m.Step(rid=6, sid=SID, step=2, inputs={"speed_mps": 8.0})
+    return [*map(_canonical, REQUESTS), *_other_spellings(step), *_other_numbers(step)]
 
 
 def replies() -> list[Valid]:
     (status,) = (sample.message for sample in REPLIES if sample.name == "status")
-    return [*map(_canonical, REPLIES), *_other_spellings(status)]
+    stats = m.FrameInfo(step=1, frame_id=1, lag_frames=0, final=True, stats={"accepted": [8.0]})
+    frame = m.FrameMessage(rid=7, sid=SID, committed_step=1, frames=[stats])
+    return [*map(_canonical, REPLIES), *_other_spellings(status), *_other_numbers(frame)]
 
 
 def _canonical(sample: _Sample) -> Valid:
@@ -255,17 +248,36 @@ def _canonical(sample: _Sample) -> Valid:
 def _other_spellings(message: m.Message) -> list[Valid]:
     """What other encoders may write for the same message."""
     plain = fields(message)
+    version = b"\xa1v" + bytes([m.VERSION])
     spellings = {
         "keys in another order": _packed(dict(reversed(plain.items()))),
         "unknown fields": _packed(plain | {"wings": {"left": [1, None, b"\x00"]}}),
-        "wide integers": _packed(plain).replace(b"\xa1v\x01", b"\xa1v\xcf" + bytes(7) + b"\x01"),
-        "signed integers": _packed(plain).replace(b"\xa1v\x01", b"\xa1v\xd0\x01"),
+        "wide integers": _packed(plain).replace(
+            version, b"\xa1v\xcf" + bytes(7) + bytes([m.VERSION])
+        ),
+        "signed integers": _packed(plain).replace(version, b"\xa1v\xd0" + bytes([m.VERSION])),
         "a long map header": b"\xde" + len(plain).to_bytes(2, "big") + _packed(plain)[1:],
     }
+    return [_spelled(message, name, header) for name, header in spellings.items()]
+
+
+def _other_numbers(message: m.Message) -> list[Valid]:
+    """The same for the 8.0 that is in the message."""
+    header = _packed(fields(message))
+    written = b"\xcb" + struct.pack(">d", 8.0)
+    assert header.count(written) == 1
+    spellings = {
+        "a number as an integer": b"\x08",
+        "a number as a short float": b"\xca" + struct.pack(">f", 8.0),
+    }
     return [
-        Valid(name=f"{plain['t']}: {name}", parts=[header], message=plain, canonical=False)
-        for name, header in spellings.items()
+        _spelled(message, name, header.replace(written, other)) for name, other in spellings.items()
     ]
+
+
+def _spelled(message: m.Message, name: str, header: bytes) -> Valid:
+    plain = fields(message)
+    return Valid(name=f"{plain['t']}: {name}", parts=[header], message=plain, canonical=False)
 
 
 def _packed(plain: dict[str, Any]) -> bytes:
