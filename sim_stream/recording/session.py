@@ -117,8 +117,9 @@ class SessionRecording:
         request, images = exchange.request, exchange.images
         assert not isinstance(request, Fork | Resume)
         arrays = {name: array for name, array in exchange.arrays.items() if array.size}
-        frames = arrays.pop(FRAMES, None)
-        assert frames is None or frames.dtype == np.uint8
+        prompt = None
+        if FRAMES in arrays:
+            prompt = self._files.write_prompt(arrays.pop(FRAMES).astype(np.uint8, copy=False))
         images = no_frames(exchange.info.spec) if images is None else images
         return Shown(
             request=request,
@@ -127,7 +128,7 @@ class SessionRecording:
             sha256=[sha256_of(image) for image in images],
             index=self._files.write_frames(images),
             arrays=self._files.write_arrays(arrays),
-            prompt=self._files.write_prompt(frames) if frames is not None else None,
+            prompt=prompt,
             prompt_psnr_db=None if isinstance(reply, Closed) else reply.prompt_psnr_db,
         )
 
