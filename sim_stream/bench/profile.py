@@ -26,7 +26,7 @@ from sim_stream.bench.setup import Setup, prepare
 from sim_stream.bench.sweep import WindowTime, sweep, windows
 from sim_stream.config import DecodingConfig
 from sim_stream.demo import DemoOptions, read_prompt
-from sim_stream.errors import Unavailable
+from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.outputs import said_plainly, try_folder, write_whole
 from sim_stream.plain_json import to_json
 from sim_stream.prompts import PROMPT_FRAMES

@@ -76,9 +76,7 @@ def make_keys(folder: Path) -> list[str]:
     return ["--key", str(folder / "server.secret"), "--allow", str(folder / "client.pub")]
 
 
-def rising(
-    server: type[ServerProcess], world: list[str], on_exit: ExitStack
-) -> dict[str, str]:
+def rising(server: type[ServerProcess], world: list[str], on_exit: ExitStack) -> dict[str, str]:
     """Its process is the first one's."""
     folder = on_exit.enter_context(TemporaryDirectory())
     toy = server(*world, "--record", folder)
