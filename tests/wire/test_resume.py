@@ -114,7 +114,7 @@ def uninterrupted(steps: int, **start: Any) -> list[np.ndarray]:
     [
         {"seed": 5},
         {"lookahead": 0, "prompt_inputs": [None, drive(1)[0]]},
-        {"options": {"top_k": 3, "temperature": 0.5, "strategy": "jacobi", "window": 8}},
+        {"options": {"top_k": 3, "temperature": 0.5, "strategy": "jacobi", "window": 3}},
     ],
 )
 def test_session_goes_on_with_equal_frames_after_a_restart(recording, connected, start):
