@@ -38,8 +38,8 @@ ALLOWED: dict[str, set[str]] = {
     "named_model": BASE,
     "serve": BASE
     | {"logs", "metrics", "model_options", "models", "named_model", "pipelines", "recording"}
-    | {"runtime", "wire"},
-    "server_process": BASE | {"logs", "serve"},
+    | {"runtime", "server_process", "wire"},
+    "server_process": BASE | {"logs"},
     "model_options": BASE,
     "console": BASE,
     "logs": {"plain_json", "text"},

@@ -59,6 +59,8 @@ GOALS_FPS = (4, 8, 12)
 
 def run(options: BenchOptions, gpu_name: str) -> int:
     """Prints the calculation. Raises InvalidInput for a GPU that is not in the table."""
+    if options.model is not None:
+        raise InvalidInput("roofline", gpu_name, "nothing beside --model: only presets are counted")
     report = calculate(get_preset(options.preset), pick_gpu(gpu_name))
     print(as_text(report))
     if options.as_json:
