@@ -7,8 +7,9 @@ SIM_STREAM_ENDPOINT says where the server is, SIM_STREAM_PATIENCE_MS how long to
 `toy` is the server of the wire's tests, with numpy in place of models: quick, no torch. `guarded`
 is that server with keys; SIM_STREAM_KEYS is the folder of server.pub, of client.secret, which it
 allows, and of stranger.secret, which it does not. `phoenix` is a toy that records and that is
-started again, where it was, when it is killed. `map` and `clip` are the toys of other inputs, and of
-several frames a step (tests/wire/toy_worlds.py).
+started again, where it was, when it is killed. `slow` needs 3 s for a step. `map` takes a map with
+every step, `clip` gives several frames (tests/wire/toy_worlds.py); `phoenix_map` is
+a phoenix that takes maps.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.wire.conftest import ServerProcess
 
-# How long a client waits for a reply that never comes: well beyond what a step takes.
 WORLDS = {
     "map": ["--world", "map"],
     "clip": ["--world", "clip"],
     "phoenix_map": ["--world", "map"],
 }
+# How long a client waits for a reply that never comes: well beyond what a step takes.
 PATIENCE_MS = {"slow": 1200, "pocket": 3000}
 
 
