@@ -70,7 +70,7 @@ def _options(preset: Preset, decoding: DecodingConfig) -> Fields:
     return (
         ChoiceField(
             name="strategy",
-            choices=STRATEGIES,
+            choices=tuple(STRATEGIES),
             default=decoding.strategy,
             doc="how a frame's tokens are found; raster and jacobi give equal frames",
         ),
