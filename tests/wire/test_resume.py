@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sim_stream.wire.server.archive import sign
 
 from sim_stream.config import SamplingConfig
 from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SessionClosed
@@ -25,7 +26,6 @@ from sim_stream.recording.session import SessionRecording
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.observe import Past
-from sim_stream.wire.server.archive import sign
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
 from tests.wire.test_security import Realm
