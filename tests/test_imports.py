@@ -138,6 +138,16 @@ def test_the_sides_of_the_wire_do_not_import_each_other() -> None:
     assert found == []
 
 
+def test_recordings_know_no_server() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {dotted}"
+        for path in sorted((ROOT / "sim_stream" / "recording").rglob("*.py"))
+        for line, dotted in imported_modules(path)
+        if dotted.startswith("sim_stream.wire.server")
+    ]
+    assert found == []
+
+
 def test_the_check_sees_a_wrong_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("models", "runtime", "wire"):
         (tmp_path / "sim_stream" / name).mkdir(parents=True)

@@ -46,7 +46,8 @@ def unpacked(kept: Kept, data: bytes) -> AnyArray:
         raw = unpacking.decompress(data, size + 1)
     except zlib.error as error:
         raise _not_recorded(kept, str(error)) from error
-    if len(raw) != size or hashlib.sha256(raw).hexdigest() != kept.sha256:
+    whole = len(raw) == size and unpacking.eof and not unpacking.unused_data
+    if not whole or hashlib.sha256(raw).hexdigest() != kept.sha256:
         raise _not_recorded(kept, "other bytes")
     array: AnyArray = np.frombuffer(raw, dtype=np.dtype(kept.dtype)).reshape(kept.shape).copy()
     return array

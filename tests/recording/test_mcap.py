@@ -6,6 +6,7 @@ import base64
 import json
 import sys
 import time
+import zlib
 from io import BytesIO
 
 import av
@@ -19,8 +20,12 @@ from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.recording.append_file import AppendFile
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
-from tests.recording.conftest import recorded
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.server import StreamServer
+from tests.recording.conftest import LOCAL, recorded
+from tests.wire.conftest import TIMEOUT_S
 from tests.wire.toy import drive, prompt_frames
+from tests.wire.toy_worlds import map_world, semantic
 
 # What Foxglove's parseJsonSchema takes as the type of a field.
 FIELD_TYPES = {"boolean", "integer", "number", "string", "object", "array"}
@@ -121,6 +126,28 @@ def as_foxglove_reads(path, schema, value):
 def kinds_of(json_type):
     kinds = {"integer": int, "number": (int, float), "string": str, "boolean": bool}
     return kinds.get(json_type, dict if json_type == "object" else list)
+
+
+def test_arrays_of_requests_have_a_topic_and_their_lines_time(tmp_path):
+    with (
+        Recorder(tmp_path, by="server", form="mcap") as recorder,
+        StreamServer(map_world(), bind=LOCAL, observer=recorder) as server,
+        StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
+        client.open(np.zeros((1, 24, 32, 3), np.uint8)) as session,
+    ):
+        for key in range(3):
+            session.step({"semantic": semantic(key)})
+    found = indexed(recorded(tmp_path))
+    lines = found["/session/shown"][1:]
+    for key, ((schema, message), (_, line)) in enumerate(zip(found["/arrays"], lines, strict=True)):
+        as_foxglove_reads("/arrays", json.loads(schema.data), array := json.loads(message.data))
+        assert message.log_time == line.log_time and array["name"] == "inputs.semantic"
+        raw = zlib.decompress(base64.b64decode(array["data"]))
+        stored = np.frombuffer(raw, array["dtype"]).reshape(array["shape"])
+        np.testing.assert_array_equal(stored, semantic(key))
+    for topic in ("/session/header", "/session/shown"):
+        for schema, message in found[topic]:
+            as_foxglove_reads(topic, json.loads(schema.data), json.loads(message.data))
 
 
 def test_metadata_tells_at_a_glance_what_was_recorded(recording_client, tmp_path):
