@@ -15,6 +15,7 @@ from sim_stream.errors import InvalidInput
 from sim_stream.model_options import MAX_THREADS
 from sim_stream.outputs import try_folder
 from sim_stream.plain_json import to_json
+from sim_stream.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,13 +104,15 @@ def _add_export_options(verb: argparse.ArgumentParser, *, build: bool) -> None:
         return
     verb.add_argument(
         "--backend",
-        default="onnxruntime",
-        help="onnxruntime, tensorrt, torch-tensorrt (default: %(default)s)",
+        default=next(iter(BACKENDS)),
+        help=f"{', '.join(BACKENDS)} (default: %(default)s)",
     )
     verb.add_argument(
         "--provider",
-        default="cpu",
-        help="of ONNX Runtime: cpu, cuda, tensorrt (default: %(default)s)",
+        metavar="NAME",
+        help="what the backend's engines run on (default: the first of "
+        + "; ".join(f"{b.name}: {', '.join(b.providers)}" for b in BACKENDS.values())
+        + ")",
     )
     verb.add_argument(
         "--workspace-mib", type=int, default=4096, metavar="N", help="TensorRT's (default: 4096)"
@@ -148,7 +151,7 @@ def _export(args: argparse.Namespace) -> int:
     exporting = _exporting(args, "fp32")  # before weights take their time
     source = _source(args.preset, args.weights, args.threads)
 
-    from engines.build import GRAPHS
+    from engines.builder import GRAPHS
     from engines.export import export
     from sim_stream.config import to_dict
 
@@ -162,7 +165,8 @@ def _build(args: argparse.Namespace) -> int:
     get_preset(args.preset)
     try_folder("out", args.out)
 
-    from engines.build import BuildOptions, build, check_backend
+    from engines.build import build, check_backend
+    from engines.build_options import BuildOptions
     from sim_stream.config import to_dict
 
     options = BuildOptions(

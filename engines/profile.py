@@ -1,16 +1,13 @@
 """Time, arithmetic and share of the frame of every engine, and of its layers where a backend tells.
 
 An engine's FLOPs are those of its convolutions and matrix products, counted on the very module that
-was exported; everything else is small beside them. Layers: ONNX Runtime's trace per operator and
-TensorRT's profiler; torch-tensorrt shows none.
+was exported; everything else is small beside them. Layers are what a backend's builder can tell.
 
 Legend: K frames of the clip, x any engine's input (B ..).
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +19,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from engines.builders import BUILDERS
 from engines.export import Source
 from engines.graphs import graph_module
 from engines.verify import inputs_of
-from sim_stream.errors import EngineError, InvalidInput
+from sim_stream.errors import InvalidInput
 from sim_stream.runtime.engine import FORMS, Form
 from sim_stream.runtime.engine_loader import load_engine
 from sim_stream.runtime.engine_manifest import (
@@ -114,47 +112,12 @@ def layer_times_ms(
     folder: Path, manifest: EngineManifest, host: Host, x: Tensor
 ) -> dict[str, float] | None:
     """Milliseconds of every layer in one run, slowest first; None: the backend does not tell."""
-    path, found = folder / manifest.files[0], {}
-    if manifest.backend == "tensorrt":
-        from sim_stream.runtime.tensorrt_engine import TensorRTEngine
-
-        found = TensorRTEngine(path, manifest.graph).layer_times_ms(x)
-    elif manifest.backend == "onnxruntime":
-        found = onnx_layer_times_ms(path, manifest, host, x)
-    else:
+    times_ms = BUILDERS[manifest.backend].layer_times_ms
+    if times_ms is None:
         return None
+    found = times_ms(folder / manifest.files[0], manifest, host, x)
     order = sorted(found.items(), key=lambda item: -item[1])
     return {name: round(ms, 4) for name, ms in order}
-
-
-def onnx_layer_times_ms(
-    path: Path, manifest: EngineManifest, host: Host, x: Tensor
-) -> dict[str, float]:
-    """From ONNX Runtime's trace of the second of two runs; fused operators have new names."""
-    from sim_stream.runtime.onnx_engine import OnnxEngine
-
-    with tempfile.TemporaryDirectory() as trace:
-        engine = OnnxEngine(
-            path,
-            manifest.graph,
-            provider=manifest.provider,
-            threads=host.threads,
-            profile_to=Path(trace) / "trace",
-        )
-        for _ in range(2):
-            engine.run(x)
-        events = json.loads(Path(engine.session.end_profiling()).read_text())
-    runs = [e for e in events if e.get("cat") == "Session" and e["name"] == "model_run"]
-    start, end = runs[-1]["ts"], runs[-1]["ts"] + runs[-1]["dur"]
-    found: dict[str, float] = {}
-    for event in events:
-        kernel = event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-        if kernel and start <= event["ts"] <= end:
-            name = f"{event['args']['op_name']} {event['name'].removesuffix('_kernel_time')}"
-            found[name] = found.get(name, 0.0) + event["dur"] / 1e3
-    if not found:
-        raise EngineError(f"{path}: ONNX Runtime traced no operator")
-    return found
 
 
 def table(report: dict[str, Any], layers: int) -> str:

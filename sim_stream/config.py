@@ -13,6 +13,8 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from sim_stream.decoding.kind import Grid, StrategyKind
+from sim_stream.decoding.strategies import DEFAULTS, STRATEGIES
 from sim_stream.errors import InvalidInput
 
 T = TypeVar("T")
@@ -227,42 +229,50 @@ class SamplingConfig:
             raise InvalidInput("sampling.temperature", self.temperature, "above 0, at most 10")
 
 
-STRATEGIES = ("raster", "jacobi", "diagonal")
 MAX_DIGITS = 9  # of a window; more is no number of codes
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """How a frame's codes are found. raster and jacobi give equal frames, diagonal others.
+    """How a frame's codes are found: a strategy of ``STRATEGIES``; those that are exact give equal
+    frames, others approximations. A strategy looks at its own option alone.
 
     ``window``: codes that jacobi draws in a pass; ``k``: codes that diagonal keeps between rows.
     """
 
-    strategy: str = "raster"
-    window: int = 16
-    k: int = 1
+    strategy: str = next(iter(STRATEGIES))
+    window: int = DEFAULTS["window"]
+    k: int = DEFAULTS["k"]
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise InvalidInput("decoding.strategy", self.strategy, ", ".join(STRATEGIES))
-        for name in ("window", "k"):
+        for name in DEFAULTS:
             value = getattr(self, name)
             require_integer(f"decoding.{name}", value, 1, MOST, "an integer, 1 or more codes")
 
+    @property
+    def kind(self) -> StrategyKind:
+        return STRATEGIES[self.strategy]
+
     @classmethod
     def parse(cls, text: str) -> DecodingConfig:
-        """``raster``, ``jacobi``, ``jacobi:WINDOW``, ``diagonal`` or ``diagonal:K``."""
+        """A strategy's name, or that and its option's value: ``jacobi``, ``jacobi:16``."""
         strategy, colon, number = text.partition(":")
         if not colon:
             return cls(strategy=strategy)
-        if (
-            strategy not in ("jacobi", "diagonal")
-            or not number.isdecimal()
-            or len(number) > MAX_DIGITS
-        ):
-            raise InvalidInput("decoding", text, "raster, jacobi[:WINDOW] or diagonal[:K]")
-        option = "window" if strategy == "jacobi" else "k"
-        return cls(strategy=strategy, **{option: int(number)})
+        option = STRATEGIES[strategy].option if strategy in STRATEGIES else None
+        if option is None or not number.isdecimal() or len(number) > MAX_DIGITS:
+            usages = ", ".join(kind.usage for kind in STRATEGIES.values())
+            raise InvalidInput("decoding", text, usages)
+        return cls(strategy=strategy, **{option.name: int(number)})
+
+    def check_fits(self, grid: Grid) -> None:
+        """Raises InvalidInput where a frame of that many rows and columns of codes has too few."""
+        option = self.kind.option
+        if option is not None and getattr(self, option.name) > option.most(grid):
+            value, most = getattr(self, option.name), option.most(grid)
+            raise InvalidInput(f"decoding.{option.name}", value, f"1..{most}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from sim_stream.clips import SAMPLE
 from sim_stream.config import TORCH_ENGINES, get_preset, to_dict
 from sim_stream.errors import SimStreamError
 from sim_stream.plain_json import to_json
+from sim_stream.runtime.backends import BACKENDS
 
 PRESET = "pocket"
 PACKAGES = (
@@ -45,12 +46,10 @@ EXTRAS = (
     ("view", "aiohttp", "`sim-stream view`"),
     ("weights", "sentencepiece", "`sim-stream weights convert`"),
 )
-# Distribution, module, how to get it. None of them can be used without an NVIDIA GPU.
+# Distribution, module, how to get it, beside backends. None can be used without an NVIDIA GPU.
 ACCELERATORS = (
     ("triton", "triton", "pip install '.[cuda]' in the clone (comes with CUDA builds of torch)"),
     ("flash-attn", "flash_attn", "pip install --no-build-isolation '.[flash]' in the clone"),
-    ("tensorrt", "tensorrt", "pip install '.[engines,tensorrt]' in the clone"),
-    ("torch-tensorrt", "torch_tensorrt", "pip install '.[torch-tensorrt]' in the clone"),
 )
 
 
@@ -143,7 +142,8 @@ def _extras() -> dict[str, dict[str, str | None]]:
 
 def _accelerators() -> dict[str, dict[str, str | bool | None]]:
     found: dict[str, dict[str, str | bool | None]] = {}
-    for distribution, module, how in ACCELERATORS:
+    backends = [(b.name, b.module, b.get) for b in BACKENDS.values() if b.needs_gpu]
+    for distribution, module, how in (*ACCELERATORS, *backends):
         there = importlib.util.find_spec(module) is not None
         found[distribution] = {
             "installed": there,

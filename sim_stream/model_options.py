@@ -29,7 +29,7 @@ class ModelOptions:
     device: str = "auto"
     precision: str = "auto"
     kv_precision: str = "auto"
-    decoding: str = "raster"
+    decoding: str = DecodingConfig.strategy
     step_engine: str = "auto"
     attention: str = "auto"
     engines: str = "eager"

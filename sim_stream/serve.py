@@ -237,7 +237,7 @@ def _load(options: ServeOptions) -> StreamModel:
     if sys.stderr.isatty():  # a log begins with what was loaded, or with why it was not
         progress.info("loading %s", what)
     if options.model is not None:
-        from sim_stream.named_model import load_model
+        from sim_stream.own_model import load_model
 
         return load_model(options.model)
     import torch

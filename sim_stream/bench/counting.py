@@ -83,13 +83,13 @@ def frame_passes(
     """The passes that decoded a frame, from the number of codes that each of them added.
 
     ``lead``: ids before the first code that are not in the cache yet; ``start``: the cache's length
-    before them. For diagonal decoding the row-end ids that enter twice are left out.
+    before them. Ids that a strategy feeds twice, as diagonal does a row's end, are left out.
     """
     found = 0
     for added in accepted:
         feed, base = (1, start + lead + found - 1) if found else (lead, start)
-        rows = {"raster": 1, "jacobi": min(decoding.window, codes - found), "diagonal": added}
-        drawn = rows[decoding.strategy]
+        most = decoding.kind.drawn
+        drawn = added if most is None else min(most(decoding), codes - found)
         ids = feed + drawn - 1
         yield PassSize(ids=ids, rows=drawn, end=base + ids)
         found += added

@@ -75,7 +75,8 @@ def run(options: BenchOptions) -> int:
 def _of_preset(options: BenchOptions) -> dict[str, Any]:
     prompt = read_prompt(DemoOptions(preset=options.preset))
     setup = prepare(options, prompt_frames=PROMPT_FRAMES)
-    _check_decoding(options, setup)
+    # What the server would refuse, before it takes seconds to start.
+    DecodingConfig.parse(options.decoding).check_fits(setup.preset.vq.grid)
     _say("calibrating: copy, read and matrix rates of this machine")
     dtypes = (setup.precision.whole, setup.precision.video)
     calibration = calibrate(setup.device, options.threads, dtypes, setup.pass_bytes)
@@ -104,19 +105,6 @@ def stages_of(setup: Setup, options: BenchOptions, calibration: Calibration) -> 
         video_decode=setup.video_decode.work,
         prompt_frames=PROMPT_FRAMES,
     )
-
-
-def _check_decoding(options: BenchOptions, setup: Setup) -> None:
-    """What the server would refuse, before it takes seconds to start."""
-    decoding, preset = DecodingConfig.parse(options.decoding), setup.preset
-    most = {
-        "jacobi": ("window", setup.layout.codes_per_frame),
-        "diagonal": ("k", preset.vq.grid[1]),
-    }
-    if decoding.strategy in most:
-        name, limit = most[decoding.strategy]
-        if getattr(decoding, name) > limit:
-            raise InvalidInput(f"decoding.{name}", getattr(decoding, name), f"1..{limit}")
 
 
 def _profile_server(

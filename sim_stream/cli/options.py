@@ -15,7 +15,10 @@ from sim_stream.config import (
     PRECISIONS,
     PRESETS,
     STEP_ENGINES,
+    DecodingConfig,
 )
+from sim_stream.decoding.kind import StrategyKind
+from sim_stream.decoding.strategies import STRATEGIES
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +36,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--decoding",
-        default="raster",
+        default=DecodingConfig.strategy,
         metavar="HOW",
-        help="raster (one code a pass), jacobi[:WINDOW] (the same frames in fewer passes) or "
-        "diagonal[:K] (an approximation, marked on every frame) (default: %(default)s)",
+        help=f"{', '.join(map(_described, STRATEGIES.values()))} (default: %(default)s)",
     )
     parser.add_argument(
         "--precision",
@@ -82,6 +84,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="threads of each stage (default: 1)"
     )
+
+
+def _described(kind: StrategyKind) -> str:
+    frames = "the same frames" if kind.exact else "an approximation, marked on every frame"
+    return f"{kind.usage} ({kind.about}; {frames})"
 
 
 def _add_part_options(parser: argparse.ArgumentParser) -> None:

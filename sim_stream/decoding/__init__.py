@@ -2,6 +2,8 @@
 
 noise.py       Philox noise keyed by (seed, frame, position)
 sampling.py    top-k, temperature, Gumbel-max
+kind.py        what is known of a strategy before it runs
+strategies.py  every strategy by its name
 strategy.py    what every strategy takes, asks for and gives
 lanes.py       frames of several sessions in the making, side by side
 passes.py      the draws that strategies ask for, made by the model as it is

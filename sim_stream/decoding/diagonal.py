@@ -11,11 +11,13 @@ Legend: P leading ids, N codes of a frame, E ids that enter with a pass, T cache
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from sim_stream.decoding.kind import CountOption, StrategyKind
 from sim_stream.decoding.strategy import Decoded, Draw, Draws, Places, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Diagonal:
@@ -26,6 +28,8 @@ class Diagonal:
 
     def decode(self, task: Task) -> Draws:
         """Stand-ins come from `guess_N`. Knows no deadline."""
+        import torch  # not above: see kind
+
         cache, noise_NV, total = task.cache, task.noise_NV, len(task.noise_NV)
         base = cache.length + task.lead_1P.shape[1]  # slot of code 0
         ids_N, device = task.guess_N.clone(), task.guess_N.device
@@ -70,8 +74,19 @@ class Diagonal:
 
 def _places(entering_E: Tensor, written_N: Tensor, base: int) -> Places:
     """A code sees all that stands before the frame, what was truly written before it, itself."""
+    import torch
+
     codes_N = torch.arange(len(written_N), device=written_N.device)
     seen_EN = written_N & (codes_N <= entering_E[:, None])
     seen_EN |= codes_N == entering_E[:, None]
     seen_ET = torch.nn.functional.pad(seen_EN[:, :-1], (base, 0), value=True)
     return Places(entering_E + base, seen_ET)
+
+
+DIAGONAL = StrategyKind(
+    name="diagonal",
+    about="rows side by side",
+    option=CountOption(name="k", default=1, most=lambda grid: grid[1]),
+    exact=False,
+    make=lambda how, grid: Diagonal(grid[1], how.k),
+)

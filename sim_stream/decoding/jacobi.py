@@ -9,10 +9,13 @@ Legend: N codes of a frame, W codes of a window, S ids of a pass.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from sim_stream.decoding.kind import CountOption, StrategyKind
 from sim_stream.decoding.strategy import Decoded, Draw, Draws, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def count_accepted(drawn_W: Tensor, guesses_W: Tensor) -> int:
@@ -32,6 +35,8 @@ class Jacobi:
         `expired` is asked after every pass; once it says so the codes found and the guesses for the
         rest are the frame, which is then an approximation.
         """
+        import torch  # not above: see kind
+
         cache, total = task.cache, len(task.noise_NV)
         ids_N, feed_1S, found = task.guess_N.clone(), task.lead_1P, 0
         accepted: list[int] = []
@@ -50,3 +55,14 @@ class Jacobi:
             if found < total and task.expired is not None and task.expired():
                 return Decoded(ids_N, accepted=tuple(accepted), approximated=True)
         return Decoded(ids_N, accepted=tuple(accepted))
+
+
+JACOBI = StrategyKind(
+    name="jacobi",
+    about="guesses that a pass checks",
+    option=CountOption(name="window", default=16, most=lambda grid: grid[0] * grid[1]),
+    exact=True,
+    takes_deadline=True,
+    drawn=lambda how: how.window,
+    make=lambda how, grid: Jacobi(how.window),
+)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # see kind
+    from torch import Tensor
 
-from sim_stream.config import SamplingConfig
-from sim_stream.models.kv_cache import KVCache
+    from sim_stream.config import SamplingConfig
+    from sim_stream.models.kv_cache import KVCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,8 @@ class Task:
     """A frame to be decoded after what `cache` holds.
 
     `lead_1P`: what stands between the cache and the first code (pending ids, actions). `guess_N`:
-    what the codes may be. `expired`: whether time is up, for jacobi alone; None: it never is.
+    what the codes may be. `expired`: whether time is up, where the strategy takes a deadline; None:
+    it never is.
     """
 
     cache: KVCache
@@ -76,7 +78,7 @@ class Decoded:
         return len(self.accepted)
 
 
-Draws = Generator[Draw, Tensor, Decoded]
+Draws: TypeAlias = "Generator[Draw, Tensor, Decoded]"
 
 
 class Strategy(Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sim_stream.config import TORCH_ENGINES
 from sim_stream.errors import EngineError, InvalidInput
+from sim_stream.runtime.backends import BACKENDS
 from sim_stream.runtime.engine import FORMS, Engine, EngineSet, Form
 from sim_stream.runtime.engine_manifest import (
     EngineManifest,
@@ -53,20 +54,4 @@ def load_folder(folder: Path, host: Host) -> EngineSet:
 
 def load_engine(folder: Path, manifest: EngineManifest, host: Host) -> Engine:
     """One engine that was already checked. Raises EngineError, Unavailable."""
-    graph, path = manifest.graph, folder / manifest.files[0]
-    if manifest.backend == "tensorrt":
-        from sim_stream.runtime.tensorrt_engine import TensorRTEngine
-
-        return TensorRTEngine(path, graph)
-    if manifest.backend == "torch-tensorrt":
-        from sim_stream.runtime.torch_tensorrt_engine import TorchTensorRTEngine
-
-        return TorchTensorRTEngine(path)
-    from sim_stream.runtime.onnx_engine import OnnxEngine, tensorrt_options
-
-    options = {}
-    if manifest.provider == "tensorrt":
-        options = tensorrt_options(path.parent, graph, manifest.build["workspace_bytes"])
-    return OnnxEngine(
-        path, graph, provider=manifest.provider, threads=host.threads, provider_options=options
-    )
+    return BACKENDS[manifest.backend].load(folder / manifest.files[0], manifest, host)

@@ -10,14 +10,11 @@ difference. Reading an engine itself is its runner's business.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
 
@@ -30,12 +27,12 @@ from sim_stream.files import escapes, read_json, require_regular, sha256_of
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
 from sim_stream.plain_json import to_json
+from sim_stream.runtime.backends import BACKENDS
 from sim_stream.runtime.engine import ENCODER, VIDEO_DECODER, Form, TensorSpec, interface
 
 FORMAT = 1
 GRAPH_PRECISIONS = ("fp32", "bf16", "fp16")
 MAX_FILE_BYTES, MAX_BATCH_BUILT = 16 << 30, 64
-BACKENDS = ("onnxruntime", "tensorrt", "torch-tensorrt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +148,10 @@ def _check_files(files: tuple[str, ...], path: Path) -> None:
 
 def _check_build(manifest: EngineManifest, path: Path) -> None:
     """Raises EngineError where a build option that the runtime needs is no number."""
-    needs = manifest.backend == "onnxruntime" and manifest.provider == "tensorrt"
-    given = manifest.build.get("workspace_bytes")
-    if (needs or given is not None) and not _is_number(given):
-        raise EngineError(f"{path}: build.workspace_bytes is {str(given)[:80]}; allowed: bytes")
+    for name, needing in BACKENDS[manifest.backend].numbers.items():
+        given, needed = manifest.build.get(name), manifest.provider in needing
+        if (needed or given is not None) and not _is_number(given):
+            raise EngineError(f"{path}: build.{name} is {str(given)[:80]}; allowed: a whole number")
     passed = manifest.verification.get("passed", False)
     if not isinstance(passed, bool):
         raise EngineError(f"{path}: verification.passed is {str(passed)[:80]!r}; allowed: a bool")
@@ -229,21 +226,6 @@ def files_sha256(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def installed_version(backend: str) -> str | None:
-    """Version of a backend here; None: not installed. Raises InvalidInput."""
-    if backend not in BACKENDS:
-        raise InvalidInput("backend", backend, ", ".join(BACKENDS))
-    if backend == "torch-tensorrt":  # importing it beside CPU torch raises a bare Exception
-        try:
-            return metadata.version(backend)
-        except metadata.PackageNotFoundError:
-            return None
-    if importlib.util.find_spec(backend) is None:
-        return None
-    # Asked of the module: the distribution's name differs with the CUDA version.
-    return str(importlib.import_module(backend).__version__)
-
-
 def device_of(device: torch.device) -> tuple[str, tuple[int, ...]]:
     """Name and compute capability that an engine is bound to. A CPU is any CPU."""
     if device.type != "cuda":
@@ -281,7 +263,7 @@ def refuse_mismatch(manifest: EngineManifest, path: Path, form: Form, host: Host
         "weights": (graph.weights_sha256, host.weights[form.part]),
         f"{manifest.backend} version": (
             manifest.backend_version,
-            installed_version(manifest.backend) or "not installed",
+            BACKENDS[manifest.backend].version() or "not installed",
         ),
         "device": (manifest.device, name),
         "compute capability": (manifest.compute_capability, capability),

@@ -18,12 +18,7 @@ from torch import Tensor
 from sim_stream.errors import EngineError, InvalidInput, Unavailable
 from sim_stream.onnx_runtime import onnxruntime as ort
 from sim_stream.runtime.engine_manifest import GraphManifest
-
-PROVIDERS: Mapping[str, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
+from sim_stream.runtime.onnx_backend import PROVIDERS
 
 
 class OnnxEngine:

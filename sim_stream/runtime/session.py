@@ -28,6 +28,7 @@ from sim_stream.config import Action, DecodingConfig, SamplingConfig, SessionCon
 from sim_stream.decoding.lanes import Lane
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.static_lanes import StaticLane
+from sim_stream.decoding.strategies import STRATEGIES
 from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.expects import psnr_db
@@ -191,7 +192,7 @@ class Session:
     def predict(self, action: Action | None = None, *, deadline_ms: float | None = None) -> Pending:
         """The world model's part of a step. Raises InvalidInput before anything changes.
 
-        `deadline_ms` from now: jacobi then ships the guess it has. Other strategies take none.
+        `deadline_ms` from now: the strategy then ships the guess it has, if it is one that can.
         """
         prediction = self.begin(action, deadline_ms=deadline_ms)
         while not prediction.done:
@@ -263,8 +264,8 @@ class Session:
 
     @property
     def takes_deadline(self) -> bool:
-        """Whether `predict` can ship a frame early: only jacobi always has a complete guess."""
-        return self._decoding.strategy == "jacobi"
+        """Whether `predict` can ship a frame early."""
+        return self._decoding.kind.takes_deadline
 
     @property
     def latest_ids(self) -> Tensor:
@@ -344,7 +345,9 @@ class Session:
         if deadline_ms is None:
             return None
         if not self.takes_deadline:
-            raise InvalidInput("deadline_ms", deadline_ms, "null, unless the strategy is jacobi")
+            hurried = " or ".join(k.name for k in STRATEGIES.values() if k.takes_deadline)
+            allowed = f"null, unless the strategy is {hurried}"
+            raise InvalidInput("deadline_ms", deadline_ms, allowed)
         if not 0 < deadline_ms < math.inf:
             raise InvalidInput("deadline_ms", deadline_ms, "milliseconds from now, above 0")
         end_s = time.monotonic() + deadline_ms / 1000.0

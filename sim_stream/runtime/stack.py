@@ -18,14 +18,11 @@ from sim_stream.config import (
     Preset,
     SamplingConfig,
 )
-from sim_stream.decoding.diagonal import Diagonal
-from sim_stream.decoding.jacobi import Jacobi
 from sim_stream.decoding.lanes import Lane, Lanes
 from sim_stream.decoding.onnx_pass import OnnxPasses
 from sim_stream.decoding.passes import Passes, TorchPasses
-from sim_stream.decoding.raster import Raster
 from sim_stream.decoding.static_lanes import StaticLane, StaticLanes
-from sim_stream.decoding.strategy import Strategy, Task
+from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput
 from sim_stream.expects import NOTHING_SAID, Expects
 from sim_stream.layout import FrameLayout
@@ -147,10 +144,10 @@ class Stack:
     def begin(self, decoding: DecodingConfig, task: Task) -> Lane | StaticLane:
         """A frame in the making, which `advance` takes further."""
         with self._lock:
-            if self._static is not None and decoding.strategy != "diagonal":
-                window = decoding.window if decoding.strategy == "jacobi" else 1
-                return self._static.begin(window, task)
-            return self._lanes.begin(self.make_strategy(decoding), task)
+            if self._static is not None and decoding.kind.drawn is not None:
+                return self._static.begin(decoding.kind.drawn(decoding), task)
+            strategy = decoding.kind.make(decoding, self.preset.vq.grid)
+            return self._lanes.begin(strategy, task)
 
     def advance(self) -> None:
         """A pass for every frame in the making, of all sessions, and further ones until a frame is
@@ -179,16 +176,6 @@ class Stack:
             elif self._static is not None:
                 self._static.drop(lane)
 
-    @property
-    def _row_length(self) -> int:
-        """Codes in a row of a frame."""
-        return self.preset.vq.grid[1]
-
-    def make_strategy(self, config: DecodingConfig) -> Strategy:
-        if config.strategy == "diagonal":
-            return Diagonal(self._row_length, config.k)
-        return Jacobi(config.window) if config.strategy == "jacobi" else Raster()
-
     def check_seed(self, seed: int) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
             raise InvalidInput("seed", seed, "an integer, 0..2^64-1")
@@ -205,8 +192,5 @@ class Stack:
 
     def check_decoding(self, decoding: DecodingConfig | None) -> DecodingConfig:
         decoding = self.preset.decoding if decoding is None else decoding
-        for name, most in (("window", self.layout.codes_per_frame), ("k", self._row_length)):
-            used = decoding.strategy == ("jacobi" if name == "window" else "diagonal")
-            if used and getattr(decoding, name) > most:
-                raise InvalidInput(f"decoding.{name}", getattr(decoding, name), f"1..{most}")
+        decoding.check_fits(self.preset.vq.grid)
         return decoding

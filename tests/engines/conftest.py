@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.build import BuildOptions, build
+from engines.build import build
+from engines.build_options import BuildOptions
 from engines.export import ExportOptions, Source
 from engines.verify import verify
 from sim_stream.config import FrameSize, Preset, VideoDecoderConfig

@@ -3,17 +3,23 @@
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engines import build as building
-from engines.build import BuildOptions, build, check_backend
+from engines.build import build, check_backend
+from engines.build_options import BuildOptions
+from engines.builders import BUILDERS
+from engines.by_onnxruntime import BY_ONNX_RUNTIME
 from engines.export import ExportOptions
 from engines.files import staging
 from sim_stream.errors import EngineError, InvalidInput, Unavailable
+from sim_stream.runtime.backends import BACKENDS
 from sim_stream.runtime.engine import ENCODE
 from sim_stream.runtime.engine_manifest import engine_path, read_engine
+from sim_stream.runtime.tensorrt_backend import TENSORRT
 from tests.engines.conftest import TINY, source_of
 
 
@@ -44,7 +50,8 @@ def test_an_interrupted_build_leaves_no_engine_under_its_name(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(building, "load_engine", interrupted)
+    broken = replace(BY_ONNX_RUNTIME, make=interrupted)
+    monkeypatch.setitem(BUILDERS, "onnxruntime", broken)
     monkeypatch.setattr(building, "kept_engine", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         build(source_of(TINY), folder, ExportOptions(), BuildOptions())
@@ -91,7 +98,7 @@ def test_what_keeps_files_from_being_written_is_said_plainly(
 def test_missing_backends_and_providers_are_said_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(building, "installed_version", lambda _: None)
+    monkeypatch.setitem(BACKENDS, "tensorrt", replace(TENSORRT, version=lambda: None))
     with pytest.raises(Unavailable, match=r"tensorrt is not installed: pip install"):
         check_backend(BuildOptions(backend="tensorrt"), "bf16")
     monkeypatch.undo()

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 from engines import cli as engines_cli
-from engines.build import BuildOptions, build
+from engines.build import build
+from engines.build_options import BuildOptions
 from engines.export import ExportOptions
 from sim_stream.errors import EngineError, InvalidInput
 from sim_stream.runtime import engine_manifest
+from sim_stream.runtime.backends import BACKENDS
 from sim_stream.runtime.engine import ENCODE, FORMS, STEADY
 from sim_stream.runtime.engine_loader import load_folder, read_folder
 from sim_stream.runtime.engine_manifest import Host, engine_path, read_engine, weights_sha256, write
 from sim_stream.runtime.runtime import Runtime
+from sim_stream.runtime.tensorrt_backend import TENSORRT
 from tests.engines.conftest import CPU, TINY, source_of
 from tests.small import random_runtime
 
@@ -74,7 +77,7 @@ def test_an_engine_of_a_missing_backend_is_refused(
 ) -> None:
     path = engine_path(folder, ENCODE)
     write(path, replace(read_engine(path), backend="tensorrt", backend_version="11.4.0.106"))
-    monkeypatch.setattr(engine_manifest, "installed_version", lambda _: None)
+    monkeypatch.setitem(BACKENDS, "tensorrt", replace(TENSORRT, version=lambda: None))
     with pytest.raises(EngineError, match=r"11\.4\.0\.106, here it is not installed"):
         read_folder(folder, host())
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines.build import BuildOptions, build
+from engines.build import build
+from engines.build_options import BuildOptions
 from engines.export import ExportOptions
 from engines.verify import verify
 from sim_stream.errors import EngineError

@@ -281,9 +281,9 @@ def prepare_engines(folder: Path) -> None:
         engine_path,
         files_sha256,
         graph_path,
-        installed_version,
         write,
     )
+    from sim_stream.runtime.onnx_backend import ONNX_RUNTIME
     from tests.small import SMALL
 
     (folder / "graphs").mkdir()
@@ -301,7 +301,7 @@ def prepare_engines(folder: Path) -> None:
         )
         manifest = EngineManifest(
             **{"graph": graph, "backend": "onnxruntime", "provider": "cpu", "device": "cpu"},
-            backend_version=str(installed_version("onnxruntime")),
+            backend_version=str(ONNX_RUNTIME.version()),
             compute_capability=(),
             build={},
             files=(f"graphs/{file.name}",),

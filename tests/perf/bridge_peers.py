@@ -26,7 +26,7 @@ from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
 from sim_stream.wire.messages import Close, Message, Open, Opened, Step, WireAction
 from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import PRESET, ToyFrame, ToyPending, ToyModel, ToySession
+from tests.wire.toy import PRESET, ToyFrame, ToyModel, ToyPending, ToySession
 
 # The echo of the same bytes; our server; an echo of nothing, which tells what waking up costs.
 BARE, OURS, EMPTY = "bare", "sim_stream", "empty"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sim_stream.config import STRATEGIES, DecodingConfig, Preset
+from sim_stream.config import DecodingConfig, Preset
+from sim_stream.decoding.strategies import STRATEGIES
 from sim_stream.expects import Expects
 from sim_stream.spec import ChoiceField, Fields, NumberField, StreamSpec
 
@@ -70,7 +71,7 @@ def _options(preset: Preset, decoding: DecodingConfig) -> Fields:
     return (
         ChoiceField(
             name="strategy",
-            choices=STRATEGIES,
+            choices=tuple(STRATEGIES),
             default=decoding.strategy,
             doc="how a frame's tokens are found; raster and jacobi give equal frames",
         ),
