@@ -16,7 +16,7 @@ from bridge.own_world import WorldFailed, open_own, open_own_road
 from bridge.painted import PaintedWorld
 from bridge.video_world import VideoWorld
 from bridge.worlds import RoadWorld, World
-from sim_stream import named
+from sim_stream.by_name import SPELLED, find_callable
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.wire.endpoints import port_of
 
@@ -66,8 +66,10 @@ def _opener(
     name = options.world
     if name in worlds:
         return partial(worlds[name], options)
-    allowed = f"{', '.join(sorted(worlds))}, or {named.SPELLED}"
-    return partial(open_named, named.find("world", name, allowed, WorldFailed), name)
+    allowed = f"{', '.join(sorted(worlds))}, or {SPELLED}"
+    return partial(
+        open_named, find_callable("world", name, allowed=allowed, failed=WorldFailed), name
+    )
 
 
 def open_video(options: argparse.Namespace, size_px: int) -> VideoWorld:

@@ -13,13 +13,13 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from bridge.worlds import Car, Control, Observation, RoadView, RoadWorld, World
+from sim_stream.by_name import UserCodeFailed, shown, where
 from sim_stream.errors import InvalidInput, SimStreamError
-from sim_stream.named import shown, where
 
 W = TypeVar("W", bound="OwnWorld")
 
 
-class WorldFailed(SimStreamError, RuntimeError):
+class WorldFailed(UserCodeFailed):
     """A user's world raised an error; the message holds where."""
 
 

@@ -27,6 +27,7 @@ from sim_stream.last_resort import InternalErrors
 from sim_stream.logs import progress
 from sim_stream.model_options import MAX_SESSIONS, ModelOptions, as_recorded
 from sim_stream.outputs import try_folder
+from sim_stream.server_process import READY
 from sim_stream.stop_signals import heard_signals
 from sim_stream.wire.server.rates import REQUESTS_PER_S
 
@@ -34,12 +35,11 @@ if TYPE_CHECKING:
     from sim_stream.metrics import Metrics
     from sim_stream.recording.recorder import Recorder
     from sim_stream.stream_model import StreamModel
-    from sim_stream.wire.server.archive import Archive
+    from sim_stream.wire.archive import Archive
     from sim_stream.wire.server.guard import Guard
 
 log = logging.getLogger(__name__)
 
-READY = "ready "
 MAX_LEASE_S = 1e7  # four months
 MAX_RATE = 1e9
 
@@ -237,7 +237,7 @@ def _load(options: ServeOptions) -> StreamModel:
     if sys.stderr.isatty():  # a log begins with what was loaded, or with why it was not
         progress.info("loading %s", what)
     if options.model is not None:
-        from sim_stream.own_model import load_model
+        from sim_stream.named_model import load_model
 
         return load_model(options.model)
     import torch

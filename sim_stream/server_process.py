@@ -20,8 +20,8 @@ from typing import IO, Self
 
 from sim_stream.errors import RemoteError, Unavailable
 from sim_stream.logs import progress
-from sim_stream.serve import READY
 
+READY = "ready "  # before the endpoint, on the server's stdout
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 15.0
 LAST_LINES = 3

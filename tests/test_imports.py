@@ -21,7 +21,7 @@ FOLDERS = ("sim_stream", "engines", "train", "bridge")
 BASE = {"clips", "errors", "expects", "config", "files", "layout", "plain_file", "plain_json"}
 BASE |= {"last_resort", "prompts", "text"}
 BASE |= {"jpeg", "media_path", "video", "video_reader", "video_writer"}
-BASE |= {"outputs", "stop_signals", "named", "spec", "stream_model"}
+BASE |= {"outputs", "stop_signals", "by_name", "spec", "stream_model"}
 # What each part of sim_stream may import of sim_stream. `serve` alone joins runtime and wire.
 ALLOWED: dict[str, set[str]] = {
     **{name: BASE for name in BASE},
@@ -32,14 +32,14 @@ ALLOWED: dict[str, set[str]] = {
     "onnx_runtime": {"quiet"},
     "decoding": BASE | {"models", "decoding", "onnx_runtime"},
     "runtime": BASE | {"models", "decoding", "onnx_runtime", "runtime"},
-    "pipelines": BASE | {"decoding", "pipelines", "runtime"},
+    "pipelines": BASE | {"pipelines", "runtime"},
     "wire": BASE | {"wire"},
     "recording": BASE | {"recording", "model_options", "server_process", "wire"},
-    "own_model": BASE,
+    "named_model": BASE,
     "serve": BASE
-    | {"logs", "metrics", "model_options", "models", "own_model", "pipelines", "recording"}
-    | {"runtime", "wire"},
-    "server_process": BASE | {"logs", "serve"},
+    | {"logs", "metrics", "model_options", "models", "named_model", "pipelines", "recording"}
+    | {"runtime", "server_process", "wire"},
+    "server_process": BASE | {"logs"},
     "model_options": BASE,
     "console": BASE,
     "logs": {"plain_json", "text"},
@@ -135,6 +135,16 @@ def test_the_sides_of_the_wire_do_not_import_each_other() -> None:
         if dotted.startswith(f"sim_stream.wire.{side}")
     ]
     assert len(list(wire.glob("server/*.py"))) > 10
+    assert found == []
+
+
+def test_recordings_know_no_server() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {dotted}"
+        for path in sorted((ROOT / "sim_stream" / "recording").rglob("*.py"))
+        for line, dotted in imported_modules(path)
+        if dotted.startswith("sim_stream.wire.server")
+    ]
     assert found == []
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.policies.lane_keep import LaneKeep
+from sim_stream.by_name import SPELLED, UserCodeFailed, find_callable, shown, where
 from sim_stream.config import Action
-from sim_stream.errors import InvalidInput, SimStreamError
-from sim_stream.named import SPELLED, find, shown, where
+from sim_stream.errors import InvalidInput
 
 Frame = npt.NDArray[np.uint8]
 POLICIES: dict[str, Callable[..., Any]] = {"lane-keep": LaneKeep}
@@ -25,7 +25,7 @@ ALLOWED = f"{', '.join(POLICIES)}, or {SPELLED}"
 RETURNS = "an Action or a pair of finite numbers (speed_mps, yaw_rate_radps), speed 0 or more"
 
 
-class PolicyFailed(SimStreamError, RuntimeError):
+class PolicyFailed(UserCodeFailed):
     """A policy raised an error; the message holds where."""
 
 
@@ -34,7 +34,9 @@ class Policy:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._made_from = POLICIES.get(name) or find("policy", name, ALLOWED, PolicyFailed)
+        self._made_from = POLICIES.get(name) or find_callable(
+            "policy", name, allowed=ALLOWED, failed=PolicyFailed
+        )
         self._decide: Callable[..., Any] | None = None
 
     def start(self) -> None:

@@ -1,6 +1,6 @@
 """A file that grows piece by piece and stays readable: what is written survives the process.
 
-Keeps some disk back, so that on a full disk the last piece still fits. Knows no format.
+May keep some disk back, so that on a full disk the last piece still fits. Knows no format.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ RESERVE_BYTES = 16 * 1024
 
 
 class AppendFile:
-    """Appends whole pieces to a new file. Methods raise OSError."""
+    """Appends whole pieces to a new file. Methods raise OSError.
 
-    def __init__(self, path: Path) -> None:
+    ``reserve``: how many bytes of the disk are kept back.
+    """
+
+    def __init__(self, path: Path, *, reserve: int = RESERVE_BYTES) -> None:
         self.path = path
         self.bytes = 0  # of whole pieces
         self.torn = False  # a piece could not be written; it may lie there half
         # Without a name: it goes with the process, however that ends.
         self._reserve = tempfile.TemporaryFile(dir=path.parent, buffering=0)  # noqa: SIM115
         try:
-            _write(self._reserve.fileno(), bytes(RESERVE_BYTES))
+            _write(self._reserve.fileno(), bytes(reserve))
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except OSError:
             self._reserve.close()

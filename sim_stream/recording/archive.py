@@ -11,20 +11,16 @@ import re
 import secrets
 from pathlib import Path
 
-from msgspec import ValidationError, convert
-from msgspec.structs import replace
-
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.plain_file import kind_of, read_plain
 from sim_stream.recording.formats import LINE_SUFFIXES
 from sim_stream.recording.lines import Header
-from sim_stream.recording.load import Recording, Run, load
+from sim_stream.recording.load import Recording, load
 from sim_stream.recording.names import require_inside
 from sim_stream.recording.recorder import RECORDER_CLOSED
-from sim_stream.recording.replay import default_decoding, first_cut_short
-from sim_stream.wire.messages import ErrorCode, Open, Reset, Step, WireDecoding
+from sim_stream.recording.run import cut_short
+from sim_stream.wire.archive import NotResumable
 from sim_stream.wire.observe import Past
-from sim_stream.wire.server.faults import Refusal
 
 KEY_FILE = ".resume-key"
 KEY_BYTES = 32
@@ -44,7 +40,7 @@ class RecordedSessions:
             ) from error
 
     def find(self, sid: str, *, model_id: str, weights_sha256: str) -> Past:
-        """What the last recording of that session tells. Raises Refusal."""
+        """What the last recording of that session tells. Raises NotResumable."""
         try:
             part, path = self._last_part(sid)
             require_inside(path)
@@ -52,25 +48,26 @@ class RecordedSessions:
             _require_open_end(recording)
             _require_same(recording.header, sid, model_id, weights_sha256)
             run = recording.runs[-1]
-            frames, start = run.prompt(), _with_defaults(run)
+            start = run.start_values()
         except (InvalidInput, Unavailable) as error:
-            raise Refusal(ErrorCode.NO_SESSION, f"resume: {error}") from error
+            raise NotResumable(f"resume: {error}") from error
         except OSError as error:
-            raise Refusal(ErrorCode.NO_SESSION, f"resume: {error.strerror}") from error
+            raise NotResumable(f"resume: {error.strerror}") from error
         return Past(
             start=start,
-            frames=frames,
+            seed=run.start.seed,
             lookahead=run.lookahead,
             mode=run.mode,
-            steps=[line.request for line in run.shown if isinstance(line.request, Step)],
+            steps=run.steps(),
             sha256=[line.sha256 for line in run.shown],
+            forks=run.forks,
             source=path.name,
             lines=recording.lines,
             part=part,
         )
 
     def _last_part(self, sid: str) -> tuple[int, Path]:
-        """Parts are counted, since clocks may be set back. Raises Refusal."""
+        """Parts are counted, since clocks may be set back. Raises NotResumable."""
         name = re.compile(rf"\w+-server-{re.escape(sid)}(?:-(\d+))?")
         found = [
             (int(match[1] or 0), path)
@@ -78,58 +75,44 @@ class RecordedSessions:
             if path.suffix in LINE_SUFFIXES and (match := name.fullmatch(path.stem))
         ]
         if not found:
-            raise Refusal(ErrorCode.NO_SESSION, "resume: the session was not recorded")
+            raise NotResumable("resume: the session was not recorded")
         part, path = max(found)
         kind = kind_of(path.stat().st_mode) if path.exists() else "a link to nowhere"
         if kind:  # opening a FIFO would hold up the server
-            raise Refusal(ErrorCode.NO_SESSION, f"resume: {path.name} is {kind}, no recording")
+            raise NotResumable(f"resume: {path.name} is {kind}, no recording")
         return part, path
 
 
 def _require_same(header: Header, sid: str, model_id: str, weights_sha256: str) -> None:
     """The session is the one that its file is named after, and this server could go on with it.
 
-    Raises Refusal.
+    Raises NotResumable.
     """
     if header.sid != sid:
-        raise Refusal(ErrorCode.NO_SESSION, f"resume: the recording is one of session {header.sid}")
-    ours = header.info
+        raise NotResumable(f"resume: the recording is one of session {header.sid}")
+    ours = header.info.spec
     if (ours.model_id, ours.weights_sha256) != (model_id, weights_sha256):
-        raise Refusal(
-            ErrorCode.NO_SESSION,
+        raise NotResumable(
             f"resume: the session ran on model {ours.model_id}, weights {ours.weights_sha256}; "
-            f"this server runs {model_id}, weights {weights_sha256}",
+            f"this server runs {model_id}, weights {weights_sha256}"
         )
 
 
 def _require_open_end(recording: Recording) -> None:
-    """The session was neither closed nor did it go on beyond its recording. Raises Refusal."""
+    """The session was neither closed nor did it go on beyond its recording. Raises NotResumable."""
     end = recording.end
     if end is not None and (end.complete or end.reason != RECORDER_CLOSED):
         reason = end.reason if end.reason.isprintable() else ascii(end.reason)
         ended = "the session was closed" if end.complete else f"its recording ended: {reason}"
-        raise Refusal(ErrorCode.NO_SESSION, f"resume: {ended}")
+        raise NotResumable(f"resume: {ended}")
     if recording.runs[-1].closed:
-        raise Refusal(ErrorCode.NO_SESSION, "resume: the session was closed")
-    shown = recording.runs[-1].shown
-    hurried = first_cut_short(shown)
+        raise NotResumable("resume: the session was closed")
+    hurried = next(filter(cut_short, recording.runs[-1].shown), None)
     if hurried is not None:
-        step = shown[hurried].frame.step
-        raise Refusal(
-            ErrorCode.NO_SESSION,
-            f"resume: a deadline cut step {step} short, so what followed cannot be made again",
+        raise NotResumable(
+            f"resume: a deadline cut step {hurried.frames[-1].step} short, so what followed cannot "
+            "be made again"
         )
-
-
-def _with_defaults(run: Run) -> Open | Reset:
-    """What the session's server chose then, whatever this one would. Raises InvalidInput."""
-    start, decoding = run.start, run.start.decoding
-    if decoding is None and (default := default_decoding(run.header)) is not None:
-        try:
-            decoding = convert(default, WireDecoding, from_attributes=True)
-        except ValidationError as error:
-            raise InvalidInput("decoding", start.decoding, str(error)) from error
-    return replace(start, sampling=start.sampling or run.header.info.sampling, decoding=decoding)
 
 
 def _key(folder: Path) -> bytes:

@@ -15,10 +15,12 @@ Shape: TypeAlias = tuple[int, int, int]
 
 LINE_BYTES = 2**20
 LINES = 2**20  # of a session with all that it goes on from: three days at 4 fps
-# What lines hold for good beside the steps', which are small: prompts' hashes, actions, texts.
+# What lines hold for good beyond the first SMALL_BYTES of each: prompts' hashes, texts.
 KEPT_BYTES = 128 * 2**20
+SMALL_BYTES = 1024
 FRAME_PIXELS = 2048 * 2048
 PROMPT_BYTES = 64 * 2**20  # pixels of the frames that go in at once
+ARRAYS_BYTES = 64 * 2**20  # of one request's other arrays, unpacked
 # Of an MCAP file: one record and one chunk's content, and what all chunks together may grow to.
 RECORD_BYTES = 128 * 2**20
 GROWTH = 64
@@ -35,12 +37,12 @@ class Budget:
     def take(self, size: int) -> None:
         """A line that keeps that many bytes for good. Raises InvalidInput."""
         self._lines -= 1
-        self._bytes -= size
+        self._bytes -= max(0, size - SMALL_BYTES)
         if self._lines < 0:
             raise InvalidInput("recording", f"more than {LINES} lines", f"{LINES} lines at most")
         if self._bytes < 0:
             allowed = f"{KEPT_BYTES >> 20} MiB of them at most"
-            raise InvalidInput("recording", "too many texts, actions and hashes", allowed)
+            raise InvalidInput("recording", "too many texts, inputs and hashes", allowed)
 
 
 def frame_shape(claimed: tuple[int, ...]) -> Shape:

@@ -16,22 +16,28 @@ from typing import NamedTuple, Protocol, TypeAlias
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.recording import video_files
 from sim_stream.recording.bounds import Budget, Shape, require_prompt
-from sim_stream.recording.lines import AnyLine, End, Lines, Prompt, decode_lines
+from sim_stream.recording.lines import AnyLine, End, Kept, Lines, Prompt, decode_lines
 from sim_stream.recording.names import beside
 from sim_stream.recording.pixels import VIDEO_FORMATS, read_pixels
 from sim_stream.video_writer import Image
+from sim_stream.wire.framing import Arrays
 from sim_stream.wire.messages import HelloOk
+
+# What gives an array's bytes as they are stored. Raises InvalidInput where they are not there.
+ReadArray: TypeAlias = Callable[[Kept], bytes]
 
 
 class Files(Protocol):
     """One session's recording being written. Methods raise one of ``pixels.WRITE_ERRORS``.
 
     ``path`` is the file that ``load`` takes, ``video`` the name of the one with the frames, which
-    are bit-exact where ``lossless``; ``lines``: how many were written.
+    are bit-exact where ``lossless``, ``arrays`` of the one with the arrays; ``lines``: how many
+    were written. What a line tells of is written before it.
     """
 
     lossless: bool
     video: str
+    arrays: str
 
     @property
     def path(self) -> Path: ...
@@ -39,10 +45,12 @@ class Files(Protocol):
     @property
     def lines(self) -> int: ...
 
-    def write_frame(self, image: Image) -> int:
-        """Its index. uint8 [H, W, 3]; the line that tells of it comes after it."""
+    def write_frames(self, images: Image) -> int:
+        """The first one's index. uint8 [N, H, W, 3], maybe none."""
 
     def write_prompt(self, frames_THWC: Image) -> Prompt: ...
+
+    def write_arrays(self, arrays: Arrays) -> list[Kept]: ...
 
     def write_line(self, line: AnyLine) -> None: ...
 
@@ -60,6 +68,7 @@ class Reader(NamedTuple):
     frames: Callable[[Path, Shape | None], Iterator[Image]]
     prompts: Callable[[Path, Shape, int, int], Iterator[Image]]
     has_frames: Callable[[Path], bool]
+    arrays: Callable[[Path], ReadArray]
 
 
 MCAP = "mcap"
@@ -94,10 +103,10 @@ def read_lines(path: Path, *, first: int | None = None, budget: Budget | None = 
     return decode_lines(path, raw_lines, first=first, budget=budget or Budget())
 
 
-def pictures(lines: Path, named: str, recorded_as: str) -> Path:
-    """The file with the pictures that a line names. Raises InvalidInput.
+def file_of(lines: Path, named: str, recorded_as: str) -> Path:
+    """The file with the pictures or arrays that a line names. Raises InvalidInput.
 
-    An MCAP file has its own, whatever its name was; a video is the one that goes with the sidecar's
+    An MCAP file has its own, whatever its name was; another is the one that goes with the sidecar's
     name now, or else the one of that very name (``names``).
     """
     if lines.suffix == f".{MCAP}":
@@ -126,12 +135,25 @@ def has_frames(path: Path) -> bool:
     return _reader(path).has_frames(path)
 
 
+def arrays_in(path: Path) -> ReadArray:
+    """What reads the arrays of that file, quickest in their order. Raises Unavailable."""
+    return _reader(path).arrays(path)
+
+
 def _reader(path: Path) -> Reader:
     if path.suffix != f".{MCAP}":
-        return Reader(video_files.raw_lines, read_pixels, _first_pixels, os.path.isfile)
+        return Reader(
+            video_files.raw_lines,
+            read_pixels,
+            _first_pixels,
+            os.path.isfile,
+            lambda path: partial(video_files.read_array, path),
+        )
     with _extra():
         import sim_stream.recording.mcap_reader as mcap
-    return Reader(mcap.raw_lines, mcap.read_frames, mcap.read_prompts, mcap.has_frames)
+    return Reader(
+        mcap.raw_lines, mcap.read_frames, mcap.read_prompts, mcap.has_frames, mcap.ArrayReader
+    )
 
 
 def _first_pixels(path: Path, shape: Shape, first: int, count: int) -> Iterator[Image]:

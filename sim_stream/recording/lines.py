@@ -1,7 +1,7 @@
-"""The lines of a recording: one JSON object a frame, enough to reproduce every one of them.
+"""The lines of a recording: one JSON object a request, enough to reproduce what it brought.
 
 Requests and frames are the wire's own structures. What was cut off anywhere reads up to its last
-whole line. Knows no files and no pixels.
+whole line. Knows no files, no pixels and no arrays.
 """
 
 from __future__ import annotations
@@ -18,10 +18,23 @@ from msgspec.structs import replace
 
 from sim_stream.errors import InvalidInput
 from sim_stream.recording.bounds import LINE_BYTES, Budget
-from sim_stream.wire.messages import I64, Close, Count, FrameInfo, HelloOk, Open, Reset, Step
+from sim_stream.spec import Dtype
+from sim_stream.wire.messages import (
+    I64,
+    U64,
+    Close,
+    Count,
+    Frames,
+    HelloOk,
+    Name,
+    Open,
+    Reset,
+    Shape,
+    Step,
+)
 from sim_stream.wire.observe import SessionRequest
 
-FORMAT = 1
+FORMAT = 2
 # By who records: the stamp of a reply on its way, by the recorder's own clock.
 RECORDED_AT = {"server": "srv_send", "client": "client_recv"}
 
@@ -37,7 +50,7 @@ class Header(Line, frozen=True, kw_only=True, tag="header"):
 
     ``created`` (UTC, ISO 8601) is when the session stood, ``created_ns`` the same on the recorder's
     monotonic clock: the bridge from its stamps to the wall clock. ``video``: the file with the
-    frames' pixels.
+    frames' pixels, ``arrays``: the one with the requests' arrays, which is there once one came.
     """
 
     format: int = FORMAT
@@ -46,6 +59,7 @@ class Header(Line, frozen=True, kw_only=True, tag="header"):
     created: str
     created_ns: int
     video: str
+    arrays: str
     lossless: bool
     info: HelloOk
     options: dict[str, str | int | None] = {}
@@ -62,18 +76,35 @@ class Prompt(Struct, frozen=True, kw_only=True):
     first: Count = 0
 
 
-class Shown(Line, frozen=True, kw_only=True, tag="frame"):
-    """A request and the frame it brought. ``sha256`` is that of its pixels, RGB row by row.
+class Kept(Struct, frozen=True, kw_only=True):
+    """An array that a request came with: zlib, ``stored`` bytes, ``sha256`` that of what they hold.
 
-    ``index``: which frame of the video they are. ``prompt`` and ``prompt_psnr_db``: with an open or
-    reset.
+    ``first`` is where they begin in the header's ``arrays``, in an MCAP file which of its arrays
+    they are.
+    """
+
+    name: Name
+    dtype: Dtype
+    shape: Shape
+    first: Count
+    stored: Count
+    sha256: Sha256
+
+
+class Shown(Line, frozen=True, kw_only=True, tag="shown"):
+    """A request and the frames it brought, none where an open or reset had no prompt frames.
+
+    ``sha256`` is that of each one's pixels, RGB row by row; ``index``: which frame of the video the
+    first of them is. ``prompt``, where there were prompt frames, and ``prompt_psnr_db``: with an
+    open or reset. ``arrays``: what else the request came with.
     """
 
     request: Open | Reset | Step | Close
     committed_step: I64
-    frame: FrameInfo
-    sha256: Sha256
+    frames: Frames
+    sha256: Annotated[list[Sha256], Meta(max_length=256)]
     index: Count
+    arrays: Annotated[list[Kept], Meta(max_length=16)] = []
     prompt: Prompt | None = None
     prompt_psnr_db: float | None = None
 
@@ -81,12 +112,14 @@ class Shown(Line, frozen=True, kw_only=True, tag="frame"):
 class Forked(Line, frozen=True, kw_only=True, tag="forked"):
     """In place of an open: all that the parent's first ``parent_lines`` lines tell came before.
 
-    ``resumed``: it is the same session, which goes on after a restart of its server.
+    ``seed``: of its noise from here on, null where it goes on with the parent's. ``resumed``: it is
+    the same session, which goes on after a restart of its server.
     """
 
     parent: str
     parent_lines: Count
     committed_step: I64
+    seed: U64 | None = None
     resumed: bool = False
 
 
@@ -105,11 +138,18 @@ class End(Line, frozen=True, kw_only=True, tag="end"):
     complete: bool
 
 
+class _Version(Struct, frozen=True, kw_only=True, tag_field="kind", tag="header"):
+    """What a header of any format begins with."""
+
+    format: Count
+
+
 AnyLine = Header | Shown | Forked | Refused | End
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[AnyLine] = msgspec.json.Decoder(AnyLine)
-_NONE: dict[str, int] = {}
-_NO_CODES: list[int] = []
+_VERSION = msgspec.json.Decoder(_Version)
+_NO_TIMES: dict[str, int] = {}
+_NO_STATS: dict[str, list[float]] = {}
 
 
 def encode_line(line: AnyLine) -> bytes:
@@ -118,7 +158,7 @@ def encode_line(line: AnyLine) -> bytes:
 
 @dataclass(frozen=True)
 class Lines:
-    """As read, the frames' timings, stamps and accepted codes left out.
+    """As read, the frames' timings, stamps and stats left out.
 
     ``cut``: unreadable from some point on, or without the last line.
     """
@@ -140,37 +180,37 @@ def decode_lines(
         for raw in islice(raw_lines, first):
             if len(raw) > LINE_BYTES:
                 break  # no line of ours
-            line = _DECODER.decode(raw)
-            budget.take(0 if _is_small(line) else len(raw))
-            lines.append(_without_figures(line))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
+            if not lines:
+                _require_format(path, raw)
+            line = _without_figures(_DECODER.decode(raw))
+            budget.take(len(encode_line(line)))
+            lines.append(line)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
         pass  # what follows cannot be trusted
     except OSError as error:
         raise InvalidInput("recording", f"{path} ({error.strerror})", "a recording") from error
     if not lines or not isinstance(lines[0], Header):
         raise InvalidInput("recording", f"{path} (no header)", "a recording of this program")
     header = lines[0]
-    if header.format != FORMAT:
-        raise InvalidInput("recording", f"{path} of format {header.format}", f"format {FORMAT}")
-    for text in (header.sid, header.info.model_id, header.info.weights_sha256):
+    for text in (header.sid, header.info.spec.model_id, header.info.spec.weights_sha256):
         if not text.isprintable():  # it is shown, and says lines of its own otherwise
             raise InvalidInput("recording", f"{path} of {text!a}", "printable names")
     return Lines(header, lines, cut=not isinstance(lines[-1], End))
 
 
-def _is_small(line: AnyLine) -> bool:
-    """Whether what is kept of it is bounded by the fields' own bounds."""
-    return (
-        isinstance(line, Shown)
-        and isinstance(line.request, Step | Close)
-        and not line.request.arrays
-        and line.prompt is None
-    )
+def _require_format(path: Path, raw: bytes) -> None:
+    """Raises InvalidInput for another format, MsgspecError for what is no header."""
+    found = _VERSION.decode(raw).format
+    if found != FORMAT:
+        raise InvalidInput("recording", f"{path} of format {found}", f"format {FORMAT}")
 
 
 def _without_figures(line: AnyLine) -> AnyLine:
     """Most of a step's line is what nothing that reads it back needs."""
     if not isinstance(line, Shown):
         return line
-    frame = replace(line.frame, timings_ns=_NONE, stamps_ns=_NONE, accepted=_NO_CODES)
-    return replace(line, frame=frame)
+    frames = [
+        replace(frame, timings_ns=_NO_TIMES, stamps_ns=_NO_TIMES, stats=_NO_STATS)
+        for frame in line.frames
+    ]
+    return replace(line, frames=frames)

@@ -1,75 +1,30 @@
 """A recording back from its files: the runs to replay, up to where the writing was cut off.
 
 Whoever wrote the files: what makes no sense is refused, nothing but the files beside the recording
-is read, and no more than ``bounds`` allow. Knows no server and no model; what it gives is checked
-against the prompts' hashes.
+is read, and no more than ``bounds`` allow. Knows no server and no model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
 from sim_stream.errors import InvalidInput
-from sim_stream.recording.bounds import LINES, Shape, frame_shape, require_prompt
+from sim_stream.recording.bounds import frame_shape
 from sim_stream.recording.chain import Link, chain
-from sim_stream.recording.formats import (
-    has_frames,
-    line_file,
-    pictures,
-    read_frames,
-    read_prompts,
-)
-from sim_stream.recording.lines import End, Header, Prompt, Refused, Shown
+from sim_stream.recording.formats import file_of, has_frames, line_file, read_frames
+from sim_stream.recording.lines import End, Header, Refused, Shown
 from sim_stream.recording.pixels import sha256_of
-from sim_stream.video_writer import Image
-from sim_stream.wire.messages import Close, Open, Reset, Step
-
-U64_MAX = 2**64 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """From an open or a reset to the next: ``shown[0]`` is the frame that came with it.
-
-    ``header`` and ``path``: of the recording that it began in, whatever it went on in.
-    """
-
-    header: Header
-    path: Path
-    lookahead: int
-    mode: str
-    shown: list[Shown]
-
-    @property
-    def start(self) -> Open | Reset:
-        request = self.shown[0].request
-        assert isinstance(request, Open | Reset)
-        return request
-
-    @property
-    def closed(self) -> bool:
-        """Whether the frame that the lookahead held was recorded, too."""
-        return isinstance(self.shown[-1].request, Close)
-
-    def prompt(self) -> Image:
-        """The frames that went in, [T, H, W, 3]. Raises InvalidInput if they are not there."""
-        prompt = self.shown[0].prompt
-        assert prompt is not None, "a run without one is refused when it is loaded"
-        shape = frame_shape(self.header.info.frame_shape)
-        path = pictures(self.path, prompt.file, recorded_as(self.header))
-        if len(prompt.sha256) > self.header.info.context_max:
-            raise _unsound(self, f"{len(prompt.sha256)} frames for a model that takes fewer")
-        return read_prompt(path, prompt, shape)
+from sim_stream.recording.run import Run, recorded_as, require_sound, unsound
+from sim_stream.wire.messages import Open, Reset, Step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
     """``cut``: the writing ended without a last line; ``end``: what it says where there is one.
 
-    ``inherited``: how many of the frames a fork, or a resumed session, has from the recording
+    ``inherited``: how many of the lines shown a fork, or a resumed session, has from the recording
     before. ``lines``: of the sidecar, up to its last whole one but for the mark of its end.
     ``given``: the video that was asked for, where that was not the lines' file.
     """
@@ -91,7 +46,7 @@ class Recording:
     @property
     def video(self) -> Path:
         """The one that was asked for, or else the lines'. Raises InvalidInput."""
-        return self.given or pictures(self.path, self.header.video, recorded_as(self.header))
+        return self.given or file_of(self.path, self.header.video, recorded_as(self.header))
 
     def intact_pixels(self) -> int | None:
         """How many of the recording's own frames are there as the very pixels that left.
@@ -101,9 +56,10 @@ class Recording:
         """
         if not self.header.lossless or not has_frames(self.video):
             return None
-        shape = frame_shape(self.header.info.frame_shape)
-        pairs = zip(self.shown[self.inherited :], read_frames(self.video, shape), strict=False)
-        return sum(sha256_of(image) == line.sha256 for line, image in pairs)
+        shape = frame_shape(self.header.info.spec.frame_shape)
+        hashes = [one for line in self.shown[self.inherited :] for one in line.sha256]
+        pairs = zip(hashes, read_frames(self.video, shape), strict=False)
+        return sum(sha256_of(image) == recorded for recorded, image in pairs)
 
 
 def load(path: str | Path) -> Recording:
@@ -117,27 +73,8 @@ def load(path: str | Path) -> Recording:
     if not recording.runs:
         raise InvalidInput("recording", f"{path} (no frame)", "a recording with frames")
     for run in recording.runs:
-        _require_sound(run)
+        require_sound(run)
     return recording if path == lines else replace(recording, given=path)
-
-
-def read_prompt(path: Path, prompt: Prompt, shape: Shape) -> Image:
-    """Frames of a prompt's file, checked. Raises InvalidInput."""
-    count = len(prompt.sha256)
-    require_prompt(shape, count)
-    frames = list(read_prompts(path, shape, prompt.first, count))
-    if [sha256_of(frame) for frame in frames] != prompt.sha256:
-        raise InvalidInput(
-            "recording",
-            f"{path} (missing, or not the frames that were recorded)",
-            f"{count} frames with the hashes that were recorded",
-        )
-    return np.stack(frames)
-
-
-def recorded_as(header: Header) -> str:
-    """What its files were called without their suffixes."""
-    return Path(header.video).stem
 
 
 def _load(path: Path) -> Recording:
@@ -146,9 +83,10 @@ def _load(path: Path) -> Recording:
     links = chain(path)
     for link in links:
         if link.fork is not None:
-            _require_whole(link, runs)
+            _go_on(link, runs)
         runs = runs[-1:]
         inherited = len(runs[0].shown) if runs else 0
+        _require_appended(link)
         for line in link.lines:
             if isinstance(line, Shown):
                 _add(line, runs, link)
@@ -168,21 +106,20 @@ def _load(path: Path) -> Recording:
 
 def _add(line: Shown, runs: list[Run], link: Link) -> None:
     before, request = runs[-1] if runs else None, line.request
-    if not isinstance(request, Open | Reset):
-        if before is not None:
-            before.shown.append(line)
-        return
-    lookahead = before.lookahead if before else link.header.info.lookahead
-    mode = before.mode if before else "lockstep"
-    if isinstance(request, Open):
-        lookahead = lookahead if request.lookahead is None else request.lookahead
-        mode = request.mode
-    runs.append(
-        Run(header=link.header, path=link.path, lookahead=lookahead, mode=mode, shown=[line])
-    )
+    if isinstance(request, Open | Reset):
+        lookahead = before.lookahead if before else link.header.info.spec.lookaheads[0]
+        mode = before.mode if before else "lockstep"
+        if isinstance(request, Open):
+            lookahead = lookahead if request.lookahead is None else request.lookahead
+            mode = request.mode
+        before = Run(lookahead=lookahead, mode=mode)
+        runs.append(before)
+    if before is not None:
+        before.shown.append(line)
+        before.links.append(link)
 
 
-def _require_whole(fork: Link, runs: list[Run]) -> None:
+def _go_on(fork: Link, runs: list[Run]) -> None:
     """Of the recording that it went on from there is what came before. Raises InvalidInput."""
     assert fork.fork is not None
     shown = runs[-1].shown if runs else []
@@ -192,26 +129,14 @@ def _require_whole(fork: Link, runs: list[Run]) -> None:
             f"{fork.path.parent / fork.fork.parent} (cut off before the fork)",
             f"the parent's frames up to step {fork.fork.committed_step}",
         )
+    if fork.fork.seed is not None:
+        taken = sum(isinstance(line.request, Step) for line in shown)
+        runs[-1].forks[taken] = fork.fork.seed
 
 
-def _require_sound(run: Run) -> None:
-    """It could have been recorded: a prompt, then steps in order, then perhaps the close.
-
-    Raises InvalidInput.
-    """
-    prompt, start = run.shown[0].prompt, run.start
-    if prompt is None or prompt.first >= LINES:
-        raise _unsound(run, "a start without a prompt" if prompt is None else "a prompt too far on")
-    if start.seed > U64_MAX:
-        raise _unsound(run, f"seed {start.seed}")
-    if run.lookahead not in (0, 1):
-        raise _unsound(run, f"lookahead {run.lookahead}")
-    step = 0
-    for line in run.shown[1:-1] if run.closed else run.shown[1:]:
-        if not isinstance(line.request, Step) or line.request.step <= step:
-            raise _unsound(run, f"after step {step} what cannot follow it")
-        step = line.request.step
-
-
-def _unsound(run: Run, what: str) -> InvalidInput:
-    return InvalidInput("recording", f"{run.path} ({what})", "a recording of this program")
+def _require_appended(link: Link) -> None:
+    """Its arrays lie in the order of their lines, none twice. Raises InvalidInput."""
+    told = [kept for line in link.lines if isinstance(line, Shown) for kept in line.arrays]
+    for before, kept in pairwise(told):
+        if kept.first <= before.first:
+            raise unsound(link.path, f"{kept.name} at {kept.first}, after {before.first}")

@@ -1,7 +1,8 @@
 """A recording as one MCAP file, which Foxglove and other MCAP tools open; docs/recording.md.
 
-A frame's PNG and its line are one chunk, written at once, so that a dead process costs the last
-one at most. Needs the extra ``mcap``. Reading: ``mcap_reader``.
+What a line tells of, pictures as PNG and arrays, is written at once with it, as one chunk where
+that is no more than 1 MiB, so that a dead process costs the last one at most. Needs the extra
+``mcap``. Reading: ``mcap_reader``.
 """
 
 from __future__ import annotations
@@ -16,19 +17,33 @@ from mcap.well_known import MessageEncoding, SchemaEncoding
 from mcap.writer import IndexType, Writer
 
 from sim_stream.recording.append_file import AppendFile
-from sim_stream.recording.lines import RECORDED_AT, AnyLine, End, Header, Prompt, Shown, encode_line
+from sim_stream.recording.arrays import kept_as, packed
+from sim_stream.recording.lines import (
+    RECORDED_AT,
+    AnyLine,
+    End,
+    Header,
+    Kept,
+    Prompt,
+    Shown,
+    encode_line,
+)
 from sim_stream.recording.mcap_schemas import (
+    ARRAYS,
     FRAMES,
     IMAGE_SCHEMA,
     PROMPTS,
     CompressedImage,
+    StoredArray,
     Time,
+    array_schema,
     image_schema,
     line_schemas,
     topic_of,
 )
 from sim_stream.recording.pixels import sha256_of
 from sim_stream.video_writer import Image, encode_png
+from sim_stream.wire.framing import Arrays
 from sim_stream.wire.messages import HelloOk
 
 log = logging.getLogger(__name__)
@@ -45,28 +60,41 @@ class McapFiles:
 
     def __init__(self, folder: Path, name: str, info: HelloOk) -> None:
         self.path = folder / f"{name}{SUFFIX}"
-        self.video = self.path.name
+        self.video = self.arrays = self.path.name
         self.lines = 0
-        self._images = {FRAMES: 0, PROMPTS: 0}  # how many there are
-        self._waiting: list[tuple[str, int, bytes]] = []  # images, for their line and its time
+        self._counts = {FRAMES: 0, PROMPTS: 0, ARRAYS: 0}
+        # For their line and its time: topic, number, a PNG or an array.
+        self._waiting: list[tuple[str, int, bytes | StoredArray]] = []
         self._clock = Clock()
         self._file = AppendFile(self.path)
         self._channels = Channels(self._file)
 
-    def write_frame(self, image: Image) -> int:
-        return self._add_image(FRAMES, image)
+    def write_frames(self, images: Image) -> int:
+        return self._add_images(FRAMES, images)
 
     def write_prompt(self, frames_THWC: Image) -> Prompt:
-        indices = [self._add_image(PROMPTS, image) for image in frames_THWC]
         hashes = [sha256_of(image) for image in frames_THWC]
-        return Prompt(file=self.path.name, sha256=hashes, first=indices[0])
+        first = self._add_images(PROMPTS, frames_THWC)
+        return Prompt(file=self.path.name, sha256=hashes, first=first)
+
+    def write_arrays(self, arrays: Arrays) -> list[Kept]:
+        kept = []
+        for name, array in arrays.items():
+            data = packed(array)
+            said = kept_as(name, array, first=self._counts[ARRAYS], stored=len(data))
+            kept.append(said)
+            self._add(ARRAYS, StoredArray(name=name, dtype=said.dtype, shape=said.shape, data=data))
+        return kept
 
     def write_line(self, line: AnyLine) -> None:
         self._clock.set_by(line)
         if isinstance(line, Header):
             self._channels.start(about(line))
-        for topic, index, png in self._waiting:
-            self._channels.add_image(topic, index, png, self._clock.now_ns)
+        for topic, index, content in self._waiting:
+            if isinstance(content, StoredArray):
+                self._channels.add_array(index, content, self._clock.now_ns)
+            else:
+                self._channels.add_image(topic, index, content, self._clock.now_ns)
         self._waiting.clear()
         self._channels.add_line(line, self.lines, self._clock.now_ns)
         self._channels.flush()
@@ -91,11 +119,16 @@ class McapFiles:
             return False
         return True
 
-    def _add_image(self, topic: str, image: Image) -> int:
-        index = self._images[topic]
-        self._waiting.append((topic, index, encode_png(image, PNG_OPTIONS)))
-        self._images[topic] += 1
-        return index
+    def _add_images(self, topic: str, images: Image) -> int:
+        """The first one's number."""
+        first = self._counts[topic]
+        for image in images:
+            self._add(topic, encode_png(image, PNG_OPTIONS))
+        return first
+
+    def _add(self, topic: str, content: bytes | StoredArray) -> None:
+        self._waiting.append((topic, self._counts[topic], content))
+        self._counts[topic] += 1
 
 
 class Channels:
@@ -105,6 +138,7 @@ class Channels:
         self._file = file
         self._begin(indexed=True)
         schemas = dict.fromkeys((FRAMES, PROMPTS), self._schema(IMAGE_SCHEMA, image_schema()))
+        schemas[ARRAYS] = self._schema("sim_stream.StoredArray", array_schema())
         schemas |= {topic: self._schema(*named) for topic, named in line_schemas().items()}
         self._ids = {
             topic: self._writer.register_channel(topic, MessageEncoding.JSON, schema)
@@ -120,6 +154,9 @@ class Channels:
         time = Time(sec=sec, nsec=nsec)
         image = CompressedImage(timestamp=time, frame_id="camera", data=png, format="png")
         self._add(topic, index, msgspec.json.encode(image), log_time_ns)
+
+    def add_array(self, index: int, array: StoredArray, log_time_ns: int) -> None:
+        self._add(ARRAYS, index, msgspec.json.encode(array), log_time_ns)
 
     def add_line(self, line: AnyLine, index: int, log_time_ns: int) -> None:
         self._add(topic_of(type(line)), index, encode_line(line), log_time_ns)
@@ -191,8 +228,8 @@ class Clock:
             self.now_ns = round(datetime.fromisoformat(line.created).timestamp() * 1e6) * 1000
             self._offset_ns = self.now_ns - line.created_ns
             self._stamp = RECORDED_AT[line.by]
-        elif isinstance(line, Shown):
-            self.now_ns = line.frame.stamps_ns[self._stamp] + self._offset_ns
+        elif isinstance(line, Shown) and line.frames:
+            self.now_ns = line.frames[-1].stamps_ns[self._stamp] + self._offset_ns
 
 
 def about(header: Header) -> dict[str, str]:
@@ -201,7 +238,7 @@ def about(header: Header) -> dict[str, str]:
         "by": header.by,
         "sid": header.sid,
         "created": header.created,
-        "model_id": header.info.model_id,
-        "weights_sha256": header.info.weights_sha256,
+        "model_id": header.info.spec.model_id,
+        "weights_sha256": header.info.spec.weights_sha256,
     }
     return kept | {name: str(value) for name, value in header.options.items()}

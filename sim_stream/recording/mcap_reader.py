@@ -13,12 +13,21 @@ import msgspec
 
 from sim_stream.errors import InvalidInput
 from sim_stream.recording.bounds import Shape
+from sim_stream.recording.lines import Kept
 from sim_stream.recording.mcap_records import messages
-from sim_stream.recording.mcap_schemas import FRAMES, LINES, PROMPTS, CompressedImage
+from sim_stream.recording.mcap_schemas import (
+    ARRAYS,
+    FRAMES,
+    LINES,
+    PROMPTS,
+    CompressedImage,
+    StoredArray,
+)
 from sim_stream.recording.pixels import WRITE_ERRORS, decode_png
 from sim_stream.video_writer import Image
 
 _IMAGES = msgspec.json.Decoder(CompressedImage)
+_ARRAYS = msgspec.json.Decoder(StoredArray)
 
 
 def raw_lines(path: Path) -> Iterator[bytes]:
@@ -42,6 +51,30 @@ def has_frames(path: Path) -> bool:
         return any(sent.topic == FRAMES for sent in messages(path))
     except OSError:
         return False
+
+
+class ArrayReader:
+    """Reads a file's arrays from its front, on from the one that was read last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: Iterator[bytes] | None = None
+        self._next = 0
+
+    def __call__(self, kept: Kept) -> bytes:
+        """As it is stored. Raises InvalidInput."""
+        if self._found is None or kept.first < self._next:
+            self._found, self._next = _data(self._path, ARRAYS.__eq__), 0
+        try:
+            message = next(islice(self._found, kept.first - self._next, None), b"")
+            self._next = kept.first + 1
+            data = _ARRAYS.decode(message).data
+        except (OSError, msgspec.MsgspecError, RecursionError) as error:
+            why = error.strerror if isinstance(error, OSError) else f"no {kept.name}"
+            raise InvalidInput("recording", f"{self._path} ({why})", "its arrays") from error
+        if len(data) != kept.stored:
+            raise InvalidInput("recording", f"{self._path} (other {kept.name})", "its arrays")
+        return data
 
 
 def _images(found: Iterator[bytes], shape: Shape | None) -> Iterator[Image]:

@@ -18,6 +18,7 @@ from sim_stream.recording.lines import AnyLine, Line
 
 FRAMES = "/frames"
 PROMPTS = "/prompt"
+ARRAYS = "/arrays"
 LINES = "/session/"  # and the line's kind
 
 IMAGE_SCHEMA = "foxglove.CompressedImage"
@@ -37,6 +38,15 @@ class CompressedImage(Struct, frozen=True, kw_only=True):
     format: str
 
 
+class StoredArray(Struct, frozen=True, kw_only=True):
+    """An array of a request, zlib-compressed; JSON has ``data`` in base64."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
 def topic_of(kind: type[Line]) -> str:
     return f"{LINES}{kind.__struct_config__.tag}"
 
@@ -47,6 +57,10 @@ def line_schemas() -> dict[str, tuple[str, bytes]]:
         topic_of(kind): (f"sim_stream.{kind.__name__}", msgspec.json.encode(_schema(kind)))
         for kind in get_args(AnyLine)
     }
+
+
+def array_schema() -> bytes:
+    return msgspec.json.encode(_schema(StoredArray))
 
 
 def image_schema() -> bytes:

@@ -26,20 +26,20 @@ from sim_stream.recording.formats import create_files
 from sim_stream.recording.lock import FolderLock
 from sim_stream.recording.pixels import WRITE_ERRORS
 from sim_stream.recording.session import Before, Options, SessionRecording, Style, reason_of
+from sim_stream.wire.archive import RESUME_STEPS
 from sim_stream.wire.messages import Close, Error, ErrorCode, Fork, Open, Resume, Step
 from sim_stream.wire.observe import Exchange
-from sim_stream.wire.server.archive import RESUME_STEPS
 
 log = logging.getLogger(__name__)
 
 BACKLOG_BYTES = 128 * 1024 * 1024
 LOST_KEPT = 1024  # of the sessions whose recordings ended early
-LINE_BYTES = 4096  # what an exchange without pixels counts as
+LINE_BYTES = 4096  # what an exchange without pixels and arrays counts as
 CLOSE_TIMEOUT_S = 30.0
 # Measured: at the stream's own priority the writer held up a reply's delivery by 2 ms now and then.
 LOWEST_PRIORITY = 19
 # What one session's files need, and how long the writer waits for them.
-DESCRIPTORS = 6
+DESCRIPTORS = 7
 DESCRIPTORS_TIMEOUT_S, DESCRIPTORS_RETRY_S = 2.0, 0.005
 TOO_SLOW = "the disk was too slow: the backlog was full"
 RECORDER_CLOSED = "the recorder was closed before the session"
@@ -265,5 +265,5 @@ def _has_descriptors() -> bool:
 
 
 def _bytes(exchange: Exchange) -> int:
-    arrays = (exchange.frames, exchange.image)
-    return LINE_BYTES + sum(array.nbytes for array in arrays if array is not None)
+    shown = 0 if exchange.images is None else exchange.images.nbytes
+    return LINE_BYTES + shown + sum(array.nbytes for array in exchange.arrays.values())

@@ -1,33 +1,39 @@
 """``sim-stream replay``: opens a recorded session again, sends its actions, compares every frame.
 
-A session's frames are a function of weights, prompt, text, actions, sampling and seed, so equality
-is by the sha256 of the pixels. Deadlines are not sent again: what they cut short cannot come back.
+A session's frames are a function of weights, prompt, inputs, options and seeds, so equality is by
+the sha256 of the pixels. Deadlines are not sent again: what they cut short cannot come back. Where
+the session had been forked with a seed it is forked again, and goes on as the fork.
 Knows the wire's client and the recording, no models.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-from sim_stream.config import DecodingConfig
 from sim_stream.errors import InvalidInput
 from sim_stream.model_options import from_record
 from sim_stream.plain_json import to_json
-from sim_stream.recording.lines import Header, Shown
-from sim_stream.recording.load import Recording, Run, load
+from sim_stream.recording.lines import Shown
+from sim_stream.recording.load import Recording, load
 from sim_stream.recording.pixels import sha256_of
+from sim_stream.recording.run import Run, cut_short
 from sim_stream.server_process import ServerProcess
-from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
+from sim_stream.wire.client.blocking_client import RemoteChunk, RemoteSession, StreamClient
 from sim_stream.wire.messages import HelloOk, Step
 
 EQUAL, DIFFERENT = 0, 1
 STEPS_IN_AIR = 2
+
+Compare: TypeAlias = Callable[[Shown, RemoteChunk | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,10 @@ class ReplayOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A frame that did not come back. ``index`` counts the recording's frames from 0."""
+    """A frame that did not come back, or one too many; the missing side is empty.
+
+    ``index`` counts the frames that were compared, from 0.
+    """
 
     index: int
     step: int
@@ -99,7 +108,9 @@ def run(options: ReplayOptions) -> int:
         report = replay(recording, options.endpoint, key=options.key, server_key=options.server_key)
     else:
         model = replace(from_record(recording.header.options), **options.model)
-        with ServerProcess(model.serve_options()) as server, server.answering():
+        sessions = 2 if any(one.forks for one in recording.runs) else 1
+        command = [*model.serve_options(), f"--max-sessions={sessions}"]
+        with ServerProcess(command) as server, server.answering():
             report = replay(recording, server.endpoint)
     for line in describe(report):
         print(line)
@@ -118,32 +129,31 @@ def replay(
     """Compares a server's frames with the recorded ones. Raises InvalidInput for another model."""
     differences: list[Difference] = []
     compared = 0
-    total = len(recording.shown)
+    total = sum(len(line.frames) for line in recording.shown)
     with (
         StreamClient(endpoint, key=key, server_key=server_key) as client,
         tqdm(total=total, unit="frame", file=sys.stderr, mininterval=0.25) as bar,
     ):
         require_model(recording, client.info)
 
-        def compare(line: Shown, frame: RemoteFrame) -> None:
+        def compare(line: Shown, chunk: RemoteChunk | None) -> None:
             nonlocal compared
-            if (found := difference(compared, line, frame)) is not None:
-                differences.append(found)
-            compared += 1
-            bar.update()
+            differences.extend(differences_of(compared, line, chunk))
+            compared += max(len(line.frames), 0 if chunk is None else len(chunk))
+            bar.update(len(line.frames))
 
         for one in recording.runs:
             replay_run(client, one, compare)
     header, end = recording.header, recording.end
     return Report(
         recording=str(recording.path),
-        model_id=header.info.model_id,
-        weights_sha256=header.info.weights_sha256,
+        model_id=header.info.spec.model_id,
+        weights_sha256=header.info.spec.weights_sha256,
         seeds=[one.start.seed for one in recording.runs],
         frames=compared,
         equal=compared - len(differences),
         first_difference=differences[0] if differences else None,
-        after_deadline=first_cut_short(recording.shown),
+        after_deadline=first_cut_short(recording),
         video=recording.video.name,
         lossless=header.lossless,
         intact_pixels=recording.intact_pixels(),
@@ -152,56 +162,61 @@ def replay(
     )
 
 
-def replay_run(
-    client: StreamClient,
-    one: Run,
-    compare: Callable[[Shown, RemoteFrame], None],
-) -> None:
-    """One session from its prompt on; ``compare`` gets each line with the frame it has now."""
-    start, header = one.start, one.header
-    actions = start.actions
-    session = client.open(
-        one.prompt(),
-        seed=start.seed,
-        actions=None if actions is None else [a.to_action() if a else None for a in actions],
-        text=start.text,
-        sampling=(start.sampling or header.info.sampling).to_config(),
-        decoding=start.decoding.to_config() if start.decoding else default_decoding(header),
-        lookahead=one.lookahead,
-    )
-    with session:
-        compare(one.shown[0], session.frame)
-        _replay_steps(client, session, one, compare)
+def replay_run(client: StreamClient, one: Run, compare: Compare) -> None:
+    """One session from its start on; ``compare`` gets each line with what comes for it now."""
+    start = one.start_values()
+    with ExitStack() as stack:
+        session = client.open(
+            start.frames,
+            seed=one.start.seed,
+            inputs=start.inputs,
+            prompt_inputs=start.prompt_inputs,
+            options=one.options,
+            lookahead=one.lookahead,
+        )
+        stack.enter_context(session)
+        compare(one.shown[0], session.frame if one.shown[0].frames else None)
+        session = _replay_steps(client, session, one, compare, stack)
         last = session.close()
         if one.closed:
-            if last is None:
-                raise InvalidInput("recording", "a last frame", "none: the server had none")
             compare(one.shown[-1], last)
 
 
 def _replay_steps(
-    client: StreamClient,
-    session: RemoteSession,
-    one: Run,
-    compare: Callable[[Shown, RemoteFrame], None],
-) -> None:
-    steps = [(line, line.request) for line in one.shown if isinstance(line.request, Step)]
+    client: StreamClient, session: RemoteSession, one: Run, compare: Compare, stack: ExitStack
+) -> RemoteSession:
+    """The session that was gone on with: a fork, where there was one with a seed of its own."""
     depth = min(STEPS_IN_AIR, client.info.limits.max_in_flight)
-    sent = 0
-    for line, _ in steps:
-        while sent < len(steps) and session.in_flight < depth:
-            request = steps[sent][1]
-            action = None if request.action is None else request.action.to_action()
-            session.send_step(action, sim_time_us=request.sim_time_us)
-            sent += 1
-        compare(line, session.receive())
+    lines = [line for line in one.shown if isinstance(line.request, Step)]
+    waiting: deque[Shown] = deque()
+
+    def receive(at_most: int) -> None:
+        while len(waiting) > at_most:
+            compare(waiting.popleft(), session.receive())
+
+    for index, (line, step) in enumerate(zip(lines, one.steps(), strict=True)):
+        if index in one.forks:
+            receive(0)
+            session = _fork(session, one.forks[index], stack)
+        receive(depth - 1)
+        session.send_step(step.inputs, sim_time_us=step.request.sim_time_us)
+        waiting.append(line)
+    receive(0)
+    return _fork(session, one.forks[len(lines)], stack) if len(lines) in one.forks else session
+
+
+def _fork(parent: RemoteSession, seed: int, stack: ExitStack) -> RemoteSession:
+    """In its parent's place."""
+    session = stack.enter_context(parent.fork(seed=seed))
+    parent.close()
+    return session
 
 
 def require_model(recording: Recording, info: HelloOk) -> None:
     """Another model or other weights give other frames: refused, naming both sides."""
-    recorded = recording.header.info
+    recorded, served = recording.header.info.spec, info.spec
     ours = (recorded.model_id, recorded.weights_sha256)
-    theirs = (info.model_id, info.weights_sha256)
+    theirs = (served.model_id, served.weights_sha256)
     if ours != theirs:
         raise InvalidInput(
             "recording",
@@ -210,33 +225,39 @@ def require_model(recording: Recording, info: HelloOk) -> None:
         )
 
 
-def difference(index: int, line: Shown, frame: RemoteFrame) -> Difference | None:
-    replayed = sha256_of(frame.image)
-    if (line.sha256, line.frame.frame_id) == (replayed, frame.frame_id):
-        return None
-    return Difference(
-        index=index,
-        step=line.frame.step,
-        frame_id=line.frame.frame_id,
-        recorded_sha256=line.sha256,
-        replayed_sha256=replayed,
-    )
+def differences_of(index: int, line: Shown, chunk: RemoteChunk | None) -> list[Difference]:
+    """``index``: of the line's first frame."""
+    recorded = [
+        (info.step, info.frame_id, sha256)
+        for info, sha256 in zip(line.frames, line.sha256, strict=True)
+    ]
+    frames = () if chunk is None else chunk.frames
+    now = [(frame.step, frame.frame_id, sha256_of(frame.image)) for frame in frames]
+    found = []
+    for place, (before, after) in enumerate(zip_longest(recorded, now)):
+        step, frame_id, _ = before or after
+        if (before or ())[1:] == (after or ())[1:]:
+            continue
+        found.append(
+            Difference(
+                index=index + place,
+                step=step,
+                frame_id=frame_id,
+                recorded_sha256=before[2] if before else "",
+                replayed_sha256=after[2] if after else "",
+            )
+        )
+    return found
 
 
-def first_cut_short(shown: Sequence[Shown]) -> int | None:
-    """The first approximated frame whose request had a deadline."""
-    for index, line in enumerate(shown):
-        request = line.request
-        hurried = isinstance(request, Step) and request.deadline_ms is not None
-        if hurried and line.frame.approximated:
+def first_cut_short(recording: Recording) -> int | None:
+    """The index of the first frame that a deadline may have cut short."""
+    index = 0
+    for line in recording.shown:
+        if cut_short(line):
             return index
+        index += len(line.frames)
     return None
-
-
-def default_decoding(header: Header) -> DecodingConfig | None:
-    """What a session without its own got, where the recorder knew it."""
-    how = header.options.get("decoding")
-    return DecodingConfig.parse(how) if isinstance(how, str) else None
 
 
 def describe(report: Report) -> list[str]:
@@ -250,7 +271,8 @@ def describe(report: Report) -> list[str]:
         first = report.first_difference
         lines.append(
             f"first difference: step {first.step}, frame {first.frame_id} (index {first.index}): "
-            f"recorded {first.recorded_sha256[:16]}, now {first.replayed_sha256[:16]}"
+            f"recorded {first.recorded_sha256[:16] or 'none'}, "
+            f"now {first.replayed_sha256[:16] or 'none'}"
         )
     if report.after_deadline is not None:
         lines.append(

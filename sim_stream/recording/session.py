@@ -12,10 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from sim_stream.recording.formats import Create
 from sim_stream.recording.lines import RECORDED_AT, AnyLine, End, Forked, Header, Refused, Shown
 from sim_stream.recording.pixels import WRITE_ERRORS, sha256_of
-from sim_stream.wire.messages import Closed, Error, Fork, Resume
+from sim_stream.spec import no_frames
+from sim_stream.wire.inputs import FRAMES
+from sim_stream.wire.messages import Close, Closed, Error, Fork, Resume
 from sim_stream.wire.observe import Exchange, FrameReply
 
 Options = dict[str, str | int | None]
@@ -70,12 +74,14 @@ class SessionRecording:
         return Before(name=self._files.path.name, lines=self._files.lines)
 
     def add(self, exchange: Exchange) -> None:
-        """Pixels first, so that a line never promises what is not there."""
+        """Pixels and arrays first, so that a line never promises what is not there."""
         request, reply = exchange.request, exchange.reply
         if isinstance(reply, Error):
             line: AnyLine = Refused(request=request, code=reply.code.value, message=reply.message)
-        elif isinstance(request, Fork | Resume) or reply.frame is None or exchange.image is None:
-            return  # a close without a last frame, or what this recording began with
+        elif isinstance(request, Fork | Resume):
+            return  # what this recording began with
+        elif isinstance(request, Close) and not reply.frames:
+            return
         else:
             line = self._shown(exchange, reply)
         self._files.write_line(line)
@@ -90,6 +96,7 @@ class SessionRecording:
             created=created.isoformat(timespec="microseconds"),
             created_ns=created_ns,
             video=self._files.video,
+            arrays=self._files.arrays,
             lossless=self._files.lossless,
             info=first.info,
             options=self._style.options or {},
@@ -101,23 +108,26 @@ class SessionRecording:
                 parent=before.name,
                 parent_lines=before.lines,
                 committed_step=first.reply.committed_step,
+                seed=first.request.seed if isinstance(first.request, Fork) else None,
                 resumed=isinstance(first.request, Resume),
             )
         )
 
     def _shown(self, exchange: Exchange, reply: FrameReply) -> Shown:
-        request, image, info = exchange.request, exchange.image, reply.frame
-        assert image is not None and info is not None
+        request, images = exchange.request, exchange.images
         assert not isinstance(request, Fork | Resume)
+        arrays = {name: array for name, array in exchange.arrays.items() if array.size}
         prompt = None
-        if exchange.frames is not None:
-            prompt = self._files.write_prompt(exchange.frames)
+        if FRAMES in arrays:
+            prompt = self._files.write_prompt(arrays.pop(FRAMES).astype(np.uint8, copy=False))
+        images = no_frames(exchange.info.spec) if images is None else images
         return Shown(
             request=request,
             committed_step=reply.committed_step,
-            frame=info,
-            sha256=sha256_of(image),
-            index=self._files.write_frame(image),
+            frames=reply.frames,
+            sha256=[sha256_of(image) for image in images],
+            index=self._files.write_frames(images),
+            arrays=self._files.write_arrays(arrays),
             prompt=prompt,
             prompt_psnr_db=None if isinstance(reply, Closed) else reply.prompt_psnr_db,
         )
@@ -126,8 +136,7 @@ class SessionRecording:
 def _when(first: Exchange, by: Literal["server", "client"]) -> tuple[datetime, int]:
     """When that reply was on its way, by both clocks: writing may begin long after."""
     now, now_ns = datetime.now(UTC), time.monotonic_ns()
-    frame = None if isinstance(first.reply, Error) else first.reply.frame
-    if frame is None:  # a fork's reply has no stamps
+    if isinstance(first.reply, Error) or not first.reply.frames:  # it has no stamps
         return now, now_ns
-    stamp_ns = frame.stamps_ns[RECORDED_AT[by]]
+    stamp_ns = first.reply.frames[-1].stamps_ns[RECORDED_AT[by]]
     return now - timedelta(microseconds=(now_ns - stamp_ns) // 1000), stamp_ns

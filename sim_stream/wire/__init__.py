@@ -6,8 +6,9 @@ What both sides know lies here; neither ``client`` nor ``server`` imports the ot
     codec      messages to msgpack bytes and back
     framing    a message and its arrays as ZeroMQ parts, checked before anything is allocated
     keys       CURVE keys as files
-    engine     what a server needs of a runtime
+    inputs     values and arrays of a model's spec, into messages and back
     observe    what recorders get to see of either side, and give back of a recorded session
+    archive    which recorded sessions a server can go on with
 
 Nothing is imported here, so that a client costs zmq, msgspec and numpy only.
 """

@@ -5,7 +5,7 @@ Recorders hang on here. Knows no files, no sockets and no threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -45,16 +45,18 @@ class PastStep:
 class Past:
     """A session as its recording tells it: enough to make it again.
 
-    ``start`` names all its options. ``forks``: the seeds it was forked with, each before the step
-    of that index. ``sha256``: of the pixels that each reply showed, the start's first. ``source``,
-    ``lines`` and ``part`` say where it stands, for the recording that goes on from there.
+    ``start`` names all its options. ``steps`` are read from the recording as they are asked for;
+    one that is not as it was recorded raises InvalidInput. ``forks``: the seeds it was forked with,
+    each before the step of that index. ``sha256``: of the pixels that each reply showed, the
+    start's first. ``source``, ``lines`` and ``part`` say where it stands, for the recording that
+    goes on from there.
     """
 
     start: StartValues
     seed: int
     lookahead: int
     mode: str
-    steps: list[PastStep]
+    steps: Iterator[PastStep]
     sha256: list[list[str]]
     forks: Mapping[int, int] = field(default_factory=dict)
     source: str

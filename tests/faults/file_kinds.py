@@ -363,20 +363,28 @@ def checkpoint_reader() -> Read:
 
 
 def prepare_recording(folder: Path, form: str) -> None:
+    """Of the toy, and of a world with an array per step; the latter's fork, with a seed."""
     from sim_stream.recording.recorder import Recorder
     from sim_stream.wire.client.blocking_client import StreamClient
     from sim_stream.wire.server.server import StreamServer
     from tests.wire.toy import ToyModel, drive, prompt_frames
+    from tests.wire.toy_worlds import map_world, semantic
 
+    local = "tcp://127.0.0.1:0"
     with (
         Recorder(folder, by="server", form=form) as recorder,
-        StreamServer(ToyModel(), bind="tcp://127.0.0.1:0", observer=recorder) as server,
-        StreamClient(server.endpoint, timeout_s=30) as client,
+        StreamServer(ToyModel(), bind=local, observer=recorder) as toys,
+        StreamServer(map_world(), bind=local, observer=recorder) as maps,
+        StreamClient(toys.endpoint, timeout_s=30) as toy,
+        StreamClient(maps.endpoint, timeout_s=30) as mapped,
+        toy.open(prompt_frames(), seed=3) as session,
+        mapped.open(prompt_frames(1, size=32)[:, :24]) as parent,
     ):
-        session = client.open(prompt_frames(), seed=3)
         for action in drive(3):
             session.step(action)
-        session.close()
+        parent.step({"semantic": semantic(0)})
+        with parent.fork(seed=4) as child:
+            child.step({"semantic": semantic(1)})
 
 
 def prepare_jsonl(folder: Path) -> None:
@@ -397,8 +405,9 @@ def recording_reader() -> Read:
         for path in sorted(folder.iterdir()):
             if path.suffix in LINE_SUFFIXES:
                 recording = load(path)
-                prompts = [run.prompt().shape for run in recording.runs if run.shown[0].prompt]
-                found.append((prompts, recording.intact_pixels()))
+                starts = [run.start_values().frames.shape for run in recording.runs]
+                steps = [len(list(run.steps())) for run in recording.runs]
+                found.append((starts, steps, recording.intact_pixels()))
         return found
 
     return read
@@ -493,7 +502,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         name="recordings",
         prepare=prepare_jsonl,
-        rules={"*.jsonl": "json lines", "*.mkv": "bytes"},
+        rules={"*.jsonl": "json lines", "*.mkv": "bytes", "*.arrays": "bytes"},
         reader=recording_reader,
     ),
     Kind(name="MCAP", prepare=prepare_mcap, rules={"*.mcap": "bytes"}, reader=recording_reader),

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 
 from sim_stream.plain_json import to_json
 from sim_stream.recording.formats import FORMATS, Files, create_files
@@ -26,7 +25,7 @@ from sim_stream.video_writer import Image
 from sim_stream.wire.messages import FrameInfo, HelloOk, Step
 from sim_stream.wire.server.server import describe as describe_server
 from tests.perf.machine import describe
-from tests.wire.toy import ToyModel
+from tests.wire.toy import toy_spec
 
 CODES = 256
 CLIP_FRAMES = 12
@@ -41,6 +40,7 @@ def begin(form: str, folder: Path, info: HelloOk) -> Files:
             created="2026-01-01T00:00:00.000000+00:00",
             created_ns=0,
             video=files.video,
+            arrays=files.arrays,
             lossless=files.lossless,
             info=info,
         )
@@ -54,17 +54,16 @@ def write(files: Files, step: int, image: Image) -> None:
         frame_id=step,
         lag_frames=0,
         final=True,
-        approximated=False,
-        accepted=[1] * CODES,
+        stats={"accepted": [1.0] * CODES},
         stamps_ns={"srv_send": step * 250_000_000},
     )
     files.write_line(
         Shown(
             request=Step(sid="s", step=step),
             committed_step=step,
-            frame=frame,
-            sha256=sha256_of(image),
-            index=files.write_frame(image),
+            frames=[frame],
+            sha256=[sha256_of(image)],
+            index=files.write_frames(image[None]),
         )
     )
 
@@ -77,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the report here")
     args = parser.parse_args()
     clip = read_clip(SAMPLE, frames=CLIP_FRAMES)
-    info = replace(describe_server(ToyModel(), 1, 1, 60.0), frame_shape=(SIZE, SIZE, 3))
+    info = describe_server(toy_spec(frame_shape=SIZE.shape), 1, 1, 60.0)
     report: dict[str, Any] = {"benchmark": "recording", "machine": describe()}
     times: dict[str, list[float]] = {form: [] for form in FORMATS}
     with tempfile.TemporaryDirectory() as name:

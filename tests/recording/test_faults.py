@@ -67,7 +67,7 @@ def test_recording_cut_off_at_any_byte_replays_up_to_the_cut(record, replayed, f
 def test_bytes_that_make_no_sense_end_what_is_read(record, replayed):
     path, _ = record()
     lines = path.read_bytes().splitlines(keepends=True)
-    lines[4] = b'{"kind":"frame","sha256":\xff\xfe}\n'
+    lines[4] = b'{"kind":"shown","sha256":\xff\xfe}\n'
     path.write_bytes(b"".join(lines))
     report = replayed(path)
     assert report.same and report.frames == 3 and not report.complete
@@ -235,8 +235,8 @@ from sim_stream.recording.video_files import SidecarWriter
 from sim_stream.wire.messages import Fork
 
 def line(size):
-    empty = len(b'{"kind":"refused","request":{"t":"fork","v":1,"rid":0,"arrays":[],"sid":"s",'
-            b'"idempotency_key":""},'
+    empty = len(b'{"kind":"refused","request":{"t":"fork","v":2,"rid":0,"arrays":[],"sid":"s",'
+            b'"seed":null,"idempotency_key":""},'
                 b'"code":"LIMIT","message":""}') + 1
     return Refused(request=Fork(sid="s"), code="LIMIT", message="x" * (size - empty))
 

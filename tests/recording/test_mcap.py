@@ -6,6 +6,7 @@ import base64
 import json
 import sys
 import time
+import zlib
 from io import BytesIO
 
 import av
@@ -19,11 +20,17 @@ from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.recording.append_file import AppendFile
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
-from tests.recording.conftest import recorded
+from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.server.server import StreamServer
+from tests.recording.conftest import LOCAL, recorded
+from tests.wire.conftest import TIMEOUT_S
 from tests.wire.toy import drive, prompt_frames
+from tests.wire.toy_worlds import map_world, semantic
 
 # What Foxglove's parseJsonSchema takes as the type of a field.
 FIELD_TYPES = {"boolean", "integer", "number", "string", "object", "array"}
+# Objects with names that a model chooses.
+BY_NAME = ("timings_ns", "stamps_ns", "stats", "options", "inputs", "prompt_inputs[]")
 
 
 def indexed(path):
@@ -46,7 +53,7 @@ def test_foxglove_gets_images_by_their_well_known_schema_and_lines_as_json(recor
     found = indexed(path)
     counts = {topic: len(messages) for topic, messages in found.items()}
     one_each = {"/session/header": 1, "/session/end": 1}
-    assert counts == one_each | {"/prompt": 2, "/frames": 7, "/session/frame": 7}
+    assert counts == one_each | {"/prompt": 2, "/frames": 7, "/session/shown": 7}
     for topic, images in (
         ("/frames", [frame.image for frame in frames]),
         ("/prompt", prompt_frames()),
@@ -56,12 +63,12 @@ def test_foxglove_gets_images_by_their_well_known_schema_and_lines_as_json(recor
     assert abs(found["/session/header"][0][1].log_time - time.time_ns()) < 60 * 10**9
     (header,) = texts(found, "/session/header")
     offset_ns = found["/session/header"][0][1].log_time - header["created_ns"]
-    lines = texts(found, "/session/frame")
+    lines = texts(found, "/session/shown")
     for line, (_, message), (_, image) in zip(
-        lines, found["/session/frame"], found["/frames"], strict=True
+        lines, found["/session/shown"], found["/frames"], strict=True
     ):
         assert message.log_time == image.log_time
-        assert message.log_time == offset_ns + line["frame"]["stamps_ns"][stamp]
+        assert message.log_time == offset_ns + line["frames"][-1]["stamps_ns"][stamp]
     assert [line["request"]["t"] for line in lines] == ["open"] + ["step"] * 5 + ["close"]
 
 
@@ -81,7 +88,7 @@ def properties(schema):
 
 def test_schemas_are_such_as_foxglove_takes_and_name_every_field(recording_client, tmp_path):
     client = recording_client(form="mcap")
-    with client.open(prompt_frames(), actions=[None, drive(1)[0]]) as session:
+    with client.open(prompt_frames(), prompt_inputs=[None, drive(1)[0]]) as session:
         session.step(drive(1)[0], sim_time_us=-1)
         with pytest.raises(Exception, match="less than 999"):
             session.step(type(drive(1)[0])(speed_mps=999.0, yaw_rate_radps=0.0))
@@ -99,14 +106,17 @@ def as_foxglove_reads(path, schema, value):
     assert schema["type"] in FIELD_TYPES and not schema.keys() & {"anyOf", "oneOf", "$ref"}, path
     if value is None:
         return
-    assert isinstance(value, kinds_of(schema["type"])), path
+    kinds = kinds_of(schema["type"])
+    if path.endswith("[].default"):  # of a spec's field: a number or a word
+        kinds = (str, int, float)
+    assert isinstance(value, kinds), path
     if schema["type"] == "array":
         assert schema["items"]["type"] in FIELD_TYPES - {"array"}, path
         for item in value:
             as_foxglove_reads(f"{path}[]", schema["items"], item)
     if schema["type"] == "object":
         named = schema["properties"]
-        assert named or path.endswith(("timings_ns", "stamps_ns", "options")), path
+        assert named or path.endswith(BY_NAME), path
         for name in named or {}:
             if name in value:
                 as_foxglove_reads(f"{path}.{name}", named[name], value[name])
@@ -116,6 +126,28 @@ def as_foxglove_reads(path, schema, value):
 def kinds_of(json_type):
     kinds = {"integer": int, "number": (int, float), "string": str, "boolean": bool}
     return kinds.get(json_type, dict if json_type == "object" else list)
+
+
+def test_arrays_of_requests_have_a_topic_and_their_lines_time(tmp_path):
+    with (
+        Recorder(tmp_path, by="server", form="mcap") as recorder,
+        StreamServer(map_world(), bind=LOCAL, observer=recorder) as server,
+        StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client,
+        client.open(np.zeros((1, 24, 32, 3), np.uint8)) as session,
+    ):
+        for key in range(3):
+            session.step({"semantic": semantic(key)})
+    found = indexed(recorded(tmp_path))
+    lines = found["/session/shown"][1:]
+    for key, ((schema, message), (_, line)) in enumerate(zip(found["/arrays"], lines, strict=True)):
+        as_foxglove_reads("/arrays", json.loads(schema.data), array := json.loads(message.data))
+        assert message.log_time == line.log_time and array["name"] == "inputs.semantic"
+        raw = zlib.decompress(base64.b64decode(array["data"]))
+        stored = np.frombuffer(raw, array["dtype"]).reshape(array["shape"])
+        np.testing.assert_array_equal(stored, semantic(key))
+    for topic in ("/session/header", "/session/shown"):
+        for schema, message in found[topic]:
+            as_foxglove_reads(topic, json.loads(schema.data), json.loads(message.data))
 
 
 def test_metadata_tells_at_a_glance_what_was_recorded(recording_client, tmp_path):
@@ -157,7 +189,7 @@ def frame_ends(whole):
     ends = []
     file = BytesIO(whole)
     for record in StreamReader(file).records:
-        if isinstance(record, Message) and b'"kind":"frame"' in record.data[:20]:
+        if isinstance(record, Message) and b'"kind":"shown"' in record.data[:20]:
             ends.append(file.tell())
     return ends
 

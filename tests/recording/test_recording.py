@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from sim_stream.cli import build_parser
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.config import Action
 from sim_stream.errors import InvalidInput, RemoteError
 from sim_stream.model_options import ModelOptions, as_recorded, from_record
 from sim_stream.recording.formats import FORMATS, read_frames, read_lines
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import ReplayOptions, run
+from sim_stream.stream_model import APPROXIMATED
 from sim_stream.wire.client import operations
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.messages import Step
@@ -23,6 +24,10 @@ from sim_stream.wire.server.server import StreamServer
 from tests.recording.conftest import LOCAL, has_ended, recorded, wait_until
 from tests.wire.conftest import TIMEOUT_S
 from tests.wire.toy import ToyModel, drive, prompt_frames
+
+
+def steps_of(recording):
+    return [frame.step for line in recording.shown for frame in line.frames]
 
 
 def lines_of(path):
@@ -58,9 +63,8 @@ def test_everything_that_a_session_may_start_from_is_replayed(record, replayed, 
     path, _ = record(
         seed=2**64 - 1,
         lookahead=lookahead,
-        actions=[None, Action(speed_mps=3.0, yaw_rate_radps=0.5)],
-        sampling=SamplingConfig(top_k=3, temperature=0.5),
-        decoding=DecodingConfig(strategy="diagonal", k=4),
+        prompt_inputs=[None, Action(speed_mps=3.0, yaw_rate_radps=0.5)],
+        options={"top_k": 3, "temperature": 0.5, "strategy": "diagonal", "k": 2},
     )
     report = replayed(path)
     assert report.same and report.frames == 6 + lookahead
@@ -96,15 +100,20 @@ def test_mp4_recording_shows_the_frames(recording_client, tmp_path):
 def test_a_line_tells_the_action_its_step_the_stamps_and_the_hash(record, by, stamps):
     path, _ = record(by)
     header, _, step, *_, end = lines_of(path)
-    assert (header["by"], header["info"]["model_id"], header["lossless"]) == (by, "toy", True)
+    assert (header["by"], header["info"]["spec"]["model_id"], header["lossless"]) == (
+        by,
+        "toy",
+        True,
+    )
     action = drive(1)[0]
-    assert step["request"]["action"] == {
+    assert step["request"]["inputs"] == {
         "speed_mps": action.speed_mps,
         "yaw_rate_radps": action.yaw_rate_radps,
     }
-    assert (step["request"]["step"], step["frame"]["approximated"]) == (1, False)
-    assert stamps <= step["frame"]["stamps_ns"].keys()
-    assert len(step["sha256"]) == 64
+    (frame,) = step["frames"]
+    assert (step["request"]["step"], frame["marks"]) == (1, [])
+    assert stamps <= frame["stamps_ns"].keys()
+    assert [len(sha256) for sha256 in step["sha256"]] == [64]
     assert end == {"kind": "end", "reason": "closed", "complete": True}
 
 
@@ -173,11 +182,11 @@ def test_repeated_step_is_recorded_once(recording_client, tmp_path):
     with client.open(prompt_frames()) as session:
         session.send_step()
         session.receive()
-        again = session._stream._send(Step(sid=session.sid, step=1))
+        again = session._stream._send(Step(sid=session.sid, step=1), {})
         session._stream.in_flight.append(operations.run(again, client._connection))
         assert session.receive().step == 1
     recording_client.finish()
-    assert [line.frame.step for line in load(recorded(tmp_path)).shown] == [0, 1, 1]  # 1: the close
+    assert steps_of(load(recorded(tmp_path))) == [0, 1, 1]  # 1: the close
 
 
 def test_refused_step_is_told_and_not_replayed(recording_client, tmp_path, replayed):
@@ -221,20 +230,20 @@ def test_session_still_open_when_the_recorder_ends_is_marked_incomplete(
 def test_first_frame_that_differs_is_named(record, replayed):
     path, _ = record()
     lines = lines_of(path)
-    lines[3]["request"]["action"]["speed_mps"] += 1.0  # of step 2, which frame 1 already shows
+    lines[3]["request"]["inputs"]["speed_mps"] += 1.0  # of step 2, which frame 1 already shows
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = replayed(path)
     assert not report.same and (report.frames, report.equal) == (7, 2)
     assert report.first_difference is not None
     assert (report.first_difference.step, report.first_difference.frame_id) == (2, 1)
-    assert report.first_difference.recorded_sha256 == lines[3]["sha256"]
+    assert report.first_difference.recorded_sha256 == lines[3]["sha256"][0]
 
 
 def test_frame_cut_short_by_a_deadline_is_pointed_out(record, replayed):
     path, _ = record()
     lines = lines_of(path)
     lines[4]["request"]["deadline_ms"] = 200
-    lines[4]["frame"]["approximated"] = True
+    lines[4]["frames"][0]["marks"] = [APPROXIMATED]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert replayed(path).after_deadline == 3
 
@@ -243,7 +252,7 @@ def test_frame_cut_short_by_a_deadline_is_pointed_out(record, replayed):
 def test_recording_of_another_model_is_refused_naming_both_sides(record, replayed, other):
     path, _ = record()
     lines = lines_of(path)
-    lines[0]["info"] |= other
+    lines[0]["info"]["spec"] |= other
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(InvalidInput) as caught:
         replayed(path)

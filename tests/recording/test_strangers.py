@@ -23,7 +23,7 @@ from sim_stream.recording.load import load
 from sim_stream.recording.pixels import decode_png, read_pixels, write_prompt
 from sim_stream.recording.replay import describe
 from sim_stream.video_writer import encode_png
-from sim_stream.wire.server.faults import Refusal
+from sim_stream.wire.archive import NotResumable
 from tests.wire.conftest import ROOT
 from tests.wire.toy import prompt_frames
 
@@ -34,6 +34,10 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def spec_of(lines):
+    return lines[0]["info"]["spec"]
+
+
 def write_lines(path, lines):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -42,7 +46,8 @@ def everything(path):
     """All that a replay reads of a recording. Raises InvalidInput."""
     recording = load(path)
     for run in recording.runs:
-        run.prompt()
+        run.start_values()
+        list(run.steps())
     return recording.intact_pixels()
 
 
@@ -93,7 +98,7 @@ def test_link_out_of_a_servers_folder_is_not_resumed_from(record, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / path.name).symlink_to(path)
-    with pytest.raises(Refusal, match="a link to"):
+    with pytest.raises(NotResumable, match="a link to"):
         RecordedSessions(folder).find(sid, model_id="toy", weights_sha256="0" * 64)
 
 
@@ -103,7 +108,7 @@ def test_recording_under_another_sessions_name_is_not_resumed_from(record):
     other = path.with_name(path.name.replace(sid, "0" * 16))
     write_lines(other, lines_of(path)[:-2])  # not closed
     path.unlink()
-    with pytest.raises(Refusal, match=f"session {sid}"):
+    with pytest.raises(NotResumable, match=f"session {sid}"):
         RecordedSessions(path.parent).find("0" * 16, model_id="toy", weights_sha256="0" * 64)
 
 
@@ -137,12 +142,13 @@ def test_recordings_with_two_parents_each_are_refused_at_once(record):
 CHANGES = {
     "null options": lambda lines: lines[0].update(options=None),
     "no info": lambda lines: lines[0].pop("info"),
-    "frames without pixels": lambda lines: lines[0]["info"].update(frame_shape=[0, 32, 3]),
-    "frames too large": lambda lines: lines[0]["info"].update(frame_shape=[2**40, 2**40, 3]),
-    "frames in grey": lambda lines: lines[0]["info"].update(frame_shape=[32, 32, 1]),
-    "lookahead": lambda lines: (
+    "frames without pixels": lambda lines: spec_of(lines).update(frame_shape=[0, 32, 3]),
+    "frames too large": lambda lines: spec_of(lines).update(frame_shape=[2**40, 2**40, 3]),
+    "frames in grey": lambda lines: spec_of(lines).update(frame_shape=[32, 32, 1]),
+    "lookahead": lambda lines: lines[1]["request"].update(lookahead=7),
+    "lookahead of the spec": lambda lines: (
         lines[1]["request"].pop("lookahead"),
-        lines[0]["info"].update(lookahead=2**62),
+        spec_of(lines).update(lookaheads=[2**62]),
     ),
     "no prompt": lambda lines: lines[1].pop("prompt"),
     "null prompt": lambda lines: lines[1].update(prompt=None),
@@ -153,7 +159,7 @@ CHANGES = {
     "prompt of millions": lambda lines: lines[1]["prompt"].update(first=10**6),
     "seed": lambda lines: lines[1]["request"].update(seed=10**30),
     "huge seed": lambda lines: lines[1]["request"].update(seed=10**4000),
-    "a model on two lines": lambda lines: lines[0]["info"].update(model_id="toy\nerror"),
+    "a model on two lines": lambda lines: spec_of(lines).update(model_id="toy\nerror"),
     "escapes": lambda lines: lines[0].update(sid="\x1b[31m"),
     "a prompt on two lines": lambda lines: lines[1]["prompt"].update(file="a\nb"),
     "steps in disorder": lambda lines: lines[3]["request"].update(step=1),
@@ -172,13 +178,17 @@ def test_values_that_no_recorder_writes_are_refused(record, what):
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("how", ["jacobi:" + "9" * 5000, "jacobi:0", "x", "jacobi:\u0663" * 3])
-def test_decoding_that_no_server_has_is_no_traceback(record, how):
+@pytest.mark.parametrize("how", ["9" * 256, "jacobi:0", "x", "\u0663" * 3, 1e300])
+@pytest.mark.parametrize("default", [False, True])
+def test_decoding_that_no_server_has_is_no_traceback(record, how, default):
     path, _ = record()
     lines = lines_of(path)[:-2]  # not closed
-    lines[0]["options"] = {"decoding": how}
+    if default:
+        spec_of(lines)["options"][0]["default"] = str(how)
+    else:
+        lines[1]["request"]["options"] = {"strategy": how}
     write_lines(path, lines)
-    with pytest.raises(Refusal, match="decoding"):
+    with pytest.raises(NotResumable, match=r"options\.strategy"):
         RecordedSessions(path.parent).find(lines[0]["sid"], model_id="toy", weights_sha256="0" * 64)
 
 
@@ -186,7 +196,7 @@ def test_decoding_that_no_server_has_is_no_traceback(record, how):
     "line",
     [
         b'{"kind":"end","reason":' + b"[" * 10**5 + b"]" * 10**5 + b"}",
-        b'{"kind":"frame","index":' + b"9" * 10**5 + b"}",
+        b'{"kind":"shown","index":' + b"9" * 10**5 + b"}",
         b'{"kind":"refused","message":"' + b"x" * (bounds.LINE_BYTES + 1) + b'"}',
         b'"\xff\xfe"',
         b'{"kind":"end","reason":"\\ud800","complete":true}',
@@ -225,7 +235,7 @@ def test_prompt_of_other_frames_than_the_header_names_is_not_decoded(record, siz
     path, _ = record()
     frames = np.zeros((2, *size, 3), np.uint8)
     prompt = path.with_name(lines_of(path)[1]["prompt"]["file"])
-    hashes = write_prompt(prompt, frames, rate=load(path).header.info.fps_num)
+    hashes = write_prompt(prompt, frames, rate=load(path).header.info.spec.fps_num)
     lines = lines_of(path)
     lines[1]["prompt"]["sha256"] = hashes
     write_lines(path, lines)

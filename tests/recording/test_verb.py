@@ -92,7 +92,7 @@ def test_recording_of_other_weights_is_refused_naming_both(
     server: tuple[str, Path], changed: Path
 ) -> None:
     endpoint, path = server
-    weights = load(path).header.info.weights_sha256
+    weights = load(path).header.info.spec.weights_sha256
     rewrite(changed, 0, weights, "f" * 64)
     done = command("replay", changed, "--connect", endpoint)
     assert done.returncode == 2

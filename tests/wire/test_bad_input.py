@@ -123,15 +123,15 @@ HEADERS = {
     "another size": (open_message(spec={"shape": [1, 64, 32, 3]}), "[1..5, 32, 32, 3]"),
     "no frame at all": (
         open_message(spec={"shape": [0, 32, 32, 3], "nbytes": 0}, pixels=b""),
-        "1..5 frames",
+        "[1..5, 32, 32, 3]",
     ),
     "too many frames": (
         open_message(spec={"shape": [6, 32, 32, 3], "nbytes": 3 * len(PIXELS)}, pixels=PIXELS * 3),
-        "1..5 frames",
+        "[1..5, 32, 32, 3]",
     ),
     "float frames": (
         open_message(spec={"dtype": "<f4", "nbytes": 4 * len(PIXELS)}, pixels=PIXELS * 4),
-        "|u1",
+        "frames: got float32 [2, 32, 32, 3]",
     ),
 }
 
@@ -151,9 +151,9 @@ def test_malformed_message_is_refused(raw, parts, says):
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
-        ({"t": "hello", "v": 2}, "VERSION"),
-        ({"t": "from the future", "v": 2}, "VERSION"),
-        ({"t": "hello", "protocol_min": 2, "protocol_max": 3}, "VERSION"),
+        ({"t": "hello", "v": 1}, "VERSION"),
+        ({"t": "from the future", "v": 3}, "VERSION"),
+        ({"t": "hello", "protocol_min": 3, "protocol_max": 4}, "VERSION"),
         ({"t": "step", "sid": "unknown", "step": 1}, "NO_SESSION"),
         ({"t": "fork", "sid": "unknown"}, "NO_SESSION"),
         ({"t": "heartbeat", "sid": "unknown"}, "NO_SESSION"),

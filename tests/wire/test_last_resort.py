@@ -83,7 +83,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "forgetting a session": (SessionHost, "forget"),
     "handing over to the decoder": (Inbox, "rendering"),
     "rendering": (EngineWorker, "_render"),
-    "the frame's shape": (worker, "checked"),
+    "the frames' shape": (SessionHost, "checked"),
     "after rendering": (Inbox, "rendered"),
 }
 

@@ -145,7 +145,7 @@ def test_hung_engine_does_not_hang_stop_nor_status(serve, runtime, caplog):
 
 @pytest.mark.parametrize(("lease_s", "heartbeat_ms"), [(60.0, 1000), (0.3, 100), (0.001, 1)])
 def test_heartbeats_are_asked_for_three_times_in_a_lease_at_least(lease_s, heartbeat_ms):
-    info = describe_server(ToyModel(), 4, 2, lease_s)
+    info = describe_server(ToyModel().spec, 4, 2, lease_s)
     assert (info.heartbeat_ms, info.lease_ms) == (heartbeat_ms, round(lease_s * 1e3))
 
 
@@ -164,7 +164,7 @@ def test_vanished_client_loses_its_session(serve, runtime):
 
 def opened_dispatcher(clock_ns, jobs):
     """With a lease of 10 ns and one session, which took 100 ns to open."""
-    info = describe_server(ToyModel(), 4, 2, 1.0)
+    info = describe_server(ToyModel().spec, 4, 2, 1.0)
     dispatcher = Dispatcher(info, lambda job: not jobs.append(job), 10, lambda: clock_ns[0])
     opening = pack(Open(rid=1), {"frames": prompt_frames()})
     assert dispatcher.on_request(b"me", opening, clock_ns[0]) is None
@@ -258,7 +258,7 @@ def test_viewer_sees_every_frame_under_the_sessions_topic(serve):
             assert topic.decode() == message["sid"] == session.sid
             assert message["t"] == "frames" and message["frames"][-1]["step"] == frame.step
             shown = np.frombuffer(image, np.uint8).reshape(message["arrays"][0]["shape"])
-            np.testing.assert_array_equal(shown, frame.image)
+            np.testing.assert_array_equal(shown, frame.images)
 
 
 def test_stalled_viewer_misses_frames_and_slows_nobody():

@@ -25,8 +25,8 @@ from sim_stream.recording.session import SessionRecording
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.observe import Past
-from sim_stream.wire.server.archive import sign
 from sim_stream.wire.server.server import StreamServer
+from sim_stream.wire.server.tokens import sign
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
 from tests.wire.test_security import Realm
 from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames, toy_spec
@@ -114,7 +114,7 @@ def uninterrupted(steps: int, **start: Any) -> list[np.ndarray]:
     [
         {"seed": 5},
         {"lookahead": 0, "prompt_inputs": [None, drive(1)[0]]},
-        {"options": {"top_k": 3, "temperature": 0.5, "strategy": "jacobi", "window": 8}},
+        {"options": {"top_k": 3, "temperature": 0.5, "strategy": "jacobi", "window": 2}},
     ],
 )
 def test_session_goes_on_with_equal_frames_after_a_restart(recording, connected, start):
@@ -378,7 +378,9 @@ def test_steps_that_the_recording_lacks_are_taken_again_from_the_clients_memory(
     images.append(session.close().image)
     np.testing.assert_array_equal(images, uninterrupted(6, seed=1))
     recording.stop()
-    assert [line.frame.step for line in load(recording.recordings()[-1]).shown] == [*range(7), 6]
+    assert [
+        frame.step for line in load(recording.recordings()[-1]).shown for frame in line.frames
+    ] == [*range(7), 6]
 
 
 def test_steps_beyond_the_clients_memory_are_reported_lost(recording, connected, monkeypatch):

@@ -72,6 +72,11 @@ class Hooks:
     passes: Callable[[ToySession], int] = lambda session: 1
 
 
+def plain(inputs: Inputs) -> list[tuple[str, object]]:
+    """In an order of their own; numbers as they come over the wire."""
+    return sorted((n, v if isinstance(v, str) else float(v)) for n, v in inputs.items())  # type: ignore[arg-type]
+
+
 def digest(*values: Any) -> bytes:
     return hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
 
@@ -136,8 +141,8 @@ class ToySession:
         options: Inputs = NO_INPUTS,
     ) -> Chunk:
         prompt = hashlib.blake2b(frames_THWC.tobytes(), digest_size=8).digest()
-        how = sorted({**self.model.spec.defaults, **options}.items())
-        led_to = [sorted(one.items()) for one in prompt_inputs]
+        how = plain({**self.model.spec.defaults, **options})
+        led_to = [plain(one) for one in prompt_inputs]
         self.states, self.seed = [digest(prompt, seed, led_to, how)], None
         self.committed_step = 0
         psnr_db = OWN_DB if np.ptp(frames_THWC) else FOREIGN_DB  # of one colour
@@ -164,7 +169,7 @@ class ToySession:
         step = self.committed_step + 1
         self.model.hooks.predict(self, step)
         own = () if self.seed is None else (self.seed,)
-        self.states.append(digest(self.states[-1], sorted(values.items()), *own))
+        self.states.append(digest(self.states[-1], plain(values), *own))
         self.committed_step = step
         if self.lookahead == 0:
             return ToyPending(self, step, self.states[step], None, step, True)

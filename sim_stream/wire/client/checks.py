@@ -74,9 +74,13 @@ def named(where: str, given: Any, fields: Sequence[AnyField]) -> dict[str, Value
     flat = isinstance(given, tuple | list) or (isinstance(given, np.ndarray) and given.ndim == 1)
     if not flat or len(given) != len(numbers):
         names = ", ".join(field.name for field in fields) or "nothing: this model takes none"
-        in_order = f", or the numbers ({', '.join(numbers)})" if numbers else ""
-        raise InvalidInput(where, given, f"a mapping of {names}{in_order}")
-    return {name: _plain(value) for name, value in zip(numbers, given, strict=True)}
+        or_numbers = f", or the numbers ({', '.join(numbers)})" if numbers else ""
+        raise InvalidInput(where, given, f"a mapping of {names}{or_numbers}")
+    in_order = dict(zip(numbers, given, strict=True))
+    for name, value in in_order.items():
+        if value is None:
+            raise InvalidInput(f"{where}.{name}", None, "a number; None in place of all is none")
+    return {name: _plain(value) for name, value in in_order.items()}
 
 
 def wire_seed(seed: Any) -> int:

@@ -11,6 +11,6 @@ ledger       one session's steps                     openings   the sessions: ea
 worker       the engine thread and the decoder thread
 inbox        steps that wait for the engine          jobs       the work as it is handed over
 host         the engine's sessions                   faults     what a failed request tells
-archive      resume tokens, recorded sessions        rebuild    taking their steps again
+tokens       what recorded sessions are resumed by   rebuild    taking their steps again
 journal      what is logged of sessions
 """

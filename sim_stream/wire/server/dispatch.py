@@ -16,6 +16,7 @@ import msgspec
 from sim_stream.errors import InvalidInput, ProtocolError
 from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import codec
+from sim_stream.wire.archive import Archive
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
 from sim_stream.wire.inputs import read_start, read_step, require_no_arrays
 from sim_stream.wire.messages import (
@@ -40,7 +41,6 @@ from sim_stream.wire.messages import (
 from sim_stream.wire.observe import Exchange, Observer
 from sim_stream.wire.server import journal
 from sim_stream.wire.server.admission import Admission
-from sim_stream.wire.server.archive import Archive
 from sim_stream.wire.server.faults import Refusal
 from sim_stream.wire.server.held import HeldReplies, begins
 from sim_stream.wire.server.jobs import Job, Pace, Result

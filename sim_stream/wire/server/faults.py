@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from sim_stream.errors import InvalidInput, SimStreamError, Unavailable
+from sim_stream.wire.archive import NotResumable
 from sim_stream.wire.messages import RETRYABLE, Error, ErrorCode
 
 T = TypeVar("T")
@@ -50,6 +51,8 @@ def attempt(
         return call()
     except Refusal as refusal:
         return refusal
+    except NotResumable as error:
+        return Refusal(ErrorCode.NO_SESSION, str(error))
     except InvalidInput as error:
         return Refusal(ErrorCode.BAD_MESSAGE, str(error))
     except Unavailable as error:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sim_stream.errors import InvalidInput
 from sim_stream.stream_model import Chunk, Prediction, StreamModel, WorldSession
-from sim_stream.wire.inputs import StartValues
+from sim_stream.wire.inputs import StartValues, check_start
 from sim_stream.wire.messages import Close, ErrorCode, Fork, Open, Reset, Resume, Step
 from sim_stream.wire.server.faults import Refusal, attempt
 from sim_stream.wire.server.jobs import Job, checked
@@ -106,8 +107,12 @@ class SessionHost:
 
     def revive(self, job: Job, *, keep: int) -> Rebuild:
         """A recorded session, at its start; it has ``keep`` of its last steps to answer again."""
-        past = job.past
+        past, spec = job.past, self._model.spec
         assert past is not None, "it was loaded before"
+        check_start(spec, past.start)  # by what this server's model takes
+        if past.lookahead not in spec.lookaheads:
+            allowed = " or ".join(map(str, sorted(spec.lookaheads)))
+            raise InvalidInput("lookahead", past.lookahead, allowed)
         session = self._model.open_session(lookahead=past.lookahead)
         live = _Live(session, past.seed, past.mode == "realtime", None)
         self._sessions[job.sid] = live
@@ -121,7 +126,7 @@ class SessionHost:
             before.close()
             return live.session
 
-        return Rebuild(session, first, past, keep, forked, self.checked)
+        return Rebuild(session, first, past, keep, spec, forked, self.checked)
 
     def drop(self, sid: str) -> None:
         """A session that could not be rebuilt."""

@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sim_stream.spec import StreamSpec
 from sim_stream.stream_model import Chunk, Pending, Prediction, WorldSession
+from sim_stream.wire.inputs import check_step
 from sim_stream.wire.messages import ErrorCode
 from sim_stream.wire.observe import Past, PastStep
 from sim_stream.wire.server.faults import Refusal
@@ -34,7 +36,8 @@ class _Unrendered:
 
 class Rebuild:
     """``keep``: how many of the last steps are rendered. ``forked``: gives the session's fork with
-    another seed; ``checked``: holds a chunk to the contract."""
+    another seed; ``checked``: holds a chunk to the contract. Steps are held to ``spec``, which may
+    not be the one that they were recorded with."""
 
     def __init__(
         self,
@@ -42,21 +45,22 @@ class Rebuild:
         first: Chunk | None,
         past: Past,
         keep: int,
+        spec: StreamSpec,
         forked: Callable[[int], WorldSession],
         checked: Callable[[Chunk], Chunk],
     ) -> None:
         require_equal(first, past.sha256[0], 0)
         self.past = past
         self._session, self._seed = session, past.seed
-        self._forked, self._checked = forked, checked
-        self._taken = 0
-        self._left = deque(zip(past.steps, past.sha256[1:], strict=True))
+        self._spec, self._forked, self._checked = spec, forked, checked
+        self._taken = self._committed_step = 0
+        self._step: PastStep | None = None  # under way
         self._last: deque[_Unrendered] = deque(maxlen=keep)
 
     @property
     def committed_step(self) -> int:
         """As the client counts."""
-        return self.past.steps[-1].request.step if self.past.steps else 0
+        return self._committed_step
 
     @property
     def seed(self) -> int:
@@ -69,15 +73,19 @@ class Rebuild:
             self._render_all()  # a fork is made of a session without pendings
             self._seed = self.past.forks[self._taken]
             self._session = self._forked(self._seed)
-        if not self._left:
+        self._step = next(self.past.steps, None)
+        if self._step is None:
             return None
-        return self._session.begin(self._left[0][0].inputs)
+        check_step(self._spec, self._step.inputs)
+        return self._session.begin(self._step.inputs)
 
     def take(self, prediction: Prediction) -> None:
-        step, sha256 = self._left.popleft()
+        assert self._step is not None, "it was begun"
         pending, now_ns = prediction.result(), time.monotonic_ns()
-        self._last.append(_Unrendered(step, sha256, pending, self._seed, now_ns))
         self._taken += 1
+        sha256 = self.past.sha256[self._taken]
+        self._last.append(_Unrendered(self._step, sha256, pending, self._seed, now_ns))
+        self._committed_step = self._step.request.step
         self._session.prefill_ahead()
 
     def render(self, job: Job) -> list[Remembered]:

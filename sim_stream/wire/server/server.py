@@ -30,13 +30,13 @@ from sim_stream.last_resort import InternalErrors
 from sim_stream.spec import StreamSpec
 from sim_stream.stop_signals import heard_signals
 from sim_stream.stream_model import StreamModel
+from sim_stream.wire.archive import RESUME_STEPS, Archive
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.messages import VERSION, HelloOk, ServerLimits
 from sim_stream.wire.observe import Observer
 from sim_stream.wire.server import ipc_path, viewers
 from sim_stream.wire.server.addresses import require_bindable
 from sim_stream.wire.server.admission import Admission
-from sim_stream.wire.server.archive import RESUME_STEPS, Archive
 from sim_stream.wire.server.dispatch import Counters, Dispatcher
 from sim_stream.wire.server.doorkeeper import Doorkeeper, guard_door, seed_routing_ids
 from sim_stream.wire.server.guard import Guard
@@ -278,7 +278,12 @@ class StreamServer:
 
 
 def describe(
-    spec: StreamSpec, max_sessions: int, max_in_flight: int, lease_s: float, *, resumable: bool
+    spec: StreamSpec,
+    max_sessions: int,
+    max_in_flight: int,
+    lease_s: float,
+    *,
+    resumable: bool = False,
 ) -> HelloOk:
     """What ``hello`` is answered with."""
     return HelloOk(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from sim_stream.wire.archive import Archive
 from sim_stream.wire.framing import Arrays, Packet
 from sim_stream.wire.inputs import StartValues
 from sim_stream.wire.messages import (
@@ -30,12 +31,12 @@ from sim_stream.wire.messages import (
 )
 from sim_stream.wire.server import journal
 from sim_stream.wire.server.admission import Admission
-from sim_stream.wire.server.archive import Archive, sign, signed_sid
 from sim_stream.wire.server.faults import Refusal
 from sim_stream.wire.server.jobs import Job, Result
 from sim_stream.wire.server.ledger import SessionRecord, Waiter, step_digest
 from sim_stream.wire.server.openings import Openings, opening_digest
 from sim_stream.wire.server.replies import addressed, remembered_reply
+from sim_stream.wire.server.tokens import sign, signed_sid
 
 # Replies to the last closes, so that a close whose reply was lost can be asked again.
 CLOSED_KEPT = 16

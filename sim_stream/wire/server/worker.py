@@ -24,8 +24,8 @@ import zmq
 
 from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.stream_model import Pending, Prediction, StreamModel
+from sim_stream.wire.archive import Archive
 from sim_stream.wire.messages import Close, ErrorCode, Reset, Resume, Step
-from sim_stream.wire.server.archive import Archive
 from sim_stream.wire.server.faults import Refusal, attempt, failure
 from sim_stream.wire.server.host import SessionHost
 from sim_stream.wire.server.inbox import Inbox

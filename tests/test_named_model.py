@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sim_stream.by_name import UserCodeFailed, find_callable
 from sim_stream.errors import InvalidInput, Unavailable
-from sim_stream.named import find
-from sim_stream.own_model import ModelFailed, load_model
+from sim_stream.named_model import load_model
 from sim_stream.serve import ServeOptions
 from sim_stream.server_process import ServerProcess
 from sim_stream.wire.client.blocking_client import StreamClient
@@ -86,7 +86,7 @@ def test_what_gives_no_model_is_refused_by_name(mine: str, name: str, said: str)
     ],
 )
 def test_a_users_error_is_said_with_its_line(mine: str, name: str, said: str) -> None:
-    with pytest.raises(ModelFailed, match=said):
+    with pytest.raises(UserCodeFailed, match=said):
         load_model(name)
 
 
@@ -104,8 +104,8 @@ def test_nothing_of_a_preset_goes_beside_it() -> None:
 def test_modules_are_found_where_one_is(tmp_path: Path) -> None:
     """Also by the script `sim-stream`, which does not look there by itself."""
     (tmp_path / "here.py").write_text("def make(): ...\n")
-    code = "import sys; sys.path.remove(''); from sim_stream.named import find\n"
-    code += "print(find('model', 'here:make', '', RuntimeError).__name__)"
+    code = "import sys; sys.path.remove(''); from sim_stream.by_name import find_callable as find\n"
+    code += "print(find('model', 'here:make', allowed='').__name__)"
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -115,7 +115,7 @@ def test_modules_are_found_where_one_is(tmp_path: Path) -> None:
         check=True,
     )
     assert found.stdout == "make\n"
-    assert find("x", "pathlib:Path.cwd", "", ModelFailed) == Path.cwd
+    assert find_callable("x", "pathlib:Path.cwd", allowed="") == Path.cwd
 
 
 def test_it_is_served_like_any_other() -> None:

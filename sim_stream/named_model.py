@@ -5,8 +5,8 @@ The callable takes nothing and gives a ``StreamModel``. Knows no model.
 
 from __future__ import annotations
 
+from sim_stream.by_name import SPELLED, UserCodeFailed, find_callable, where
 from sim_stream.errors import InvalidInput, SimStreamError
-from sim_stream.named import SPELLED, find, where
 from sim_stream.spec import StreamSpec
 from sim_stream.stream_model import StreamModel
 
@@ -14,20 +14,16 @@ ALLOWED = f"{SPELLED} and gives a StreamModel"
 METHODS = ("open_session", "advance")
 
 
-class ModelFailed(SimStreamError, RuntimeError):
-    """A user's model raised an error while it was made; the message holds where."""
-
-
 def load_model(name: str) -> StreamModel:
-    """Raises InvalidInput where there is none, ModelFailed where its code raises."""
-    made_from = find("model", name, ALLOWED, ModelFailed)
+    """Raises InvalidInput where there is none, UserCodeFailed where its code raises."""
+    made_from = find_callable("model", name, allowed=ALLOWED)
     try:
         model: StreamModel = made_from()
         spec = getattr(model, "spec", None)
     except SimStreamError:
         raise
     except Exception as error:  # whatever a user's code raises
-        raise ModelFailed(f"model {name} raised {where(error)}") from error
+        raise UserCodeFailed(f"model {name} raised {where(error)}") from error
     missing = [one for one in METHODS if not callable(getattr(model, one, None))]
     if not isinstance(spec, StreamSpec):
         missing.insert(0, "spec")
