@@ -28,6 +28,11 @@ class Prompt:
     speed_mps: float
 
 
+def fitting(least: int, most: int) -> int:
+    """How many frames to start from, where so many are taken."""
+    return min(max(PROMPT_FRAMES, least), most)
+
+
 def read_prompt(
     video: Path | None,
     *,

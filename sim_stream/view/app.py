@@ -15,7 +15,7 @@ from sim_stream.clips import CLIPS
 from sim_stream.config import FrameSize
 from sim_stream.errors import InvalidInput, SimStreamError
 from sim_stream.outputs import try_folder
-from sim_stream.prompts import PROMPT_FRAMES, SPEED_MPS, Prompt, read_prompt
+from sim_stream.prompts import SPEED_MPS, Prompt, fitting, read_prompt
 from sim_stream.server_process import ServerProcess
 from sim_stream.spec import StreamSpec, no_frames
 from sim_stream.stop_signals import heard_signals
@@ -98,8 +98,7 @@ def advice(options: ViewOptions) -> str:
 def read_prompts(options: ViewOptions, spec: StreamSpec) -> dict[str, Prompt]:
     """By name, the one that was asked for first; the shipped clips where the model takes frames,
     nothing where it needs none. Raises InvalidInput, VideoError."""
-    least, most = spec.prompt_frames
-    count = min(max(PROMPT_FRAMES, least), most)
+    count = fitting(*spec.prompt_frames)
     if options.video is not None and not count:
         raise InvalidInput("video", options.video, f"none: {spec.model_id} takes no prompt frames")
     nothing = {NOTHING: Prompt(frames_THWC=no_frames(spec), actions=None, speed_mps=SPEED_MPS)}
@@ -113,7 +112,7 @@ def read_prompts(options: ViewOptions, spec: StreamSpec) -> dict[str, Prompt]:
     for clip in (options.clip, *(clip for clip in CLIPS if clip != options.clip)):
         asked = clip == options.clip and options.video is None
         found[clip] = read(None, clip=clip, start_s=options.start_s if asked else 0.0)
-    return found if least else found | nothing
+    return found if spec.prompt_frames[0] else found | nothing
 
 
 async def _until_stopped(
