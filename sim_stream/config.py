@@ -392,7 +392,7 @@ POCKET = Preset(
     session=SessionConfig(context_frames=5, anchor_frames=3, first_frames=1),
 )
 
-# What can run the world model's passes. `torch`: the model as it is, the slow twin of the others.
+# What can run the world model's passes. `torch`: the model as it is, the reference of the others.
 # `static`: fixed shapes, decoding on the device, a CUDA graph on a GPU; `compiled`: that through
 # torch.compile. `onnxruntime`: the step as one graph. `auto` takes onnxruntime for fp32 on a CPU,
 # on a GPU compiled where Triton is installed, else static.

@@ -1,7 +1,7 @@
 """``sim-stream demo``: the main job. A server in its own process, a drive through it, an MP4.
 
 A client like any other: two prompt frames go up, then one action every quarter of a second by the
-clock, as a simulator would send them. Up to two steps are in the air, so that the server's world
+clock, as a simulator would send them. Up to two steps are in flight, so that the server's world
 model and video decoder work at the same time. Knows the wire's client, no models.
 """
 
@@ -32,7 +32,7 @@ from sim_stream.video_writer import contact_sheet
 from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
 
 YAW_RATE_RADPS = 0.25
-STEPS_IN_AIR = 2
+STEPS_IN_FLIGHT = 2
 MAX_FRAMES = 1_000_000
 SLOWEST_FPS = 0.001
 SHEET_FRAMES = 38  # with the prompt's two: five rows of eight
@@ -231,8 +231,8 @@ def drive_session(
 def _receive_until(
     due_s: float, session: RemoteSession, take: Callable[[RemoteFrame], None]
 ) -> None:
-    """Takes frames in as they come until it is time to send, and there is room in the air."""
-    while session.in_flight >= STEPS_IN_AIR or session.ready(due_s - time.monotonic()):
+    """Takes frames in as they come until it is time to send, and there is room in flight."""
+    while session.in_flight >= STEPS_IN_FLIGHT or session.ready(due_s - time.monotonic()):
         take(session.receive())
     left_s = due_s - time.monotonic()
     if left_s > 0:

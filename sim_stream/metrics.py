@@ -84,7 +84,7 @@ class Metrics:
         )
         self._dropped = Counter(
             "sim_stream_dropped_steps",
-            "Steps that gave way to newer ones in realtime mode.",
+            "Steps superseded by newer ones in realtime mode.",
             registry=registry,
         )
         self._approximated = Counter(

@@ -9,7 +9,7 @@ lanes.py       frames of several sessions in the making, side by side
 passes.py      the draws that strategies ask for, made by the model as it is
 step_graph.py  such a pass as an ONNX graph, sampler included
 onnx_pass.py   that graph, run by ONNX Runtime for several sessions at once
-raster.py      one code a pass, in raster order: the slow twin of every other strategy
+raster.py      one code a pass, in raster order: the reference of every other strategy
 jacobi.py      a window of guesses a pass: raster's codes in fewer passes
 diagonal.py    rows decoded side by side: fewer passes, an approximation
 """

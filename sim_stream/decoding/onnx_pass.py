@@ -1,9 +1,9 @@
 """The step graph run by ONNX Runtime on a CPU, over the very memory of the sessions' KV caches.
 
 At one id a pass a small model spends its time between operations. ONNX Runtime runs the whole step,
-sampler included, as some thirty fused kernels; `TorchPasses` is the slow twin. Draws of one id
+sampler included, as some thirty fused kernels; `TorchPasses` is the reference. Draws of one id
 share a pass: weights are read once for all sessions. Its attention takes several ids of one session
-only and no free places, so wider draws run one after another and diagonal's go to the twin.
+only and no free places, so wider draws run one after another and diagonal's go to the reference.
 
 Legend: B rows of the pool in a pass, S ids of a pass, R rows that are drawn, V codes.
 """

@@ -1,6 +1,6 @@
 """The draws that strategies ask for, made by the world model as it is.
 
-`TorchPasses` is the slow twin of `onnx_pass.OnnxPasses` and of the static loop.
+`TorchPasses` is the reference implementation of `onnx_pass.OnnxPasses` and of the static loop.
 
 Legend: S ids of a pass, R rows that are drawn, D hidden, V codes.
 """

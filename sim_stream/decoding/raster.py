@@ -1,4 +1,4 @@
-"""Raster decoding: one code a pass, left to right, top to bottom. The slow twin of all others.
+"""Raster decoding: one code a pass, left to right, top to bottom: the reference of all others.
 
 A frame's last code and its forced end-of-frame id need no pass of their own: they are left
 *pending* and enter the cache together with the ids that lead to the next frame.

@@ -3,7 +3,7 @@
 Every row of the KV pool has a state here, on the device: its ids, how far it is, when it is done.
 A pass feeds each active row the window of ids from its front on, draws what follows them, accepts
 draws up to the first that differs from its guess, and moves the front. This is jacobi decoding
-(`jacobi.Jacobi` is the slow twin); a window of one id is raster decoding.
+(`jacobi.Jacobi` is the reference implementation); a window of one id is raster decoding.
 
 A row's ids stand in *columns*: P that lead to the frame and are known, N codes, then W that nobody
 wants, so that a window may reach beyond the end. Column c stands at position `base + c`.

@@ -31,7 +31,7 @@ from sim_stream.wire.client.blocking_client import RemoteChunk, RemoteSession, S
 from sim_stream.wire.messages import HelloOk, Step
 
 EQUAL, DIFFERENT = 0, 1
-STEPS_IN_AIR = 2
+STEPS_IN_FLIGHT = 2
 
 Compare: TypeAlias = Callable[[Shown, RemoteChunk | None], None]
 
@@ -186,7 +186,7 @@ def _replay_steps(
     client: StreamClient, session: RemoteSession, one: Run, compare: Compare, stack: ExitStack
 ) -> RemoteSession:
     """The session that was gone on with: a fork, where there was one with a seed of its own."""
-    depth = min(STEPS_IN_AIR, client.info.limits.max_in_flight)
+    depth = min(STEPS_IN_FLIGHT, client.info.limits.max_in_flight)
     lines = [line for line in one.shown if isinstance(line.request, Step)]
     waiting: deque[Shown] = deque()
 

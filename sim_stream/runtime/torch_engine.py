@@ -1,6 +1,6 @@
 """Engines run by PyTorch: eager, compiled, or replayed as a CUDA graph.
 
-The eager engine is the slow twin of every other one. Knows nothing about files.
+The eager engine is the reference implementation of every other one. Knows nothing about files.
 
 Legend: B batch, T frames of a window, N ids of a frame, H height, W width, C = 3 colours.
 """

@@ -1,7 +1,7 @@
 """``Drive``: a session of ours, stepped by the clock under the keys of whoever has the wheel.
 
 A task of its own uses the session, alone. While it runs it sends a step every frame period and
-keeps up to two in the air, so that the server predicts and decodes at the same time; paused it
+keeps up to two in flight, so that the server predicts and decodes at the same time; paused it
 sends heartbeats, so that the lease holds. Resets, forks and the close are orders that the task
 carries out between steps. Nobody watching for a while is a reason to pause.
 
@@ -36,7 +36,7 @@ from sim_stream.wire.messages import ErrorCode, HelloOk
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-STEPS_IN_AIR = 2
+STEPS_IN_FLIGHT = 2
 # A step sent later than this part of its period counts as late (as in `sim-stream demo`).
 LATE_TOLERANCE = 0.1
 # A page that is loaded again comes back within this time.
@@ -79,7 +79,7 @@ class Drive(Channel):
         self._failed = False
         self._late = 0
         self._period_s = info.spec.period_ns / 1e9
-        self._in_air = min(STEPS_IN_AIR, info.limits.max_in_flight)
+        self._most_in_flight = min(STEPS_IN_FLIGHT, info.limits.max_in_flight)
         self._due_s = _now_s()
         self._watched_s = _now_s()
         self._sent: dict[int, dict[str, SimpleValue]] = {}
@@ -100,7 +100,7 @@ class Drive(Channel):
         self.inputs.let_go()
 
     async def order(self, what: Callable[[AsyncRemoteSession], Awaitable[T]]) -> T:
-        """Lets the task do something with the session when no step is in the air; its result."""
+        """Lets the task do something with the session when no step is in flight; its result."""
         if self.over:
             raise SessionClosed(f"session {self.name} is over: {self._note}")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -130,7 +130,7 @@ class Drive(Channel):
         """Whether the server, which was away, still has the session; it is over if not."""
 
         async def carry_out() -> None:
-            if self.over:  # a step in the air has found out before
+            if self.over:  # a step in flight has found out before
                 return
             await self._session.status()
             self._trouble(answers=True, note=self._note if self._failed else "")
@@ -166,7 +166,7 @@ class Drive(Channel):
         while not self.over:
             try:
                 await self._turn()
-            except ConnectionLost as error:  # steps in the air are asked for again
+            except ConnectionLost as error:  # steps in flight are asked for again
                 self._trouble(answers=False, note=str(error))
                 await asyncio.sleep(RETRY_S)
             except RemoteError as error:
@@ -191,7 +191,7 @@ class Drive(Channel):
             return
         due_s = self._due_s
         while self.running and not self._orders:
-            full = self._session.in_flight >= self._in_air
+            full = self._session.in_flight >= self._most_in_flight
             if not full and _now_s() >= due_s:
                 await self._send()
                 return
@@ -271,7 +271,7 @@ class Drive(Channel):
             return
         self._failed = self._failed or error.code == ErrorCode.ENGINE_FAILED
         self._note = str(error)
-        # A conflict is what steps in the air get behind one that was refused.
+        # A conflict is what steps in flight get behind one that was refused.
         if error.retryable or error.code == ErrorCode.STEP_CONFLICT:
             self._changed()
         else:

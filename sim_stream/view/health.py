@@ -84,7 +84,7 @@ class Health:
         asked_s = time.monotonic()
         try:
             async with asyncio.timeout(RETRY_S if away else SILENT_S):
-                if away:  # a farewell of the last one is not an answer of this one
+                if away:  # a shutdown notice of the last one is not an answer of this one
                     await self._client.greet()
                 status = await self._client.status()
         except (TimeoutError, ConnectionLost):

@@ -18,7 +18,7 @@ from sim_stream.errors import InvalidInput, ProtocolError
 from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import codec, framing
 from sim_stream.wire.client.frame import RemoteChunk, remote_chunk
-from sim_stream.wire.client.mailbox import LIMITS, Received
+from sim_stream.wire.client.pending_replies import LIMITS, Received
 from sim_stream.wire.endpoints import require_endpoint
 from sim_stream.wire.keys import ClientKeys
 

@@ -1,4 +1,4 @@
-"""The static loop gives the codes of its slow twins, waits for nothing, and compiles whole."""
+"""The static loop gives its references' codes, waits for nothing, and compiles whole."""
 
 from __future__ import annotations
 

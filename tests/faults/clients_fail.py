@@ -109,7 +109,7 @@ def await_freed(raw: RawClient, *, left: int, lease_s: float = LEASE_S) -> float
 
 
 def run_stopped(stage: Stage) -> Figures:
-    """Stopped for less than a lease, with two steps in the air; then for longer."""
+    """Stopped for less than a lease, with two steps in flight; then for longer."""
     server = stage.start(toy_server("--lease-s", str(LEASE_S), "--step-ms=5"))
     bystander = stage.start(Bystander(server.endpoint))
     victim = stage.start(DriverProcess(server.endpoint, key=VICTIM, ahead=2, timeout_s=LEASE_S))

@@ -40,7 +40,7 @@ def prompt_of(key: int, size: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """``steps`` 0: until stdin closes. ``ahead``: steps in the air at a time."""
+    """``steps`` 0: until stdin closes. ``ahead``: steps in flight at a time."""
 
     endpoint: str
     key: int

@@ -22,7 +22,7 @@ from tests.wire.toy import prompt_frames
 from tests.wire.vectors.valid import SID, SIZE
 
 MESSAGES = 10_000
-IN_AIR = 16
+IN_FLIGHT = 16
 PER_CONNECTION = 500
 REPLY_TIMEOUT_MS = 10_000
 GROWTH_MIB = 48.0
@@ -130,7 +130,7 @@ class Fuzzer:
 
 
 class Attacker:
-    """Sends a fuzzer's messages, several in the air, over one connection after another."""
+    """Sends a fuzzer's messages, several in flight, over one connection after another."""
 
     def __init__(self, stage: Stage, server: Server, fuzzer: Fuzzer) -> None:
         self._server, self._fuzzer = server, fuzzer
@@ -140,27 +140,27 @@ class Attacker:
         self.sid = self._open()
 
     def attack(self, messages: int) -> None:
-        in_air = 0
+        in_flight_steps = 0
         for number in range(1, messages + 1):
             parts = self._fuzzer.message(self.sid)
             self._raw.send(parts[0], *parts[1:])
-            in_air += 1
-            if in_air == IN_AIR:
+            in_flight_steps += 1
+            if in_flight_steps == IN_FLIGHT:
                 self._receive(parts)
-                in_air -= 1
+                in_flight_steps -= 1
             if number % PER_CONNECTION == 0:
-                for _ in range(in_air):
+                for _ in range(in_flight_steps):
                     self._receive(parts)
-                in_air = 0
+                in_flight_steps = 0
                 self._renew()
-        for _ in range(in_air):
+        for _ in range(in_flight_steps):
             self._receive(parts)
 
     def _receive(self, latest: list[bytes]) -> None:
         if not self._raw.socket.poll(REPLY_TIMEOUT_MS, zmq.POLLIN):
             self._server.require_alive()
             require(
-                False, f"a message was not answered, at most {IN_AIR} before {latest[0][:80]!r}"
+                False, f"a message was not answered, at most {IN_FLIGHT} before {latest[0][:80]!r}"
             )
         reply = msgpack.unpackb(self._raw.socket.recv_multipart()[0])
         answer = reply["code"] if reply["t"] == "error" else reply["t"]

@@ -126,7 +126,7 @@ class Restarted:
         self.endpoint = self._server.endpoint
 
     def driver(self, key: int, **how: float) -> DriverProcess:
-        """Every second one has two steps in the air."""
+        """Every second one has two steps in flight."""
         return self._stage.start(DriverProcess(self.endpoint, key=key, ahead=1 + key % 2, **how))
 
     def kill_after(self, drivers: Sequence[DriverProcess], steps: int) -> float:

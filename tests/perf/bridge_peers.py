@@ -40,7 +40,7 @@ ACTION = Action(speed_mps=8.0, yaw_rate_radps=0.1)
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """``clients`` at once, each with a step in the air always, or ``pace_fps`` times a second."""
+    """``clients`` at once, each with a step in flight always, or ``pace_fps`` times a second."""
 
     clients: int
     pace_fps: float = 0.0

@@ -1,6 +1,6 @@
 """Throughput against the number of sessions, end to end: clients of one server, as fast as they go.
 
-Every client is a thread with one session and two steps in the air. `share` is the slowest client's
+Every client is a thread with one session and two steps in flight. `share` is the slowest client's
 part of a fair share of the frames.
 
 python -m tests.perf.sessions [--sessions 1,2,4] [--seconds S] [--decoding HOW] [--out FILE]

@@ -55,7 +55,7 @@ def test_started_it_steps_in_order_and_paused_it_stands_still(page):
             steps = [header["step"] for header in viewer.headers]
             assert steps == list(range(len(steps)))
             stood = viewer.session()["committed_step"]
-            assert stood - steps[-1] <= 2  # what was in the air when it was paused
+            assert stood - steps[-1] <= 2  # what was in flight when it was paused
             for _ in range(3):
                 state = viewer.state
                 await viewer.until(lambda state=state: viewer.state is not state)

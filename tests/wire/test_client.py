@@ -14,7 +14,7 @@ import zmq
 from sim_stream.config import Action
 from sim_stream.errors import ConnectionLost, InvalidInput, RemoteError, SessionClosed
 from sim_stream.wire.client.blocking_client import StreamClient
-from sim_stream.wire.client.mailbox import Mailbox
+from sim_stream.wire.client.pending_replies import PendingReplies
 from sim_stream.wire.framing import pack
 from sim_stream.wire.messages import Close
 from tests.wire.conftest import ROOT, TIMEOUT_S
@@ -222,7 +222,7 @@ def test_error_of_one_session_reaches_that_session(client):
     two.close()
 
 
-def test_refused_farewell_of_an_abandoned_session_leaves_the_others_alone(client, runtime):
+def test_refused_shutdown_notice_of_an_abandoned_session_leaves_the_others_alone(client, runtime):
     go = threading.Event()
     abandoned, other = client.open(FRAMES), client.open(FRAMES)
     sid = abandoned.sid
@@ -298,14 +298,17 @@ def test_minimal_client_says_what_to_start_where_nobody_listens(tmp_path):
 
 def test_another_epoch_in_any_reply_ends_the_wait_for_the_server_before():
     def reply(message):
-        mailbox.put(pack(message), 0)
+        pending_replies.put(pack(message), 0)
 
-    mailbox, status = Mailbox(), next(v for v in valid.REPLIES if v.name == "status").message
-    answered, waiting = mailbox.issue(), mailbox.issue()
-    mailbox.expect(answered)
-    mailbox.expect(waiting)
+    pending_replies, status = (
+        PendingReplies(),
+        next(v for v in valid.REPLIES if v.name == "status").message,
+    )
+    answered, waiting = pending_replies.issue(), pending_replies.issue()
+    pending_replies.expect(answered)
+    pending_replies.expect(waiting)
     reply(msgspec.structs.replace(status, rid=answered))
-    assert mailbox.expects(waiting)
+    assert pending_replies.expects(waiting)
     reply(msgspec.structs.replace(status, rid=99, server_epoch="another"))
-    assert not mailbox.expects(waiting)
-    assert mailbox.take(answered).message.rid == answered
+    assert not pending_replies.expects(waiting)
+    assert pending_replies.take(answered).message.rid == answered

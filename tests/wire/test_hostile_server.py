@@ -19,7 +19,7 @@ from sim_stream.errors import ProtocolError, RemoteError, SimStreamError
 from sim_stream.wire import framing
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
-from sim_stream.wire.client.mailbox import Mailbox
+from sim_stream.wire.client.pending_replies import PendingReplies
 from sim_stream.wire.client.step_log import MOST_BYTES, MOST_STEPS, StepLog
 from sim_stream.wire.messages import Step
 from tests.faults.fuzz import BAD_VALUES
@@ -288,7 +288,7 @@ def flood(request: dict[str, Any]) -> list[Parts]:
     return [sound(request | {"rid": 10**6 + n}) for n in range(5000)]
 
 
-def farewells(request: dict[str, Any]) -> list[Parts]:
+def shutdown_notices(request: dict[str, Any]) -> list[Parts]:
     error = {
         "t": "error",
         "v": 1,
@@ -300,8 +300,8 @@ def farewells(request: dict[str, Any]) -> list[Parts]:
     return [[msgpack.packb(error)]] * 50
 
 
-@pytest.mark.parametrize("answer", [noise, flood, farewells])
-def test_noise_floods_and_farewells_end_in_typed_errors(user, answer):
+@pytest.mark.parametrize("answer", [noise, flood, shutdown_notices])
+def test_noise_floods_and_shutdown_notices_end_in_typed_errors(user, answer):
     with HostileServer(answer) as server:
         assert survive(user, server.endpoint)
     greeted: Answer = lambda request: None if request["t"] == "hello" else answer(request)  # noqa: E731
@@ -324,7 +324,7 @@ def test_image_of_another_size_than_was_greeted_is_refused(user):
 
 @pytest.mark.parametrize("milliseconds", [1, 2**63 - 1])
 def test_no_server_makes_a_client_spin_or_never_ask(milliseconds):
-    mail = Mailbox()
+    mail = PendingReplies()
     mail.put(greeting(heartbeat_ms=milliseconds), 0)
     assert 0.005 <= mail.heartbeat_s <= 60
 
@@ -346,7 +346,7 @@ def test_no_steps_arrays_make_a_client_remember_without_bound():
 
 
 def test_greeting_that_nothing_can_be_computed_with_changes_nothing():
-    mail = Mailbox()
+    mail = PendingReplies()
     mail.put(greeting(), 0)
     known = mail.info
     spec = greeting_spec()
@@ -379,4 +379,4 @@ def test_array_that_memory_does_not_hold_is_a_protocol_error(monkeypatch):
     monkeypatch.setattr(framing, "_view", lambda spec, part: Huge())
     reply = sound({"t": "step", "rid": 1, "step": 1})
     with pytest.raises(ProtocolError, match="memory"):
-        Mailbox().put(reply, 0)
+        PendingReplies().put(reply, 0)

@@ -308,7 +308,9 @@ def test_the_log_of_a_loop_that_always_fails_is_bounded(caplog):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-def test_an_engine_that_ends_its_thread_ends_the_server_with_a_farewell(serve, runtime, error):
+def test_an_engine_that_ends_its_thread_ends_the_server_with_a_shutdown_notice(
+    serve, runtime, error
+):
     """Those are no failures to survive: whoever restarts the server is to know."""
     server = serve(stop_timeout_s=0.2)
     raw = RawClient(server.endpoint)

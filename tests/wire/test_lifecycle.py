@@ -121,9 +121,9 @@ def test_stop_finishes_the_frame_in_hand_and_refuses_the_rest(server, raw, runti
     assert (queued["code"], queued["rid"]) == ("SHUTTING_DOWN", 3)
     assert raw.ask({"t": "fork", "sid": sid})["code"] == "SHUTTING_DOWN"
     go.set()
-    in_hand, farewell = raw.receive(), raw.receive()
+    in_hand, shutdown_notice = raw.receive(), raw.receive()
     assert (in_hand["t"], in_hand["frames"][-1]["step"]) == ("frames", 1)
-    assert (farewell["code"], farewell["rid"]) == ("SHUTTING_DOWN", 0)
+    assert (shutdown_notice["code"], shutdown_notice["rid"]) == ("SHUTTING_DOWN", 0)
     stopping.join(TIMEOUT_S)
     assert not stopping.is_alive() and runtime.sessions_open == 0
 

@@ -124,7 +124,7 @@ def test_a_server_that_was_there_and_has_gone_is_named_in_the_error(server, clie
     with StreamClient(server.endpoint, timeout_s=2.0) as other:
         session = other.open(FRAMES)
         server.stop()
-        with pytest.raises(RemoteError):  # its farewell
+        with pytest.raises(RemoteError):  # its shutdown notice
             session.step()
         with pytest.raises(ConnectionLost, match="nobody listens"):
             other.open(FRAMES)

@@ -56,7 +56,7 @@ class RecordingServer:
         self.endpoint = server.endpoint
 
     def stop(self, *told: RawClient) -> None:
-        """``told`` read the farewell."""
+        """``told`` read the shutdown notice."""
         self._stack.close()
         for raw in told:
             assert (raw.receive()["rid"]) == 0
@@ -504,7 +504,7 @@ def test_other_sessions_go_on_while_one_is_rebuilt(recording, raw_to, connected)
 
     recording.runtime.hooks.passes = passes
     raw = raw_to(recording.endpoint)
-    raw.send({"t": "resume", "resume_token": long._stream._lifeline._token})
+    raw.send({"t": "resume", "resume_token": long._stream._resume_state._token})
     assert stuck.wait(TIMEOUT_S)
     recording.runtime.hooks.passes = lambda session: 1
     with connected().open(FRAMES, seed=9) as other:
@@ -562,7 +562,7 @@ def test_server_is_stopped_while_recordings_are_read(recording, raw_to):
     assert archive.reading.wait(TIMEOUT_S)
     stopping = threading.Thread(target=recording.stop)
     stopping.start()
-    refused = raw.receive()  # the one that waits; the farewell is for the one in hand
+    refused = raw.receive()  # the one that waits; the shutdown notice is for the one in hand
     assert (refused["rid"], refused["code"]) == (rids[1], "SHUTTING_DOWN")
     assert raw.receive()["rid"] == 0
     archive.go.set()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim_stream.errors import ProtocolError
-from sim_stream.wire.client.mailbox import Mailbox
+from sim_stream.wire.client.pending_replies import PendingReplies
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.conftest import RawClient
 from tests.wire.vectors import broken, refused, valid
@@ -22,7 +22,7 @@ def named(found):
 @pytest.mark.parametrize("vector", named(broken.replies()))
 def test_broken_reply_is_refused(vector):
     with pytest.raises(ProtocolError):
-        Mailbox().put(vector.parts, 0)
+        PendingReplies().put(vector.parts, 0)
 
 
 @pytest.fixture(scope="module")

@@ -78,11 +78,11 @@ std::uint64_t Connection::send(const wire::Request& request, const wire::Outgoin
                                bool anew) {
   require_process();
   read_waiting();
-  if (anew && farewell_told_) {
-    farewell_.reset();
-    farewell_told_ = false;
+  if (anew && shutdown_notice_told_) {
+    shutdown_notice_.reset();
+    shutdown_notice_told_ = false;
   }
-  raise_farewell();
+  raise_shutdown_notice();
   const std::uint64_t rid = next_rid_++;
   const auto deadline = Clock::now() + options_.timeout;
   while (!transmit(request, rid, arrays)) {
@@ -110,7 +110,7 @@ Received Connection::wait(std::uint64_t rid, std::chrono::milliseconds timeout,
   auto beaten = begin;
   read_waiting();
   while (replies_.count(rid) == 0) {
-    raise_farewell();
+    raise_shutdown_notice();
     if (!expects(rid)) {  // it went to a server that is gone
       throw lost();
     }
@@ -223,7 +223,7 @@ void Connection::forget(std::uint64_t rid) {
 }
 
 // Not IMMEDIATE: with it libzmq drops what was received but not yet read as soon as the server
-// disconnects, so a server's last frame and its farewell would be lost.
+// disconnects, so a server's last frame and its shutdown notice would be lost.
 void Connection::connect(bool reached) {
   socket_ = zmq::socket_t(context_, zmq::socket_type::dealer);
   socket_.set(zmq::sockopt::linger, kLingerMs);
@@ -367,14 +367,14 @@ void Connection::read_one() {
     }
     replies_.insert_or_assign(rid, std::move(received));
   } else if (rid == 0 && refusal != nullptr) {
-    farewell_ = *refusal;
+    shutdown_notice_ = *refusal;
   }
 }
 
-void Connection::raise_farewell() {
-  if (farewell_) {
-    farewell_told_ = true;
-    throw remote_error(*farewell_);
+void Connection::raise_shutdown_notice() {
+  if (shutdown_notice_) {
+    shutdown_notice_told_ = true;
+    throw remote_error(*shutdown_notice_);
   }
 }
 

@@ -42,7 +42,7 @@ class Connection {
   [[nodiscard]] const ClientOptions& options() const { return options_; }
 
   // Sends a request; its rid, to `wait` for. Throws ConnectionLost, RemoteError. Once a server said
-  // farewell every request fails at once, but for those that begin `anew`.
+  // shutdown notice every request fails at once, but for those that begin `anew`.
   std::uint64_t send(const wire::Request& request, const wire::OutgoingArrays& arrays = {},
                      bool anew = false);
 
@@ -105,7 +105,7 @@ class Connection {
   void meet(const std::string& epoch, std::uint64_t rid);
   void beat(std::uint64_t awaiting);
   void raise_absence();
-  void raise_farewell();
+  void raise_shutdown_notice();
   void raise_refusal();
   [[nodiscard]] std::string unanswered(std::chrono::milliseconds waited) const;
   [[nodiscard]] std::string probable_cause() const;
@@ -121,8 +121,8 @@ class Connection {
   std::map<std::uint64_t, Clock::time_point> confirmed_;
   std::string epoch_;
   std::chrono::milliseconds heartbeat_{1000};
-  std::optional<wire::Refusal> farewell_;
-  bool farewell_told_ = false;
+  std::optional<wire::Refusal> shutdown_notice_;
+  bool shutdown_notice_told_ = false;
   long process_;
   Clock::time_point begin_ = Clock::now();
   zmq::context_t context_;

@@ -5,11 +5,11 @@ async_client         the same two for asyncio
 
 stream       one session's state and rules, as operations that do not wait themselves
 operations   run blocking or awaited      start      what a session starts from
-comeback     its way back to a restarted server      step_log  what the recording may lack
+resume     its way back to a restarted server      step_log  what the recording may lack
 link         what a session asks of its connection   checks    of arguments
 frame        ``RemoteFrame``              seen       what observers are shown
 
 blocking_connection, async_connection    the socket and its timeouts
-mailbox      request ids and replies underneath
+pending_replies  request ids and the replies that came
 handshakes   why a client does not get through
 """

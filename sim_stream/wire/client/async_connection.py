@@ -24,9 +24,9 @@ from sim_stream.wire import framing
 from sim_stream.wire.client import handshakes
 from sim_stream.wire.client.blocking_connection import CLOSE_LINGER_MS, connect, dealer
 from sim_stream.wire.client.handshakes import Handshakes
-from sim_stream.wire.client.mailbox import Mailbox, Received
 from sim_stream.wire.client.owner import Owner
 from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S, Patience
+from sim_stream.wire.client.pending_replies import PendingReplies, Received
 from sim_stream.wire.framing import ZERO_COPY_BYTES, Arrays
 from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.messages import Close, HelloOk, Message
@@ -64,7 +64,7 @@ class AsyncConnection:
         self._connect_timeout_s, self._busy_s = connect_timeout_s, busy_s
         self._begin_s = time.monotonic()
         self._keys = keys
-        self._mail = Mailbox()
+        self._mail = PendingReplies()
         self._changed = asyncio.Event()
         self._broken: ProtocolError | None = None
         self._told = False
@@ -170,7 +170,7 @@ class AsyncConnection:
     def send_unanswered(self, message: Message) -> bool:
         """Sends a request if that can be done at once, and ignores its reply."""
         self._told = True
-        # A rid of its own: 0 would make its refusal look like the server's farewell.
+        # A rid of its own: 0 would make its refusal look like the server's shutdown notice.
         return self._post(msgspec.structs.replace(message, rid=self._mail.issue()))
 
     def _post(self, message: Message) -> bool:
@@ -193,7 +193,7 @@ class AsyncConnection:
         while not self._mail.has(rid) and self._mail.expects(rid):
             self._require_open()
             self._raise_broken()
-            self._mail.raise_farewell()
+            self._mail.raise_shutdown_notice()
             self._raise_refusal()
             self._raise_absence()
             if patience.left_s() <= 0:

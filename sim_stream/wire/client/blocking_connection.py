@@ -21,15 +21,15 @@ from sim_stream.errors import RemoteError
 from sim_stream.wire import framing
 from sim_stream.wire.client import handshakes
 from sim_stream.wire.client.handshakes import Handshakes
-from sim_stream.wire.client.mailbox import (
+from sim_stream.wire.client.owner import Owner
+from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S, Patience
+from sim_stream.wire.client.pending_replies import (
     LIMITS,
     MAX_REPLY_BYTES,
     READ_AT_ONCE,
-    Mailbox,
+    PendingReplies,
     Received,
 )
-from sim_stream.wire.client.owner import Owner
-from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S, Patience
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.keys import ClientKeys
 from sim_stream.wire.messages import Close, HelloOk, Message
@@ -59,7 +59,7 @@ class Connection:
         self._begin_s = time.monotonic()
         self._keys = keys
         self._owner = Owner()
-        self._mail = Mailbox()
+        self._mail = PendingReplies()
         self.sids: set[str] = set()
         self._orphans: deque[str] = deque()
         self._told = False
@@ -131,7 +131,7 @@ class Connection:
     def send(self, message: Message, arrays: Arrays = _NO_ARRAYS, *, anew: bool = False) -> int:
         """Sends a request; its rid, to ``wait`` for. Raises ConnectionLost, RemoteError.
 
-        ``anew``: not the business of a server that said farewell (``Mailbox.begin``).
+        ``anew``: whatever server sent its shutdown notice before (``PendingReplies.begin``).
         """
         if self._refused:  # not earlier: what it was refused for may have been mended since
             self._reconnect()
@@ -148,7 +148,7 @@ class Connection:
     def send_unanswered(self, message: Message) -> bool:
         """Sends a request if that can be done at once, and ignores its reply."""
         self._told = True
-        # A rid of its own: 0 would make its refusal look like the server's farewell.
+        # A rid of its own: 0 would make its refusal look like the server's shutdown notice.
         return self._transmit(msgspec.structs.replace(message, rid=self._mail.issue()), _NO_ARRAYS)
 
     def wait(self, rid: int, timeout_s: float, *, busy: bool = True) -> Received:
@@ -159,7 +159,7 @@ class Connection:
         patience = Patience(self._mail, rid, timeout_s, self._busy_s if busy else 0.0)
         self._read_waiting()
         while not self._mail.has(rid):
-            self._mail.raise_farewell()
+            self._mail.raise_shutdown_notice()
             if not self._mail.expects(rid):  # it went to a server that is gone
                 raise self._handshakes.lost(self.endpoint, self.timeout_s)
             self._raise_absence()
@@ -178,7 +178,7 @@ class Connection:
         """Whether ``wait`` for that reply would return at once; gives it up to ``timeout_s``."""
         deadline_s = time.monotonic() + timeout_s
         self._read_waiting()
-        while not self._mail.has(rid) and not self._mail.farewell:
+        while not self._mail.has(rid) and not self._mail.shutdown_notice:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return False
@@ -294,7 +294,7 @@ def _leave(
 def dealer(context: Any, keys: ClientKeys | None) -> Any:
     """A client's socket of that context (of zmq or zmq.asyncio), not yet connected."""
     # Not IMMEDIATE: with it libzmq drops what was received but not yet read as soon as the
-    # server disconnects, so a server's last frame and its farewell would be lost.
+    # server disconnects, so a server's last frame and its shutdown notice would be lost.
     socket = context.socket(zmq.DEALER)
     socket.linger = 0
     socket.set(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sim_stream.errors import ProtocolError
 from sim_stream.spec import StreamSpec
 from sim_stream.stream_model import APPROXIMATED, INFLATED
-from sim_stream.wire.client.mailbox import Received
+from sim_stream.wire.client.pending_replies import Received
 from sim_stream.wire.messages import Closed, FrameInfo, FrameMessage, Opened
 
 

@@ -37,7 +37,7 @@ class Link(Protocol):
 
 
 def say_hello(link: Link, *, anew: bool = False) -> Operation[HelloOk]:
-    """``anew``: to whatever server answers now, although the last one said farewell."""
+    """``anew``: to whatever server answers now, although the last one sent its shutdown notice."""
     asking = ask_until_answered(Hello(), timeout_s=link.timeout_s, anew=anew)
     reply = (yield from asking).message
     if not isinstance(reply, HelloOk):

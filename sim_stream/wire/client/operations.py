@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sim_stream.errors import ConnectionLost, NobodyListens
-from sim_stream.wire.client.mailbox import Received
+from sim_stream.wire.client.pending_replies import Received
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.messages import Message
 

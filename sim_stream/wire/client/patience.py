@@ -13,7 +13,7 @@ import time
 
 from sim_stream.errors import ConnectionLost
 from sim_stream.wire.client.handshakes import Handshakes
-from sim_stream.wire.client.mailbox import Mailbox
+from sim_stream.wire.client.pending_replies import PendingReplies
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ COMPUTING = "the server is alive and computing; busy_s is how long a client wait
 class Patience:
     """For the reply to one request, from now on. ``timeout_s`` bounds silence, ``busy_s`` all."""
 
-    def __init__(self, mail: Mailbox, rid: int, timeout_s: float, busy_s: float) -> None:
+    def __init__(self, mail: PendingReplies, rid: int, timeout_s: float, busy_s: float) -> None:
         self._mail, self._rid = mail, rid
         self._timeout_s = timeout_s
         self._busy_s = max(timeout_s, busy_s)

@@ -28,10 +28,8 @@ from sim_stream.errors import (
 from sim_stream.expects import is_foreign, prompt_warning
 from sim_stream.wire.client import checks
 from sim_stream.wire.client.checks import InputsLike
-from sim_stream.wire.client.comeback import Lifeline
 from sim_stream.wire.client.frame import RemoteChunk, remote_chunk
 from sim_stream.wire.client.link import Link, new_key, request_status
-from sim_stream.wire.client.mailbox import Received
 from sim_stream.wire.client.operations import (
     ATTEMPT,
     Operation,
@@ -40,6 +38,8 @@ from sim_stream.wire.client.operations import (
     ask,
     ask_until_answered,
 )
+from sim_stream.wire.client.pending_replies import Received
+from sim_stream.wire.client.resume import ResumeState
 from sim_stream.wire.client.seen import as_client_saw_it
 from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.framing import Arrays
@@ -101,7 +101,7 @@ class Stream:
         self._link, self._observer = link, observer
         self._mode = mode
         self._next_step = opened.committed_step + 1
-        self._lifeline = Lifeline(link, opened)
+        self._resume_state = ResumeState(link, opened)
         self._latest = chunk
         self._closed = False
         self._last: RemoteChunk | None = None
@@ -191,7 +191,7 @@ class Stream:
         chunk = self._chunk(received, sent.send_ns, FrameMessage)
         self._show(sent.message, received, chunk, sent.arrays)
         self._resync(chunk.committed_step)
-        self._lifeline.log.add(sent.message, sent.arrays)
+        self._resume_state.log.add(sent.message, sent.arrays)
         self._latest = chunk
         return chunk
 
@@ -212,7 +212,7 @@ class Stream:
         self.chunk = self._latest = shown
         self.seed = message.seed
         self._next_step = reply.committed_step + 1
-        self._lifeline.log.restart(reply.committed_step)
+        self._resume_state.log.restart(reply.committed_step)
         self.prompt_psnr_db = reply.prompt_psnr_db
         self.warn_of_prompt()
         self._show(message, received, shown, arrays)
@@ -288,7 +288,11 @@ class Stream:
         frame."""
         received = yield from self._ask(message)
         closed = received.message
-        if self._lifeline.resumable and isinstance(closed, Closed) and closed.committed_step < 0:
+        if (
+            self._resume_state.resumable
+            and isinstance(closed, Closed)
+            and closed.committed_step < 0
+        ):
             raise RemoteError(
                 ErrorCode.NO_SESSION, "it is not there", retryable=False, committed_step=-1
             )
@@ -329,9 +333,9 @@ class Stream:
         is made again. ``anew``: it leaves nothing of what was in flight."""
         try:
             resend = None if anew else self._send_again
-            return (yield from self._lifeline.surviving(attempt, resend))
+            return (yield from self._resume_state.with_resume(attempt, resend))
         except RemoteError as error:
-            if error.code in OVER or self._lifeline.cut:
+            if error.code in OVER or self._resume_state.cut:
                 self._end()
             raise
 

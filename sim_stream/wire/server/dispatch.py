@@ -170,7 +170,7 @@ class Dispatcher:
         return len(self._held) > 0
 
     def release(self) -> Iterator[Outgoing]:
-        """Replies to steps that gave way, and those that waited for their recording."""
+        """Replies to steps that were superseded, and those that waited for their recording."""
         drops, self._drops = self._drops, []
         yield from drops
         for result, packet, written in [*self._held.due(self.clock_ns())]:
@@ -325,11 +325,11 @@ class Dispatcher:
             arrays=arrays,
             pace=pace,
         )
-        given_way = self.supersede(job) if record.realtime else None
-        if given_way is None:
+        superseded = self.supersede(job) if record.realtime else None
+        if superseded is None:
             self._sessions.submit(job)
         else:
-            self._drop(record, given_way)
+            self._drop(record, superseded)
         record.accept(request.step, digest, waiter)
         return None
 

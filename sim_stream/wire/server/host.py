@@ -1,6 +1,6 @@
-"""The model's sessions by sid, and which of them an engine failure has spoilt.
+"""The model's sessions by sid, and which of them have failed.
 
-A spoilt session refuses to step until it is reset: its KV cache may be half written. All methods
+A failed session refuses to step until it is reset: its KV cache may be half written. All methods
 belong to the engine thread, but for ``mark_failed``. Knows no threads, queues or clients.
 """
 

@@ -7,7 +7,7 @@ for a repeated request), a viewer that does not keep up misses frames.
 Whatever a request, a result or a peer brings about, the loop goes on: each is on its own, and what
 escapes is answered by the dispatcher's last resort.
 
-Knows no messages but the farewell; rules are the dispatcher's.
+Knows no messages but the shutdown notice; rules are the dispatcher's.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class IoLoop(threading.Thread):
                 self._go_round(poller)
                 self._watch_worker()
             self._drain(poller)
-            self._say_farewell()
+            self._send_shutdown_notices()
         finally:
             self._close()
 
@@ -139,7 +139,7 @@ class IoLoop(threading.Thread):
         ready = dict(self._wake_only.poll(REST_MS) if rested else poller.poll(patience_ms))
         self._rest = False
         if self._sockets.wake in ready:
-            self._hush()
+            self._drain_wakes()
         self._deliver_results()
         if self._sockets.router in ready:
             self._serve_requests()
@@ -177,7 +177,7 @@ class IoLoop(threading.Thread):
                 return
             self._go_round(poller)
 
-    def _hush(self) -> None:
+    def _drain_wakes(self) -> None:
         try:
             while True:
                 self._sockets.wake.recv(zmq.NOBLOCK)
@@ -280,14 +280,14 @@ class IoLoop(threading.Thread):
             self._dispatcher.counters.undelivered += 1
             log.debug("reply dropped: %s", error)
 
-    def _say_farewell(self) -> None:
+    def _send_shutdown_notices(self) -> None:
         for route in self._routes:
-            farewell = Error(
+            shutdown_notice = Error(
                 code=ErrorCode.SHUTTING_DOWN,
                 message="the server is shutting down",
                 retryable=True,
             )
-            self._deliver(Outgoing(route, Packet(farewell)))
+            self._deliver(Outgoing(route, Packet(shutdown_notice)))
 
     def _close(self) -> None:
         self._sockets.router.close(linger=LINGER_MS)

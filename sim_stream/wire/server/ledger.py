@@ -44,7 +44,8 @@ class SessionRecord:
 
     ``owner``: the key of the client that opened it, "" where clients have none. ``unwanted``: its
     client did not wait until it stood. ``prompt_psnr_db``, ``seed``: once it stands.
-    ``dropped`` counts a realtime session's steps that gave way, ``newest`` is the last that came.
+    ``dropped`` counts a realtime session's steps that newer ones superseded, ``newest`` is the last
+    that came.
     """
 
     sid: str
@@ -109,7 +110,7 @@ class SessionRecord:
         self.newest = step
 
     def drop(self, step: int) -> list[Waiter]:
-        """Ends a step that gave way to a newer one."""
+        """Ends a step that a newer one superseded."""
         self.dropped += 1
         return self.in_flight.pop(step).waiters
 

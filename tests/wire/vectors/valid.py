@@ -217,7 +217,7 @@ REPLIES = (
         for code in m.ErrorCode
     ),
     _Sample(
-        "farewell",
+        "shutdown notice",
         m.Error(
             code=m.ErrorCode.SHUTTING_DOWN,
             message="the server is shutting down",

@@ -57,7 +57,7 @@ struct FrameInfo {
   std::uint64_t seed = 0;
   std::optional<std::int64_t> sim_time_us;
   std::int64_t queue_depth = 0;
-  std::int64_t dropped = 0;  // steps of a realtime session that gave way to newer ones
+  std::int64_t dropped = 0;  // steps of a realtime session that newer ones superseded
   std::map<std::string, std::int64_t> timings_ns;
   std::map<std::string, std::int64_t> stamps_ns;
 

@@ -36,8 +36,8 @@ class Received:
     recv_ns: int
 
 
-class Mailbox:
-    """Request ids count from 1; a server's farewell concerns all of them.
+class PendingReplies:
+    """Request ids count from 1; a server's shutdown notice concerns all of them.
 
     ``info``: what the server said last that answered a hello. Another epoch in any reply means
     that the server before is gone, with all requests that it had not answered.
@@ -50,15 +50,15 @@ class Mailbox:
         self._expected: set[int] = set()
         self._replies: dict[int, Received] = {}
         self._confirmed_s: dict[int, float] = {}
-        self._farewell: Error | None = None
-        self._farewell_told = False
+        self._shutdown_notice: Error | None = None
+        self._shutdown_notice_told = False
 
     def begin(self, *, anew: bool) -> None:
-        """Before a request. Once a server said farewell every request fails at once, but for those
-        that begin ``anew`` (with whatever server answers next)."""
-        if anew and self._farewell_told:
-            self._farewell, self._farewell_told = None, False
-        self.raise_farewell()
+        """Before a request. After a server's shutdown notice every request fails at once, but for
+        those that begin ``anew`` (with whatever server answers next)."""
+        if anew and self._shutdown_notice_told:
+            self._shutdown_notice, self._shutdown_notice_told = None, False
+        self.raise_shutdown_notice()
 
     def issue(self) -> int:
         """The id of the request that is about to be sent."""
@@ -89,7 +89,7 @@ class Mailbox:
         if message.rid in self._expected:
             self._replies[message.rid] = Received(message, arrays, recv_ns)
         elif message.rid == 0 and isinstance(message, Error):
-            self._farewell = message
+            self._shutdown_notice = message
 
     def _meet(self, message: HelloOk | Status) -> None:
         if self._epoch not in ("", message.server_epoch):
@@ -139,13 +139,13 @@ class Mailbox:
         self._confirmed_s.clear()
 
     @property
-    def farewell(self) -> bool:
-        return self._farewell is not None
+    def shutdown_notice(self) -> bool:
+        return self._shutdown_notice is not None
 
-    def raise_farewell(self) -> None:
-        if self._farewell is not None:
-            self._farewell_told = True
-            raise remote_error(self._farewell)
+    def raise_shutdown_notice(self) -> None:
+        if self._shutdown_notice is not None:
+            self._shutdown_notice_told = True
+            raise remote_error(self._shutdown_notice)
 
 
 def remote_error(error: Error) -> RemoteError:

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from sim_stream.errors import ConnectionLost, ProtocolError, RemoteError
 from sim_stream.wire.client.link import Link
-from sim_stream.wire.client.mailbox import Received
 from sim_stream.wire.client.operations import Operation, Pause, ask, ask_until_answered
+from sim_stream.wire.client.pending_replies import Received
 from sim_stream.wire.client.step_log import StepLog
 from sim_stream.wire.messages import (
     ErrorCode,
@@ -36,7 +36,7 @@ HELLO_S = 1.0
 PAUSE_S = 0.1
 
 
-class Lifeline:
+class ResumeState:
     """One session's. ``log``: its last steps; ``resumable``: whether it has a way back at all."""
 
     def __init__(self, link: Link, opened: Opened) -> None:
@@ -50,13 +50,13 @@ class Lifeline:
     def resumable(self) -> bool:
         return bool(self._token)
 
-    def surviving(
+    def with_resume(
         self, attempt: Callable[[], Operation[T]], resend: Callable[[], Operation[None]] | None
     ) -> Operation[T]:
         """Runs it, again after the session had to be resumed. ``resend`` sends what was in flight
         once more; None: the session is to begin anew, so nothing of it is made up for.
 
-        Raises RemoteError; afterwards the session is over if the lifeline is ``cut``.
+        Raises RemoteError; afterwards the session is over if the resume state is ``cut``.
         """
         give_up_s: float | None = None
         while True:
