@@ -197,9 +197,9 @@ def video_decoder(
     sources: Sources,
     ranks: Ranks,
     *,
-    go_on: bool = False,
+    continued: bool = False,
 ) -> VideoDecoderStage:
-    """Inflated from the tokenizer's image decoder; `go_on`: with the weights of `init` instead."""
+    """Inflated from the tokenizer's image decoder, or `continued` from the weights of `init`."""
     refuse_fsdp(loop)
     features = perceptual(config.losses, sources, ranks.device)
     vq = load_vq(preset, sources)
@@ -208,7 +208,7 @@ def video_decoder(
     val = held_out(sources)
     validation = Clips(val, 1, tokenizer=sha256).evenly(HELD_OUT_CLIPS) if val else None
     model = inflate(vq, preset.video_decoder)
-    if go_on:
+    if continued:
         if sources.init is None:
             raise InvalidInput("init", "none", "--init WEIGHTS, whose video decoder is trained on")
         own = tokenizer_sha256(load_vq(preset, replace(sources, runs=None)))

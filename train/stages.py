@@ -65,7 +65,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         stage = get_ablation(args.ablation)
     if args.verb == "tokenizer" and args.decoder_only:
         stage = stage.of_decoder()
-    elif args.verb == "tokenizer" and args.go_on:
+    elif args.verb == "tokenizer" and args.continued:
         stage = replace(stage, plain_share=0.0)
     known = {f.name for f in fields(stage.losses)}
     changes = dict(parse_loss(text, known) for text in args.loss)
@@ -128,7 +128,7 @@ def stage_of(
         return build.tokenizer(preset, recipe.stage, loop, sources, ranks)
     if args.verb == "world-model":
         return build.world_model(preset, recipe.stage, loop, sources, ranks)
-    return build.video_decoder(preset, recipe.stage, loop, sources, ranks, go_on=args.go_on)
+    return build.video_decoder(preset, recipe.stage, loop, sources, ranks, continued=args.continued)
 
 
 def dry_run(args: argparse.Namespace, preset: Preset, recipe: Recipe, loop: LoopConfig) -> None:
@@ -189,13 +189,17 @@ def add_verbs(top: Any) -> None:
             )
         if name == "video-decoder":
             verb.add_argument(
-                "--go-on", action="store_true", help="from --init's video decoder, not inflated"
+                "--continue",
+                dest="continued",
+                action="store_true",
+                help="from --init's video decoder, not inflated",
             )
         if name == "tokenizer":
             verb.add_argument("--ablation", help=", ".join(ABLATIONS))
             how = verb.add_mutually_exclusive_group()
             how.add_argument(
-                "--go-on",
+                "--continue",
+                dest="continued",
                 action="store_true",
                 help="with --init's codebook; otherwise pocket's recipe places a new one",
             )

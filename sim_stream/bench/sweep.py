@@ -73,12 +73,12 @@ def _time_window(
     decoding = DecodingConfig(strategy="jacobi", window=window)
 
     def second_pass() -> float:
-        lane = runtime.begin(decoding, task)
+        slot = runtime.begin(decoding, task)
         try:
             runtime.advance()
             return 1e3 * timed_s(device, runtime.advance)
         finally:
-            runtime.drop(lane)
+            runtime.drop(slot)
             cache.roll_back(start)
 
     ms = sorted([second_pass() for _ in range(WARM_UP + REPEATS)][WARM_UP:])

@@ -5,7 +5,7 @@ sampling.py    top-k, temperature, Gumbel-max
 kind.py        what is known of a strategy before it runs
 strategies.py  every strategy by its name
 strategy.py    what every strategy takes, asks for and gives
-lanes.py       frames of several sessions in the making, side by side
+slots.py       frames of several sessions in the making, side by side
 passes.py      the draws that strategies ask for, made by the model as it is
 step_graph.py  such a pass as an ONNX graph, sampler included
 onnx_pass.py   that graph, run by ONNX Runtime for several sessions at once

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from sim_stream.config import SamplingConfig
 from sim_stream.decoding.jacobi import Jacobi
-from sim_stream.decoding.lanes import Lanes, decode
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPasses
 from sim_stream.decoding.passes import Passes, TorchPasses
 from sim_stream.decoding.raster import Raster
 from sim_stream.decoding.sampling import sample
+from sim_stream.decoding.slots import Slots, decode
 from sim_stream.decoding.strategy import Draw, Task
 from sim_stream.errors import InvalidInput
 from sim_stream.models.kv_cache import KVCache, KVPool
@@ -144,11 +144,11 @@ def test_a_strategy_that_fails_ends_its_own_frame_only() -> None:
     def broken() -> bool:
         raise ZeroDivisionError
 
-    lanes = Lanes(passes)
-    good = lanes.begin(Raster(), Task(pool.take(), lead, noise, sampling, guess))
-    bad = lanes.begin(Jacobi(2), Task(pool.take(), lead, noise, sampling, guess, broken))
-    while lanes.active:
-        lanes.advance()
+    slots = Slots(passes)
+    good = slots.begin(Raster(), Task(pool.take(), lead, noise, sampling, guess))
+    bad = slots.begin(Jacobi(2), Task(pool.take(), lead, noise, sampling, guess, broken))
+    while slots.active:
+        slots.advance()
     assert isinstance(bad.error, ZeroDivisionError) and bad.decoded is None
     assert good.error is None and good.decoded is not None
 
@@ -167,11 +167,11 @@ def test_frames_side_by_side_equal_frames_alone(kind: MakePasses) -> None:
         alone.append(raster(passes, pool.take(), lead, noise, sampling).tolist())
 
     passes, pool = make(kind, 8 + LENGTH, rows=4)
-    lanes, begun = Lanes(passes), []
+    slots, begun = Slots(passes), []
     for lead, noise, sampling in zip(leads, noises, samplings, strict=True):
-        begun.append(lanes.begin(Raster(), Task(pool.take(), lead, noise, sampling, guess)))
+        begun.append(slots.begin(Raster(), Task(pool.take(), lead, noise, sampling, guess)))
         for _ in range(5):
-            lanes.advance()
-    while lanes.active:
-        lanes.advance()
-    assert [lane.decoded.ids_N.tolist() for lane in begun if lane.decoded] == alone
+            slots.advance()
+    while slots.active:
+        slots.advance()
+    assert [slot.decoded.ids_N.tolist() for slot in begun if slot.decoded] == alone

@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sim_stream.config import SamplingConfig
 from sim_stream.decoding.jacobi import Jacobi
-from sim_stream.decoding.lanes import decode
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.passes import TorchPasses
 from sim_stream.decoding.raster import Raster
-from sim_stream.decoding.static_lanes import StaticLane, StaticLanes
+from sim_stream.decoding.slots import decode
+from sim_stream.decoding.static_slots import StaticSlot, StaticSlots
 from sim_stream.decoding.strategy import Strategy, Task
 from sim_stream.models.attention import sdpa
 from sim_stream.models.kv_cache import KVCache, KVPool
@@ -52,24 +52,24 @@ def twin(strategy: Strategy, row: int = 0, **options: Any) -> list[int]:
     return decode(strategy, task(cache, row, **options), TorchPasses(weights, CODES)).ids_N.tolist()
 
 
-def lanes(weights: WorldModel, rows: int = 1) -> StaticLanes:
+def slots(weights: WorldModel, rows: int = 1) -> StaticSlots:
     pool = KVPool(SMALL.world_model, 100, rows, spare=LENGTH)
-    return StaticLanes(weights, pool, sdpa, lead=LEAD, codes=LENGTH, vocabulary=CODES)
+    return StaticSlots(weights, pool, sdpa, lead=LEAD, codes=LENGTH, vocabulary=CODES)
 
 
-def started(decoder: StaticLanes, row: int = 0) -> KVCache:
+def started(decoder: StaticSlots, row: int = 0) -> KVCache:
     cache = decoder.state.pool.take()
     context(row, decoder._model, cache)
     return cache
 
 
-def finish(decoder: StaticLanes, lane: StaticLane) -> list[int]:
-    while not lane.done:
+def finish(decoder: StaticSlots, slot: StaticSlot) -> list[int]:
+    while not slot.done:
         decoder.advance()
-    if lane.error:
-        raise lane.error
-    assert lane.decoded is not None
-    return lane.decoded.ids_N.tolist()
+    if slot.error:
+        raise slot.error
+    assert slot.decoded is not None
+    return slot.decoded.ids_N.tolist()
 
 
 @pytest.mark.parametrize("window", [1, 2, 7, 16, LENGTH])
@@ -78,12 +78,12 @@ def test_it_gives_rasters_codes_and_leaves_rasters_cache(
     window: int, top_k: int, temperature: float
 ) -> None:
     sampling, weights = SamplingConfig(top_k=top_k, temperature=temperature), model()
-    decoder = lanes(weights)
+    decoder = slots(weights)
     cache = started(decoder)
-    lane = decoder.begin(window, task(cache, sampling=sampling))
-    assert finish(decoder, lane) == twin(Raster(), sampling=sampling)
-    assert lane.decoded is not None and not lane.decoded.approximated
-    assert sum(lane.decoded.accepted) == LENGTH and max(lane.decoded.accepted) <= window
+    slot = decoder.begin(window, task(cache, sampling=sampling))
+    assert finish(decoder, slot) == twin(Raster(), sampling=sampling)
+    assert slot.decoded is not None and not slot.decoded.approximated
+    assert sum(slot.decoded.accepted) == LENGTH and max(slot.decoded.accepted) <= window
     slow = KVCache(SMALL.world_model, 100)
     context(0, weights, slow)
     decode(Raster(), task(slow, sampling=sampling), TorchPasses(weights, CODES))
@@ -94,22 +94,22 @@ def test_it_gives_rasters_codes_and_leaves_rasters_cache(
 
 def test_it_takes_as_many_passes_as_jacobi_where_the_lead_has_entered() -> None:
     weights = model()
-    decoder = lanes(weights)
-    lane = decoder.begin(16, task(started(decoder)))
-    finish(decoder, lane)
+    decoder = slots(weights)
+    slot = decoder.begin(16, task(started(decoder)))
+    finish(decoder, slot)
     slow = KVCache(SMALL.world_model, 100)
     context(0, weights, slow)
     jacobi = decode(Jacobi(16), task(slow), TorchPasses(weights, CODES))
-    assert lane.decoded is not None
+    assert slot.decoded is not None
     # The ids that lead to the frame share its first windows here; there they have a pass.
-    assert jacobi.passes <= lane.decoded.passes <= jacobi.passes + 2
+    assert jacobi.passes <= slot.decoded.passes <= jacobi.passes + 2
 
 
 @pytest.mark.parametrize("windows", [(1, 1, 1, 1), (16, 16, 16, 16), (1, 7, 16, 7)])
 def test_frames_side_by_side_equal_frames_alone(windows: Sequence[int]) -> None:
     """They join at different passes, stand at different positions, one samples otherwise."""
     samplings = [SAMPLING, SAMPLING, SamplingConfig(top_k=3), SAMPLING]
-    decoder = lanes(model(), rows=4)
+    decoder = slots(model(), rows=4)
     caches = [started(decoder, row) for row in range(4)]
     for _ in range(2):  # the second time with used rows
         begun = []
@@ -118,33 +118,33 @@ def test_frames_side_by_side_equal_frames_alone(windows: Sequence[int]) -> None:
             begun.append(decoder.begin(windows[row], task(cache, row, samplings[row])))
             for _ in range(3):
                 decoder.advance()
-        found = [finish(decoder, lane) for lane in begun]
+        found = [finish(decoder, slot) for slot in begun]
         assert found == [twin(Raster(), row, sampling=samplings[row]) for row in range(4)]
 
 
 def test_more_leading_ids_than_columns_enter_the_cache_first() -> None:
-    decoder = lanes(model())
+    decoder = slots(model())
     assert finish(decoder, decoder.begin(7, task(started(decoder), lead=9))) == twin(
         Raster(), lead=9
     )
 
 
 def test_a_deadline_ships_the_guess_and_the_cache_ends_before_what_is_uncertain() -> None:
-    decoder, asked = lanes(model()), itertools.count()
+    decoder, asked = slots(model()), itertools.count()
     cache = started(decoder)
     begun = task(cache)
     cut = Task(*(begun.cache, begun.lead_1P, begun.noise_NV, SAMPLING, GUESS), lambda: True)
-    lane = decoder.begin(8, cut)
+    slot = decoder.begin(8, cut)
     decoder.advance()
-    assert lane.decoded is not None and lane.decoded.approximated and next(asked) == 0
-    found = sum(lane.decoded.accepted)
+    assert slot.decoded is not None and slot.decoded.approximated and next(asked) == 0
+    found = sum(slot.decoded.accepted)
     assert 0 < found < LENGTH
-    assert lane.decoded.ids_N[:found].tolist() == twin(Raster())[:found]
+    assert slot.decoded.ids_N[:found].tolist() == twin(Raster())[:found]
     assert cache.length == 11 + LEAD + found - 1
 
 
 def test_an_idle_row_keeps_its_cache_while_others_decode() -> None:
-    decoder = lanes(model(), rows=2)
+    decoder = slots(model(), rows=2)
     idle, busy = started(decoder, 0), started(decoder, 1)
     finish(decoder, decoder.begin(16, task(idle)))
     idle.roll_back(5)  # its state on the device still points behind that
@@ -179,7 +179,7 @@ class NothingWaits(TorchDispatchMode):
 
 
 def test_nothing_in_a_frame_waits_for_the_device() -> None:
-    decoder = lanes(model())
+    decoder = slots(model())
     cache = started(decoder)
     begun = task(cache)
     with NothingWaits():
@@ -187,11 +187,11 @@ def test_nothing_in_a_frame_waits_for_the_device() -> None:
     assert found.tolist() == twin(Raster())
 
 
-def finish_without_reading(decoder: StaticLanes, lane: StaticLane) -> Tensor:
-    while not lane.done:
+def finish_without_reading(decoder: StaticSlots, slot: StaticSlot) -> Tensor:
+    while not slot.done:
         decoder.advance()
-    assert lane.decoded is not None
-    return lane.decoded.ids_N
+    assert slot.decoded is not None
+    return slot.decoded.ids_N
 
 
 def test_a_loop_that_waits_would_be_caught() -> None:
@@ -204,7 +204,7 @@ def test_a_loop_that_waits_would_be_caught() -> None:
 def test_the_pass_compiles_whole_and_gives_the_same_codes() -> None:
     """fullgraph: a graph break would raise. The compiler's own backend is measured, not tested."""
     torch._dynamo.reset()
-    decoder = lanes(model())
+    decoder = slots(model())
     decoder._pass = torch.compile(decoder._pass, fullgraph=True, dynamic=False, backend="aot_eager")
     cache = started(decoder)
     for window in (1, 16):

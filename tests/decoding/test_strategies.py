@@ -12,11 +12,11 @@ from torch import Tensor
 from sim_stream.config import SamplingConfig
 from sim_stream.decoding.diagonal import Diagonal
 from sim_stream.decoding.jacobi import Jacobi
-from sim_stream.decoding.lanes import decode
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPasses
 from sim_stream.decoding.passes import Passes, TorchPasses
 from sim_stream.decoding.raster import Raster
+from sim_stream.decoding.slots import decode
 from sim_stream.decoding.strategy import Decoded, Strategy, Task
 from sim_stream.models.kv_cache import KVPool, ScatteredWrites
 from sim_stream.models.world_model import WorldModel

@@ -57,11 +57,11 @@ class Bench:
             cache.roll_back(start)
             noise = gumbel_noise(seed, 1, layout.codes_per_frame, layout.num_codes)
             lead_1P, sampling = self.context_1S[:, -lead:], runtime.preset.sampling
-            lane = runtime.begin(config, Task(cache, lead_1P, noise, sampling, self.guess_N))
-            while not lane.done:
+            slot = runtime.begin(config, Task(cache, lead_1P, noise, sampling, self.guess_N))
+            while not slot.done:
                 runtime.advance()
-            assert lane.decoded is not None
-            return lane.decoded.passes
+            assert slot.decoded is not None
+            return slot.decoded.passes
 
         return decode
 

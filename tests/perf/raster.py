@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sim_stream.decoding.lanes import decode
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.onnx_pass import OnnxPasses
 from sim_stream.decoding.passes import Passes, TorchPasses
 from sim_stream.decoding.raster import Raster
+from sim_stream.decoding.slots import decode
 from sim_stream.decoding.strategy import Task
 from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.plain_json import to_json

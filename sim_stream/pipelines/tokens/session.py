@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig, SessionConfig
-from sim_stream.decoding.lanes import Lane
 from sim_stream.decoding.noise import gumbel_noise
-from sim_stream.decoding.static_lanes import StaticLane
+from sim_stream.decoding.slots import Slot
+from sim_stream.decoding.static_slots import StaticSlot
 from sim_stream.decoding.strategies import STRATEGIES
 from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput, SessionClosed
@@ -62,17 +62,17 @@ class Prediction:
     def __init__(
         self,
         session: Session,
-        lane: Lane | StaticLane,
+        slot: Slot | StaticSlot,
         lead: Sequence[int],
         cached: int,
         start_ns: int,
     ) -> None:
-        self.session, self.lane, self.lead = session, lane, lead
+        self.session, self.slot, self.lead = session, slot, lead
         self.cached, self.start_ns = cached, start_ns
 
     @property
     def done(self) -> bool:
-        return self.lane.done
+        return self.slot.done
 
     def result(self) -> Pending:
         """Raises what the pass raised; the session is then as it was before the step."""
@@ -185,8 +185,8 @@ class Session:
             expired,
         )
         cached = cache.length
-        lane = self._runtime.begin(self._decoding, task)
-        self._prediction = Prediction(self, lane, lead, cached, start_ns)
+        slot = self._runtime.begin(self._decoding, task)
+        self._prediction = Prediction(self, slot, lead, cached, start_ns)
         return self._prediction
 
     def predict(self, action: Action | None = None, *, deadline_ms: float | None = None) -> Pending:
@@ -277,25 +277,25 @@ class Session:
 
     @on_model_stream
     def _finish(self, prediction: Prediction) -> Pending:
-        lane, cache = prediction.lane, self._context.cache
-        assert self._prediction is prediction and lane.done, "a result is taken once, when done"
+        slot, cache = prediction.slot, self._context.cache
+        assert self._prediction is prediction and slot.done, "a result is taken once, when done"
         self._prediction = None
-        if lane.error is not None:
+        if slot.error is not None:
             cache.roll_back(min(prediction.cached, cache.length))
-            raise lane.error
-        assert lane.decoded is not None
+            raise slot.error
+        assert slot.decoded is not None
         clock, self._clock = self._clock, StageClock(self._runtime.device)
         clock.add("world_model", prediction.start_ns)
-        self._context.append(prediction.lead, lane.decoded.ids_N)
-        self._window.push(lane.decoded.ids_N)
-        self._approximated = [*self._approximated[1:], lane.decoded.approximated]
-        self._accepted, self._noise = lane.decoded.accepted, None
+        self._context.append(prediction.lead, slot.decoded.ids_N)
+        self._window.push(slot.decoded.ids_N)
+        self._approximated = [*self._approximated[1:], slot.decoded.approximated]
+        self._accepted, self._noise = slot.decoded.accepted, None
         self.committed_step += 1
         return self._pending(clock, right_slot=self.config.lookahead == 0)
 
     def _drop_prediction(self) -> None:
         if self._prediction is not None:
-            self._runtime.drop(self._prediction.lane)
+            self._runtime.drop(self._prediction.slot)
             self._prediction = None
 
     def _next_noise(self) -> Tensor:

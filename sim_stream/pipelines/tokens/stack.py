@@ -18,10 +18,10 @@ from sim_stream.config import (
     Preset,
     SamplingConfig,
 )
-from sim_stream.decoding.lanes import Lane, Lanes
 from sim_stream.decoding.onnx_pass import OnnxPasses
 from sim_stream.decoding.passes import Passes, TorchPasses
-from sim_stream.decoding.static_lanes import StaticLane, StaticLanes
+from sim_stream.decoding.slots import Slot, Slots
+from sim_stream.decoding.static_slots import StaticSlot, StaticSlots
 from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput
 from sim_stream.expects import NOTHING_SAID, Expects
@@ -108,7 +108,7 @@ class Stack:
             device=self.device,
             dtype=precision.cache,
         )
-        self._lanes, self._lock = Lanes(self._make_passes()), threading.Lock()
+        self._slots, self._lock = Slots(self._make_passes()), threading.Lock()
         self.attention = "sdpa" if self.step_engine == "torch" else "ONNX Runtime's"
         self._static = self._make_static(attention)
         self.streams = Streams(self.device)
@@ -121,7 +121,7 @@ class Stack:
             return passes
         return OnnxPasses(passes, self.pool, threads=torch.get_num_threads())
 
-    def _make_static(self, attention: str) -> StaticLanes | None:
+    def _make_static(self, attention: str) -> StaticSlots | None:
         if self.step_engine not in ("static", "compiled"):
             if attention != "auto":
                 engine = f"{attention} with step engine {self.step_engine}"
@@ -131,7 +131,7 @@ class Stack:
         self.attention, attend = pick_attention(
             attention, self.device, self.precision.whole, compiled
         )
-        return StaticLanes(
+        return StaticSlots(
             self.world_model,
             self.pool,
             attend,
@@ -141,13 +141,13 @@ class Stack:
             compiled=compiled,
         )
 
-    def begin(self, decoding: DecodingConfig, task: Task) -> Lane | StaticLane:
+    def begin(self, decoding: DecodingConfig, task: Task) -> Slot | StaticSlot:
         """A frame in the making, which `advance` takes further."""
         with self._lock:
             if self._static is not None and decoding.kind.drawn is not None:
                 return self._static.begin(decoding.kind.drawn(decoding), task)
             strategy = decoding.kind.make(decoding, self.preset.vq.grid)
-            return self._lanes.begin(strategy, task)
+            return self._slots.begin(strategy, task)
 
     def advance(self) -> None:
         """A pass for every frame in the making, of all sessions, and further ones until a frame is
@@ -156,7 +156,7 @@ class Stack:
         with self._lock, self.streams.world_model():
             under_way = self._under_way
             while self._under_way == under_way > 0:
-                self._lanes.advance()
+                self._slots.advance()
                 if self._static is not None:
                     self._static.advance()
                 if time.perf_counter() >= end_s:
@@ -166,15 +166,15 @@ class Stack:
     def _under_way(self) -> int:
         """Frames in the making."""
         static = 0 if self._static is None else len(self._static.active)
-        return len(self._lanes.active) + static
+        return len(self._slots.active) + static
 
-    def drop(self, lane: Lane | StaticLane) -> None:
+    def drop(self, slot: Slot | StaticSlot) -> None:
         """Gives up a frame in the making."""
         with self._lock:
-            if isinstance(lane, Lane):
-                self._lanes.drop(lane)
+            if isinstance(slot, Slot):
+                self._slots.drop(slot)
             elif self._static is not None:
-                self._static.drop(lane)
+                self._static.drop(slot)
 
     def check_seed(self, seed: int) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:

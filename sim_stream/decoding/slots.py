@@ -1,6 +1,6 @@
 """Frames in the making, side by side: every round gives each of them one pass.
 
-A lane is one session's frame. It joins and leaves whenever it likes; what it gives does not depend
+A slot is one session's frame. It joins and leaves whenever it likes; what it gives does not depend
 on its neighbours. Knows no sessions and no clocks. Belongs to one thread.
 
 Legend: R rows that are drawn.
@@ -18,7 +18,7 @@ from sim_stream.decoding.strategy import Decoded, Draw, Draws, Strategy, Task
 
 
 @dataclass(eq=False)
-class Lane:
+class Slot:
     """`decoded` or `error` is set once it is done."""
 
     draws: Draws
@@ -40,46 +40,46 @@ class Lane:
 
 
 @dataclass
-class Lanes:
+class Slots:
     """`begin` adds a frame, `advance` gives every frame in the making one pass."""
 
     passes: Passes
-    active: list[Lane] = field(default_factory=list)
+    active: list[Slot] = field(default_factory=list)
 
     @torch.inference_mode()
-    def begin(self, strategy: Strategy, task: Task) -> Lane:
+    def begin(self, strategy: Strategy, task: Task) -> Slot:
         draws = strategy.decode(task)
-        lane = Lane(draws, next(draws))
-        self.active.append(lane)
-        return lane
+        slot = Slot(draws, next(draws))
+        self.active.append(slot)
+        return slot
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """A pass that fails ends all lanes that were in it, with its error; a strategy that fails
+        """A pass that fails ends all slots that were in it, with its error; a strategy that fails
         ends its own."""
         try:
-            drawn = self.passes.run([lane.wanted for lane in self.active])
+            drawn = self.passes.run([slot.wanted for slot in self.active])
         except Exception as error:
-            for lane in self.active:
-                lane.error = error
+            for slot in self.active:
+                slot.error = error
         else:
-            for lane, drawn_R in zip(self.active, drawn, strict=True):
-                lane.give(drawn_R)
-        self.active = [lane for lane in self.active if not lane.done]
+            for slot, drawn_R in zip(self.active, drawn, strict=True):
+                slot.give(drawn_R)
+        self.active = [slot for slot in self.active if not slot.done]
 
-    def drop(self, lane: Lane) -> None:
+    def drop(self, slot: Slot) -> None:
         """Ends a frame whose session is gone."""
-        if lane in self.active:
-            self.active.remove(lane)
+        if slot in self.active:
+            self.active.remove(slot)
 
 
 def decode(strategy: Strategy, task: Task, passes: Passes) -> Decoded:
     """One frame alone, from start to end."""
-    lanes = Lanes(passes)
-    lane = lanes.begin(strategy, task)
-    while not lane.done:
-        lanes.advance()
-    if lane.error is not None:
-        raise lane.error
-    assert lane.decoded is not None
-    return lane.decoded
+    slots = Slots(passes)
+    slot = slots.begin(strategy, task)
+    while not slot.done:
+        slots.advance()
+    if slot.error is not None:
+        raise slot.error
+    assert slot.decoded is not None
+    return slot.decoded

@@ -1,5 +1,5 @@
-"""`video-decoder --go-on`: from trained weights of the same tokenizer, not from inflated ones.
-`tokenizer --go-on`: with its codebook. `tokenizer --decoder-only`: without touching any id.
+"""`video-decoder --continue`: from trained weights of the same tokenizer, not from inflated ones.
+`tokenizer --continue`: with its codebook. `tokenizer --decoder-only`: without touching any id.
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ def sources(tmp_path: Path) -> Sources:
     return Sources(cache=tmp_path / "cache", init=save_weights(tmp_path / "weights"))
 
 
-def built(sources: Sources, tmp_path: Path, *, go_on: bool) -> dict[str, torch.Tensor]:
-    stage = video_decoder(SMALL, PIXELS, loop(tmp_path / "run", 1), sources, Ranks(), go_on=go_on)
+def built(sources: Sources, tmp_path: Path, *, continued: bool) -> dict[str, torch.Tensor]:
+    stage = video_decoder(
+        SMALL, PIXELS, loop(tmp_path / "run", 1), sources, Ranks(), continued=continued
+    )
     return stage.decoder.state_dict()
 
 
 def test_a_video_decoder_starts_inflated_or_goes_on(sources: Sources, tmp_path: Path) -> None:
     loaded = checkpoints.load(tmp_path / "weights", SMALL)
     fresh = inflate(loaded.vq_model, SMALL.video_decoder).state_dict()
-    for go_on, expected in ((False, fresh), (True, loaded.video_decoder.state_dict())):
-        found = built(sources, tmp_path, go_on=go_on)
+    for continued, expected in ((False, fresh), (True, loaded.video_decoder.state_dict())):
+        found = built(sources, tmp_path, continued=continued)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert any(not torch.equal(fresh[key], found[key]) for key in fresh)
@@ -55,9 +57,9 @@ def test_a_video_decoder_of_another_tokenizer_is_refused(sources: Sources, tmp_p
     other = save_weights(tmp_path / "other", seed=5)
     sources = replace(sources, runs=tokenizer_run(tmp_path / "runs", random_vq()))
     with pytest.raises(InvalidInput, match=r"init: got none; .*--init WEIGHTS"):
-        built(replace(sources, init=None), tmp_path, go_on=True)
+        built(replace(sources, init=None), tmp_path, continued=True)
     with pytest.raises(InvalidInput, match=r"init: got .*other \(tokenizer .*a video decoder of"):
-        built(replace(sources, init=other), tmp_path, go_on=True)
+        built(replace(sources, init=other), tmp_path, continued=True)
 
 
 def test_an_image_decoder_learns_alone_and_ids_stay(sources: Sources, tmp_path: Path) -> None:
@@ -103,12 +105,12 @@ def recipe(*options: str) -> TokenizerTraining:
 
 def test_a_tokenizer_that_goes_on_keeps_its_codebook() -> None:
     assert recipe().plain_share > 0
-    assert recipe("--go-on") == replace(recipe(), plain_share=0.0)
+    assert recipe("--continue") == replace(recipe(), plain_share=0.0)
     assert recipe("--decoder-only") == recipe().of_decoder()
 
 
 def test_a_tokenizer_goes_on_whole_or_its_decoder_alone() -> None:
     with pytest.raises(SystemExit):
-        parser().parse_args(["tokenizer", "--go-on", "--decoder-only"])
+        parser().parse_args(["tokenizer", "--continue", "--decoder-only"])
     with pytest.raises(InvalidInput, match=r"losses\.codebook: got 1\.0; allowed: 0"):
         recipe("--decoder-only", "--loss", "codebook=1")

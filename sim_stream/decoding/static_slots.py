@@ -41,7 +41,7 @@ StaticPass = Callable[[WorldModel, StaticState, Attend, Tensor, Tensor, int, int
 
 
 @dataclass(eq=False)
-class StaticLane:
+class StaticSlot:
     """One frame. `fronts`: where its front was after each pass that is known to be over."""
 
     task: Task
@@ -59,7 +59,7 @@ class StaticLane:
         return self.task.cache.row
 
 
-class StaticLanes:
+class StaticSlots:
     """`begin` adds a frame, `advance` gives every frame in the making one pass."""
 
     def __init__(
@@ -78,12 +78,12 @@ class StaticLanes:
         self._model, self._attend = model, attend
         self._pass: StaticPass = compiled_pass() if compiled else static_pass
         self._watch = Watch(self.state.front_R)
-        self.active: list[StaticLane] = []
+        self.active: list[StaticSlot] = []
         self._forms: dict[tuple[int, int, int], Form] = {}
         model.rope(0, pool.slots, pool.device)
 
     @torch.inference_mode()
-    def begin(self, window: int, task: Task) -> StaticLane:
+    def begin(self, window: int, task: Task) -> StaticSlot:
         """More ids may lead to a frame than the state has columns for: the first enter here."""
         state, first = self.state, task.lead_1P.shape[1] - self.state.lead
         assert first >= 0, "fewer ids lead to the frame than the state has columns for"
@@ -92,51 +92,51 @@ class StaticLanes:
             self._model(task.lead_1P[:, :first], None, task.cache)
         cache, lead_P = task.cache, task.lead_1P[0, first:]
         state.put(cache.row, cache.length, lead_P, task.guess_N, task.noise_NV)
-        lane = StaticLane(task, window)
-        self.active.append(lane)
-        return lane
+        slot = StaticSlot(task, window)
+        self.active.append(slot)
+        return slot
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """A pass that fails ends all lanes that were in it, with its error."""
-        groups: dict[tuple[int, SamplingConfig], list[StaticLane]] = {}
-        for lane in self.active:
-            groups.setdefault((lane.window, lane.task.sampling), []).append(lane)
-        for (window, sampling), lanes in groups.items():
+        """A pass that fails ends all slots that were in it, with its error."""
+        groups: dict[tuple[int, SamplingConfig], list[StaticSlot]] = {}
+        for slot in self.active:
+            groups.setdefault((slot.window, slot.task.sampling), []).append(slot)
+        for (window, sampling), slots in groups.items():
             try:
-                self._form(window, sampling, lanes).run(lanes, sampling)
-                self._watch.passed(lanes)
+                self._form(window, sampling, slots).run(slots, sampling)
+                self._watch.passed(slots)
             except Exception as error:
-                for lane in lanes:
-                    lane.error = error
-        for lane in self.active:
-            if lane.error is None:
-                self._look(lane)
-        self.active = [lane for lane in self.active if not lane.done]
+                for slot in slots:
+                    slot.error = error
+        for slot in self.active:
+            if slot.error is None:
+                self._look(slot)
+        self.active = [slot for slot in self.active if not slot.done]
 
-    def drop(self, lane: StaticLane) -> None:
+    def drop(self, slot: StaticSlot) -> None:
         """Ends a frame whose session is gone."""
-        if lane in self.active:
-            self.active.remove(lane)
+        if slot in self.active:
+            self.active.remove(slot)
 
-    def _form(self, window: int, sampling: SamplingConfig, lanes: list[StaticLane]) -> Form:
-        rows = 1 + max(lane.row for lane in lanes)
+    def _form(self, window: int, sampling: SamplingConfig, slots: list[StaticSlot]) -> Form:
+        rows = 1 + max(slot.row for slot in slots)
         top_k = min(sampling.top_k, self.state.noise_RNV.shape[-1])
         key = (rows, window, top_k)
         if key not in self._forms:
             self._forms[key] = Form(self._pass, self._model, self.state, self._attend, *key)
         return self._forms[key]
 
-    def _look(self, lane: StaticLane) -> None:
+    def _look(self, slot: StaticSlot) -> None:
         """Ends a frame that is done or whose time is up."""
-        state, front, task = self.state, lane.fronts[-1], lane.task
+        state, front, task = self.state, slot.fronts[-1], slot.task
         approximated = front < state.end
         if approximated and (task.expired is None or not task.expired()):
             return
-        found = np.maximum(np.array(lane.fronts) - (state.lead - 1), 0)
+        found = np.maximum(np.array(slot.fronts) - (state.lead - 1), 0)
         task.cache.advance(front)
         accepted = tuple(int(count) for count in np.diff(found))
-        lane.decoded = Decoded(state.codes(lane.row), accepted, approximated)
+        slot.decoded = Decoded(state.codes(slot.row), accepted, approximated)
 
 
 class Form:
@@ -155,7 +155,7 @@ class Form:
         device = state.front_R.device
         self._active_B = torch.zeros(rows, dtype=torch.bool, device=device)
         self._scale = torch.ones((), device=device)
-        self._lanes: list[StaticLane] = []
+        self._slots: list[StaticSlot] = []
         self._sampling: SamplingConfig | None = None
         arguments = (model, state, attend, self._active_B, self._scale, window, top_k)
         self._run: Callable[[], None] = lambda: step(*arguments)
@@ -163,13 +163,13 @@ class Form:
             self._run = capture(self._run)
             log.info("captured a pass of %d rows, window %d, top-k %d", rows, window, top_k)
 
-    def run(self, lanes: list[StaticLane], sampling: SamplingConfig) -> None:
+    def run(self, slots: list[StaticSlot], sampling: SamplingConfig) -> None:
         """Enqueues one pass."""
-        if lanes != self._lanes:
-            self._lanes = list(lanes)
+        if slots != self._slots:
+            self._slots = list(slots)
             self._active_B.zero_()
-            for lane in lanes:
-                self._active_B[lane.row].fill_(True)
+            for slot in slots:
+                self._active_B[slot.row].fill_(True)
         if sampling != self._sampling:
             self._sampling = sampling
             self._scale.fill_(1.0 / sampling.temperature)
@@ -177,33 +177,33 @@ class Form:
 
 
 class Watch:
-    """Brings the rows' fronts from the device to the lanes, in the order of the passes."""
+    """Brings the rows' fronts from the device to the slots, in the order of the passes."""
 
     def __init__(self, front_R: Tensor) -> None:
         self._front_R = front_R
-        self._under_way: deque[tuple[torch.cuda.Event, Tensor, list[StaticLane]]] = deque()
+        self._under_way: deque[tuple[torch.cuda.Event, Tensor, list[StaticSlot]]] = deque()
 
-    def passed(self, lanes: list[StaticLane]) -> None:
-        """A pass of these lanes was enqueued. Adds what is known of passes by now to all lanes."""
+    def passed(self, slots: list[StaticSlot]) -> None:
+        """A pass of these slots was enqueued. Adds what is known of passes by now to all slots."""
         if self._front_R.device.type == "cpu":
-            self._note(self._front_R, lanes)
+            self._note(self._front_R, slots)
             return
         front_R = torch.empty(len(self._front_R), dtype=torch.int64, pin_memory=True)
         front_R.copy_(self._front_R, non_blocking=True)
         over = torch.cuda.Event()
         over.record()
-        self._under_way.append((over, front_R, lanes))
+        self._under_way.append((over, front_R, slots))
         while self._under_way and (len(self._under_way) > AHEAD or self._under_way[0][0].query()):
             oldest, front_R, its_lanes = self._under_way.popleft()
             oldest.synchronize()
             self._note(front_R, its_lanes)
 
     @staticmethod
-    def _note(front_R: Tensor, lanes: list[StaticLane]) -> None:
+    def _note(front_R: Tensor, slots: list[StaticSlot]) -> None:
         fronts = front_R.numpy()  # memory of the host: nothing is waited for
-        for lane in lanes:
-            if not lane.done:
-                lane.fronts.append(int(fronts[lane.row]))
+        for slot in slots:
+            if not slot.done:
+                slot.fronts.append(int(fronts[slot.row]))
 
 
 def compiled_pass() -> StaticPass:
