@@ -97,14 +97,20 @@ def save_weights(folder: Path, seed: int = 0, **models: nn.Module) -> Path:
     return folder
 
 
-# The paper's networks at full width, cut to one step of downsampling and small frames: what its
+# The paper's networks at full width, cut to one block a level, one step of downsampling and small
+# frames: what its
 # engines are made of, at a size for a CPU.
 OPENVIGA_CUT = replace(
     OPENVIGA,
     name="openviga-cut",
     prompt="",
     actions_per_frame=2,  # so that no text is needed to start
-    vq=replace(OPENVIGA.vq, block_out_channels=(128, 256), frame=FrameSize.square(32)),
+    vq=replace(
+        OPENVIGA.vq,
+        block_out_channels=(128, 256),
+        layers_per_block=1,
+        frame=FrameSize.square(16),
+    ),
     world_model=replace(SMALL.world_model, vision_vocab_size=OPENVIGA.vq.num_vq_embeddings + 256),
     video_decoder=VideoDecoderConfig(temporal_levels=2),
     session=SMALL.session,
