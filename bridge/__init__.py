@@ -8,6 +8,7 @@ policy.py      the exploring driver that recordings are made with
 motion.py      one decision for both worlds: a motion, and the control that leads to it
 camera.py      the front camera that the worlds share
 choice.py      which worlds there are, and how the command line opens each
+own_world.py   a user's own simulator as a World
 metadrive/     MetaDrive 0.3.0.1 in an environment and a process of its own (`make metadrive`)
 carla/         a CARLA server in synchronous mode
 video_world.py a video file as a World

@@ -101,12 +101,14 @@ def run_record(options: argparse.Namespace) -> dict[str, object]:
     if not 0 <= options.crf <= 51:
         raise InvalidInput("--crf", options.crf, "0..51")
     try_folder("--out", options.out)
+    open_world = choice.road_opener(options)
+    of_world = options.world.replace(":", ".")  # a part of files' names
     drives = []
     for index in range(options.seed, options.seed + options.drives):
         seed = drive_seed(options.split, index)
         drives.append(
             Drive(
-                drive_id=f"{options.world}{'-stray' * options.stray}-{seed:06d}",
+                drive_id=f"{of_world}{'-stray' * options.stray}-{seed:06d}",
                 split=options.split,
                 seed=seed,
                 max_frames=options.frames,
@@ -115,7 +117,7 @@ def run_record(options: argparse.Namespace) -> dict[str, object]:
         )
     recording = Recording(
         root=options.out,
-        open_world=lambda: choice.ROAD_WORLDS[options.world](options, options.size),
+        open_world=lambda: open_world(options.size),
         workers=options.workers,
         crf=options.crf,
     )
@@ -125,7 +127,7 @@ def run_record(options: argparse.Namespace) -> dict[str, object]:
 def run_drive(options: argparse.Namespace) -> dict[str, object]:
     names = (field.name for field in fields(driving.DriveOptions))
     chosen = driving.DriveOptions(**{name: getattr(options, name) for name in names})
-    return driving.run(chosen, lambda size_px: choice.WORLDS[options.world](options, size_px))
+    return driving.run(chosen, choice.opener(options))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from bridge.metadrive.world import MetaDriveWorld
+from bridge.own_world import WorldFailed, open_own, open_own_road
 from bridge.painted import PaintedWorld
 from bridge.video_world import VideoWorld
 from bridge.worlds import RoadWorld, World
+from sim_stream.by_name import SPELLED, find_callable
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.wire.endpoints import port_of
 
+W = TypeVar("W")
 # From the parsed options and the side of the frame in pixels.
 ROAD_WORLDS: dict[str, Callable[[argparse.Namespace, int], RoadWorld]] = {
     "metadrive": lambda options, size_px: MetaDriveWorld(size_px=size_px),
@@ -29,10 +34,9 @@ WORLDS: dict[str, Callable[[argparse.Namespace, int], World]] = {
 
 
 def add_options(parser: argparse.ArgumentParser, worlds: Mapping[str, object]) -> None:
-    """`--world` among these, and what opening them asks for."""
-    parser.add_argument(
-        "--world", choices=sorted(worlds), default="metadrive", help="the simulator"
-    )
+    """`--world` among these or a user's own, and what opening them asks for."""
+    help_text = f"the simulator: {', '.join(sorted(worlds))}, or MODULE:CALLABLE"
+    parser.add_argument("--world", default="metadrive", metavar="NAME", help=help_text)
     carla = parser.add_argument_group("--world carla: a server that runs already")
     carla.add_argument(
         "--carla", metavar="HOST:PORT", default="127.0.0.1:2000", help="where it listens"
@@ -42,6 +46,30 @@ def add_options(parser: argparse.ArgumentParser, worlds: Mapping[str, object]) -
         video = parser.add_argument_group("--world video: a file, which no action changes")
         video.add_argument("--video", type=Path, metavar="FILE", help="what to play")
         video.add_argument("--start", type=float, metavar="S", default=0.0, help="from second S on")
+
+
+def opener(options: argparse.Namespace) -> Callable[[int], World]:
+    """What opens `--world`, given the side of its frame. Raises InvalidInput, WorldFailed."""
+    return _opener(options, WORLDS, open_own)
+
+
+def road_opener(options: argparse.Namespace) -> Callable[[int], RoadWorld]:
+    """As `opener`, of a world that knows its road."""
+    return _opener(options, ROAD_WORLDS, open_own_road)
+
+
+def _opener(
+    options: argparse.Namespace,
+    worlds: Mapping[str, Callable[[argparse.Namespace, int], W]],
+    open_named: Callable[[Callable[..., object], str, int], W],
+) -> Callable[[int], W]:
+    name = options.world
+    if name in worlds:
+        return partial(worlds[name], options)
+    allowed = f"{', '.join(sorted(worlds))}, or {SPELLED}"
+    return partial(
+        open_named, find_callable("world", name, allowed=allowed, failed=WorldFailed), name
+    )
 
 
 def open_video(options: argparse.Namespace, size_px: int) -> VideoWorld:

@@ -5,8 +5,9 @@
     frame, info = env.reset(seed=3)
     frame, reward, terminated, truncated, info = env.step([0.25, 0.1])  # shares of the most
 
-Actions are normalised, as Gymnasium recommends: speed in [0, 1], yaw rate in [-1, 1], positive to
-the left, each a share of ``env.unwrapped.action_scale`` (m/s, rad/s), which the server names.
+Actions are the numbers that a step of the server's model takes, normalised, as Gymnasium
+recommends: speed in [0, 1], yaw rate in [-1, 1], positive to the left, each a share of
+``env.unwrapped.action_scale`` (m/s, rad/s), which the server names.
 
 A client like any other: each environment holds one session on the server, so a vector of eight
 needs ``sim-stream serve --max-sessions 8``. There is no task in it: the reward is 0 and the world
@@ -17,6 +18,7 @@ never ends, so wrap what you train for around it and say ``max_episode_steps``. 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +29,26 @@ from gymnasium import spaces
 
 from sim_stream.config import Action, FrameSize
 from sim_stream.errors import InvalidInput, RemoteError, SessionClosed
-from sim_stream.prompts import read_prompt
+from sim_stream.prompts import fitting, read_prompt
+from sim_stream.spec import NumberField, StreamSpec
 from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
 from sim_stream.wire.client.owner import NotCopied
 from sim_stream.wire.client.patience import CONNECT_TIMEOUT_S
-from sim_stream.wire.messages import HelloOk
 
 Frame = npt.NDArray[np.uint8]
 OPTIONS = ("frames", "actions")
+AT_REST = Action(speed_mps=0.0, yaw_rate_radps=0.0)
 
 
 class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
-    """Observations are frames, uint8 [H, W, 3]; an action is (speed, yaw rate), normalised.
+    """Observations are frames, uint8 [H, W, 3], of several in a step the last; an action is (speed,
+    yaw rate), or whatever numbers the model takes, normalised.
 
     ``prompt``: a video file to start from (None: the clip by day). ``lookahead`` 0 shows the frame
     that an action led to at once; 1 shows it one step later, decoded with both neighbours. A model
-    that takes no actions has a single one, 0. ``reset(seed=s)`` starts the session of seed s: equal
-    seeds and actions give equal frames; without a seed it is drawn from the last one given.
+    that takes no numbers has a single action, 0; one whose step needs more than numbers, or that
+    starts from no frame, is refused. ``reset(seed=s)`` starts the session of seed s: equal seeds
+    and actions give equal frames; without a seed it is drawn from the last one given.
     ``reset(options={"frames": ..., "actions": ...})`` starts from other frames. ``key`` and
     ``server_key`` are ``StreamClient``'s.
 
@@ -80,18 +85,22 @@ class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
             key=key,
             server_key=server_key,
         )
-        info = self._client.info
+        spec = self._client.info.spec
         try:
-            height, width, _ = info.frame_shape
-            size = FrameSize(height=height, width=width)
-            self._prompt = read_prompt(None if prompt is None else Path(prompt), size=size)
+            self._numbers = numbers_of(spec)
+            height, width, _ = spec.frame_shape
+            self._prompt = read_prompt(
+                None if prompt is None else Path(prompt),
+                size=FrameSize(height=height, width=width),
+                frames=fitting(*spec.prompt_frames),
+            )
         except InvalidInput:
             self._client.close()
             raise
-        self.metadata = self.metadata | {"render_fps": round(info.fps)}
-        self.observation_space = spaces.Box(0, 255, info.frame_shape, np.uint8)
-        self.action_space = action_space(info)
-        self.action_scale = np.array([spec.high for spec in info.action_spec])
+        self.metadata = self.metadata | {"render_fps": round(spec.fps)}
+        self.observation_space = spaces.Box(0, 255, spec.frame_shape, np.uint8)
+        self.action_space = action_space(self._numbers)
+        self.action_scale = scale_of(self._numbers)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -110,7 +119,7 @@ class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
         if self._session is None or self._shown is None:
             raise InvalidInput("step", "an environment without an episode", "a call after reset")
         try:
-            frame = self._session.step(self._as_action(action))
+            frame = self._session.step(self._as_inputs(action))
         except (RemoteError, SessionClosed) as error:
             self._session.abandon()
             self._session = None
@@ -137,8 +146,9 @@ class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
         frames = options.get("frames")
         if frames is not None or "actions" in options:
             return self._prompt.frames_THWC if frames is None else frames, options.get("actions")
-        takes_actions = self._client.info.takes_actions
-        return self._prompt.frames_THWC, self._prompt.actions if takes_actions else None
+        return self._prompt.frames_THWC, self._prompt.actions if takes_motion(
+            self._numbers
+        ) else None
 
     def _restart(
         self, frames: Any, actions: Sequence[Action | None] | None, seed: int
@@ -146,35 +156,63 @@ class SimStreamEnv(NotCopied, gymnasium.Env[Frame, Any]):
         """The same session anew where there is one, else another."""
         if self._session is not None:
             try:
-                return self._session.reset(frames, seed=seed, actions=actions)
+                self._session.reset(frames, seed=seed, prompt_inputs=actions)
+                return self._session.frame
             except (RemoteError, SessionClosed):
                 self._session.abandon()
                 self._session = None
         self._session = self._client.open(
-            frames, seed=seed, actions=actions, lookahead=self._lookahead
+            frames, seed=seed, prompt_inputs=actions, lookahead=self._lookahead
         )
         return self._session.frame
 
-    def _as_action(self, action: Any) -> Action | None:
-        if not self._client.info.takes_actions:
+    def _as_inputs(self, action: Any) -> dict[str, float] | None:
+        if not self._numbers:
             return None
-        allowed = "two numbers: speed, yaw rate"
+        names = [number.name for number in self._numbers]
+        allowed = f"{len(names)} numbers: {', '.join(names)}"
         try:
             values = np.asarray(action, dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:  # texts, ragged lists, 10**400
             raise InvalidInput("action", action, allowed) from error
-        if values.shape != (2,):
+        if values.shape != (len(names),):
             raise InvalidInput("action", action, allowed)
-        speed_mps, yaw_rate_radps = values * self.action_scale
-        return Action(speed_mps=speed_mps, yaw_rate_radps=yaw_rate_radps)
+        scaled: list[float] = (values * self.action_scale).tolist()
+        for number, value in zip(self._numbers, scaled, strict=True):
+            if not number.takes(value):
+                raise InvalidInput(f"action.{number.name}", value, number.allowed)
+        return dict(zip(names, scaled, strict=True))
 
 
-def action_space(info: HelloOk) -> spaces.Space[Any]:
+def numbers_of(spec: StreamSpec) -> list[NumberField]:
+    """Those that a step takes. Raises InvalidInput where it needs something else, or where nothing
+    is to be seen before the first."""
+    if not spec.prompt_frames[1]:
+        raise InvalidInput(
+            "server", f"{spec.model_id}, which starts from no frame", "one that does"
+        )
+    others = [one for one in spec.step_inputs if not isinstance(one, NumberField) and one.required]
+    for other in others:
+        raise InvalidInput("server", f"{spec.model_id}, whose step needs {other.name}", "numbers")
+    return [one for one in spec.step_inputs if isinstance(one, NumberField)]
+
+
+def takes_motion(numbers: Sequence[NumberField]) -> bool:
+    return [number.name for number in numbers] == list(asdict(AT_REST))
+
+
+def scale_of(numbers: Sequence[NumberField]) -> npt.NDArray[np.float64]:
+    """The most of each."""
+    return np.array([max(abs(number.low), abs(number.high)) or 1.0 for number in numbers])
+
+
+def action_space(numbers: Sequence[NumberField]) -> spaces.Space[Any]:
     """Shares of what the server's model takes; it clamps what is beyond."""
-    if not info.takes_actions:
+    if not numbers:
         return spaces.Discrete(1)
-    low = np.array([spec.low / spec.high for spec in info.action_spec], np.float32)
-    return spaces.Box(low, np.ones_like(low), dtype=np.float32)
+    scale = scale_of(numbers)
+    low, high = np.array([(number.low, number.high) for number in numbers]).T / scale
+    return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 
 def told(frame: RemoteFrame, prompt_psnr_db: float | None) -> dict[str, Any]:

@@ -9,8 +9,7 @@ This module knows no simulator, no file format and no network.
 from __future__ import annotations
 
 import dataclasses
-from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -115,15 +114,6 @@ class World(Protocol):
     def close(self) -> None:
         """Release everything; calling it again does nothing."""
         ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
 @runtime_checkable

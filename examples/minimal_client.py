@@ -21,13 +21,13 @@ class Client:
         self.socket.connect(endpoint)
 
     def ask(self, kind: str, arrays: dict[str, np.ndarray] | None = None, **fields):
-        """Sends one request; gives the reply's header and its arrays."""
+        """Sends one request; gives the reply's header and its images, [N, H, W, 3]."""
         arrays, self.rid = arrays or {}, self.rid + 1
         specs = [
             {"name": name, "dtype": a.dtype.str, "shape": list(a.shape), "nbytes": a.nbytes}
             for name, a in arrays.items()
         ]
-        header = {"v": 1, "t": kind, "rid": self.rid, "arrays": specs} | fields
+        header = {"v": 2, "t": kind, "rid": self.rid, "arrays": specs} | fields
         self.socket.send_multipart([msgpack.packb(header), *(a.tobytes() for a in arrays.values())])
         if not self.socket.poll(2_000 if kind == "hello" else 600_000):  # a step may compile
             raise SystemExit(f"no answer; start it: sim-stream serve --bind {self.endpoint}")
@@ -35,30 +35,30 @@ class Client:
         reply = msgpack.unpackb(header)
         if reply["t"] == "error":
             raise SystemExit(f"{reply['code']}: {reply['message']}")
-        views = (np.frombuffer(part, np.uint8) for part in parts)
-        specs = zip(reply["arrays"], views, strict=True)
-        return reply, {spec["name"]: view.reshape(spec["shape"]) for spec, view in specs}
+        shaped = zip(parts, reply["arrays"], strict=True)
+        return reply, [np.frombuffer(part, np.uint8).reshape(a["shape"]) for part, a in shaped]
 
 
-def show(reply: dict, arrays: dict[str, np.ndarray]) -> None:
-    frame = reply["frame"]
-    if frame:
-        brightness = arrays["image"].mean()
-        print(f"frame {frame['frame_id']} step {frame['step']} brightness {brightness:.1f}")
+def show(reply: dict, arrays: list[np.ndarray]) -> None:
+    for frame, image in zip(reply["frames"], arrays[0] if arrays else (), strict=True):
+        print(f"frame {frame['frame_id']} step {frame['step']} brightness {image.mean():.1f}")
 
 
 if __name__ == "__main__":
     client = Client(sys.argv[1] if len(sys.argv) > 1 else "tcp://127.0.0.1:5555")
-    info, _ = client.ask("hello")
-    frames = np.full((2, *info["frame_shape"]), 128, np.uint8)  # two images of the road go here
-    if len(sys.argv) > 2:
-        frames = np.fromfile(sys.argv[2], np.uint8).reshape(-1, *info["frame_shape"])
-    opened, arrays = client.ask("open", {"frames": frames}, seed=7)
-    reached, least = opened["prompt_psnr_db"], info["prompt_psnr_min_db"]
-    if least is not None and reached < least:
-        print(f"the model cannot show this prompt: {reached:.1f} dB, it takes {least:g} or more")
+    spec = client.ask("hello")[0]["spec"]
+    least, most = spec["prompt_frames"]
+    frames = np.full((min(max(2, least), most), *spec["frame_shape"]), 128, np.uint8)
+    if len(sys.argv) > 2:  # images of the road go here
+        frames = np.fromfile(sys.argv[2], np.uint8).reshape(-1, *spec["frame_shape"])
+    opened, arrays = client.ask("open", {"frames": frames} if len(frames) else {}, seed=7)
+    reached, foreign = opened["prompt_psnr_db"], spec["prompt_psnr_min_db"]
+    if reached is not None and foreign is not None and reached < foreign:
+        print(f"the model cannot show this prompt: {reached:.1f} dB, it takes {foreign:g} or more")
     show(opened, arrays)
+    names = {field["name"] for field in spec["step_inputs"]}
     for step in range(1, 6):
-        action = {"speed_mps": 8.0, "yaw_rate_radps": 0.1 * step} if info["action_spec"] else None
-        show(*client.ask("step", sid=opened["sid"], step=step, action=action))
+        steering = {"speed_mps": 8.0, "yaw_rate_radps": 0.1 * step}
+        inputs = {name: steering[name] for name in names & set(steering)}
+        show(*client.ask("step", sid=opened["sid"], step=step, inputs=inputs))
     show(*client.ask("close", sid=opened["sid"]))

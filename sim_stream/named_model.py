@@ -5,12 +5,12 @@ The callable takes nothing and gives a ``StreamModel``. Knows no model.
 
 from __future__ import annotations
 
-from sim_stream.by_name import UserCodeFailed, find_callable, where
+from sim_stream.by_name import SPELLED, UserCodeFailed, find_callable, where
 from sim_stream.errors import InvalidInput, SimStreamError
 from sim_stream.spec import StreamSpec
 from sim_stream.stream_model import StreamModel
 
-ALLOWED = "MODULE:CALLABLE that can be imported from here and gives a StreamModel"
+ALLOWED = f"{SPELLED} and gives a StreamModel"
 METHODS = ("open_session", "advance")
 
 

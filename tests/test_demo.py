@@ -238,7 +238,7 @@ def test_a_server_that_dies_is_told_with_its_end_and_what_it_said(
         server.restart()
         assert server.endpoint == first
         with StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as client:
-            assert client.info.model_id == "pocket-untrained"
+            assert client.info.spec.model_id == "pocket-untrained"
 
 
 def test_an_ending_is_never_empty() -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim_stream.config import Action, DecodingConfig, SamplingConfig
-from sim_stream.errors import InvalidInput, RemoteError
+from sim_stream.config import Action
+from sim_stream.errors import InvalidInput
+from sim_stream.pipelines.tokens.runtime import Runtime
+from sim_stream.pipelines.tokens.world import TokenModel
 from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
-from sim_stream.runtime.runtime import Runtime
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.small import random_runtime
@@ -28,7 +29,7 @@ def runtime() -> Runtime:
 @pytest.fixture(scope="module")
 def client(runtime: Runtime) -> Iterator[StreamClient]:
     with (
-        StreamServer(runtime, bind="tcp://127.0.0.1:0") as server,
+        StreamServer(TokenModel(runtime), bind="tcp://127.0.0.1:0") as server,
         StreamClient(server.endpoint) as client,
     ):
         yield client
@@ -82,10 +83,8 @@ def test_sessions_that_share_passes_give_the_frames_they_give_alone(
     runtime: Runtime, client: StreamClient
 ) -> None:
     """Four at once, as fast as they go, of three ways to decode."""
-    decodings = [None, None, DecodingConfig(strategy="jacobi", window=7), None]
-    sessions = [
-        client.open(PROMPT, seed=seed, decoding=decoding) for seed, decoding in enumerate(decodings)
-    ]
+    options = [None, None, {"strategy": "jacobi", "window": 7}, None]
+    sessions = [client.open(PROMPT, seed=seed, options=one) for seed, one in enumerate(options)]
     got = [[session.frame.image] for session in sessions]
     for action in ACTIONS:
         for session in sessions:
@@ -99,8 +98,8 @@ def test_sessions_that_share_passes_give_the_frames_they_give_alone(
 
 
 def test_what_the_runtime_refuses_reaches_the_client_by_name(client: StreamClient) -> None:
-    with pytest.raises((RemoteError, InvalidInput), match=r"top_k: got 33; allowed: 1\.\.32"):
-        client.open(PROMPT, sampling=SamplingConfig(top_k=33))
+    with pytest.raises(InvalidInput, match=r"top_k: got 33 \(int\); allowed: an integer, 1\.\.32"):
+        client.open(PROMPT, options={"top_k": 33})
     with client.open(PROMPT, seed=1) as session:
         assert session.step(ACTIONS[0]).frame_id == 0
 
@@ -108,22 +107,24 @@ def test_what_the_runtime_refuses_reaches_the_client_by_name(client: StreamClien
 def test_jacobi_over_the_wire_gives_the_same_frames_and_a_deadline_marks_them(
     runtime: Runtime, client: StreamClient
 ) -> None:
-    jacobi = DecodingConfig(strategy="jacobi", window=16)
-    with client.open(PROMPT, seed=9, lookahead=0, decoding=jacobi) as remote:
+    jacobi = {"strategy": "jacobi", "window": 16}
+    with client.open(PROMPT, seed=9, lookahead=0, options=jacobi) as remote:
         frames = [remote.step(action) for action in ACTIONS]
         images = [remote.frame.image, *(frame.image for frame in frames)]
         assert np.array_equal(images, local_images(runtime, 9, 0))
-        assert all(4 <= len(frame.accepted) < 64 and not frame.approximated for frame in frames)
-        remote.reset(PROMPT, seed=9, decoding=DecodingConfig(strategy="jacobi", window=1))
+        assert all(
+            4 <= len(frame.stats["accepted"]) < 64 and not frame.approximated for frame in frames
+        )
+        remote.reset(PROMPT, seed=9, options=jacobi | {"window": 1})
         assert remote.step(deadline_ms=1).approximated
     # Without a complete guess a deadline only limits the time in the queue.
-    with client.open(PROMPT, seed=9, decoding=DecodingConfig()) as remote:
+    with client.open(PROMPT, seed=9, options={"strategy": "raster"}) as remote:
         assert not remote.step(deadline_ms=10_000).approximated
 
 
 def test_a_window_beyond_the_frame_is_refused_over_the_wire(client: StreamClient) -> None:
-    with pytest.raises(RemoteError, match=r"decoding.window.*65.*1\.\.64"):
-        client.open(PROMPT, decoding=DecodingConfig(strategy="jacobi", window=65))
+    with pytest.raises(InvalidInput, match=r"options\.window: got 65 .*1\.\.64"):
+        client.open(PROMPT, options={"strategy": "jacobi", "window": 65})
 
 
 @contextmanager
@@ -131,21 +132,24 @@ def recording_server(runtime: Runtime, folder: Path, bind: str) -> Iterator[str]
     with (
         Recorder(folder, by="server") as recorder,
         StreamServer(
-            runtime, bind=bind, observer=recorder, archive=RecordedSessions(folder)
+            TokenModel(runtime),
+            bind=bind,
+            observer=recorder,
+            archive=RecordedSessions(folder),
         ) as server,
     ):
         yield server.endpoint
 
 
-@pytest.mark.parametrize("decoding", [None, DecodingConfig(strategy="jacobi", window=8)])
+@pytest.mark.parametrize("options", [None, {"strategy": "jacobi", "window": 8}])
 @pytest.mark.parametrize("lookahead", [0, 1])
 def test_session_goes_on_bit_equal_after_a_restart(
-    runtime: Runtime, tmp_path: Path, decoding: DecodingConfig | None, lookahead: int
+    runtime: Runtime, tmp_path: Path, options: dict[str, float | str] | None, lookahead: int
 ) -> None:
     with ExitStack() as stack:
         with recording_server(runtime, tmp_path, "tcp://127.0.0.1:0") as endpoint:
             client = stack.enter_context(StreamClient(endpoint))
-            session = client.open(PROMPT, seed=9, lookahead=lookahead, decoding=decoding)
+            session = client.open(PROMPT, seed=9, lookahead=lookahead, options=options)
             images = [session.frame.image, *(session.step(a).image for a in ACTIONS[:4])]
         with recording_server(runtime, tmp_path, endpoint):
             images += [session.step(action).image for action in ACTIONS[4:]]

@@ -67,13 +67,13 @@ def test_a_callable_of_no_arguments_gives_the_model(mine: str) -> None:
         ("my_models:absent", "has no attribute 'absent'"),
         ("my_models:number", "number, a int"),
         ("my_models:half", "a ToyModel without spec;"),
-        ("my_models:empty", "an object without spec, open_session, advance"),
+        ("my_models:empty", "object without spec, open_session, advance"),
     ],
 )
 def test_what_gives_no_model_is_refused_by_name(mine: str, name: str, said: str) -> None:
     with pytest.raises(InvalidInput, match="model: got ") as refused:
         load_model(name)
-    assert said in str(refused.value).replace("a object", "an object")
+    assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -91,7 +91,7 @@ def test_a_users_error_is_said_with_its_line(mine: str, name: str, said: str) ->
 
 
 def test_what_a_model_says_itself_stays_as_it_is(mine: str) -> None:
-    with pytest.raises(Unavailable, match="^no GPU here$"):
+    with pytest.raises(Unavailable, match=r"^no GPU here$"):
         load_model(f"{mine}:unavailable")
 
 

@@ -24,6 +24,7 @@ from bridge.worlds import Control, EgoState, Observation, RoadView, RoadWorld, S
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput
 from sim_stream.prompts import SPEED_MPS
+from sim_stream.spec import StreamSpec
 from sim_stream.video import halve
 from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession, StreamClient
 
@@ -31,6 +32,7 @@ Frame = npt.NDArray[np.uint8]
 See = Literal["neural", "simulator"]
 COAST = Control(steer=0.0, throttle=0.0)
 MAX_CONTEXT = 8
+MOTION = [field.name for field in dataclasses.fields(Action)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,6 @@ class Loop:
         self._frames, self._lead_in, self._see = frames, lead_in, see
         self.prompt_psnr_db: float | None = None
         self.prompt_is_foreign = False
-        self._side_px = client.info.frame_shape[0]
         self._frame_s = 1.0 / world.fps
 
     def run(self, seed: int) -> Iterator[Moment]:
@@ -96,7 +97,7 @@ class Loop:
         self._policy.start()
         lead = self._drive_in(seed)
         with self._client.open(
-            np.stack(lead.frames), seed=seed, actions=lead.actions, lookahead=0
+            np.stack(lead.frames), seed=seed, prompt_inputs=lead.actions, lookahead=0
         ) as session:
             self.prompt_psnr_db = session.prompt_psnr_db
             self.prompt_is_foreign = session.prompt_is_foreign
@@ -151,7 +152,7 @@ class Loop:
             last = actions[-1] or wish
             if seen.done:
                 raise SceneFailed(f"the simulator's drive ended ({seen.end}) within the lead-in")
-        context = min(self._client.info.context_max, MAX_CONTEXT)
+        context = min(self._client.info.spec.prompt_frames[1], MAX_CONTEXT)
         return Lead(frames=frames[-context:], actions=actions[-context:], last=last, seen=seen)
 
     def _decide(self, image: Frame, last: Action, ego: EgoState) -> tuple[Action, Control]:
@@ -168,22 +169,32 @@ class Loop:
 
     def _fitted(self, frame: Frame) -> Frame:
         """The simulator's frame as the model was trained on it: rendered at twice the size."""
-        if frame.shape[0] == 2 * self._side_px:
+        height, width, _ = self._client.info.spec.frame_shape
+        if frame.shape[:2] == (2 * height, 2 * width):
             frame = halve(frame)
-        if frame.shape != self._client.info.frame_shape:
-            side = self._side_px
-            raise InvalidInput("world's frame", frame.shape, f"{side}x{side} or twice that")
+        if frame.shape != (height, width, 3):
+            raise InvalidInput("world's frame", frame.shape, f"{height}x{width} or twice that")
         return frame
 
     @staticmethod
     def _check(world: World, client: StreamClient, lead_in: int) -> None:
-        info = client.info
-        if not info.takes_actions:
-            raise InvalidInput("server", f"{info.model_id}, which takes no actions", "one to drive")
-        if world.fps != info.fps:
-            raise InvalidInput("world's frames a second", world.fps, f"the server's {info.fps:g}")
-        if lead_in < info.context_min - 1:
-            raise InvalidInput("lead-in", lead_in, f"{info.context_min - 1} or more frames")
+        spec = client.info.spec
+        least, most = spec.prompt_frames
+        if [field.name for field in spec.step_inputs] != MOTION:
+            raise InvalidInput("server", f"{spec.model_id}, {_instead(spec)}", "one to drive")
+        if spec.frames_per_step > 1 or not most:
+            given = f"{spec.model_id}, {spec.frames_per_step} frames a step from {most} at most"
+            raise InvalidInput("server", given, "a frame a step, from frames of the simulator")
+        if world.fps != spec.fps:
+            raise InvalidInput("world's frames a second", world.fps, f"the server's {spec.fps:g}")
+        if lead_in < least - 1:
+            raise InvalidInput("lead-in", lead_in, f"{least - 1} or more frames")
+
+
+def _instead(spec: StreamSpec) -> str:
+    """What its steps take."""
+    names = ", ".join(field.name for field in spec.step_inputs)
+    return f"whose steps take {names}" if names else "which takes no actions"
 
 
 def _at_rest(ego: EgoState) -> Action | None:

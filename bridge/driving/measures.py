@@ -24,7 +24,7 @@ from bridge.driving.loop import Moment
 from bridge.policies.lane_keep import ENOUGH_MARKED
 from bridge.policies.lanes import LaneFinder, is_asphalt
 from bridge.worlds import EgoState, RoadView
-from sim_stream.config import Action
+from sim_stream.config import Action, FrameSize
 from sim_stream.expects import psnr_db
 
 Frame = npt.NDArray[np.uint8]
@@ -162,7 +162,12 @@ def lane_offset_m(road: RoadView) -> float:
 def asphalt_ahead(frame_HW3: Frame, camera: Camera | None = None) -> float:
     """The share of asphalt on the ground that the car is about to drive over."""
     left_m, ahead_m = np.meshgrid(BESIDE_M, AHEAD_M)
-    row, column = (camera or Camera()).project(ahead_m, left_m, frame_HW3.shape[0])
-    last = frame_HW3.shape[0] - 1
-    places = (np.clip(np.rint(values), 0, last).astype(np.intp) for values in (row, column))
+    height, width, _ = frame_HW3.shape
+    row, column = (camera or Camera()).project(
+        ahead_m, left_m, FrameSize(height=height, width=width)
+    )
+    places = (
+        np.clip(np.rint(values), 0, side - 1).astype(np.intp)
+        for values, side in ((row, height), (column, width))
+    )
     return float(is_asphalt(frame_HW3[tuple(places)].astype(np.float64)).mean())

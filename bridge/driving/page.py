@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from bridge.driving.measures import Divergence
 from bridge.driving.plots import NEURAL, SIMULATOR, Plots, new_figure, pixels_of
+from sim_stream.config import FrameSize
 from sim_stream.video_writer import contact_sheet
 
 Image = npt.NDArray[np.uint8]
@@ -22,12 +23,12 @@ SHEET_COLUMNS = 6
 
 
 class Page:
-    """Draws a drive of at most `frames` frames whose pictures have a side of `side_px`."""
+    """Draws a drive of at most `frames` frames whose pictures are of `size`."""
 
-    def __init__(self, *, simulator: str, neural: str, side_px: int, frames: int) -> None:
-        self._side_px, self._frames = side_px, frames
-        self.width = 2 * side_px + 3 * GAP_PX
-        self.height = LABEL_PX + side_px + GAP_PX + PLOT_PX
+    def __init__(self, *, simulator: str, neural: str, size: FrameSize, frames: int) -> None:
+        self._size, self._frames = size, frames
+        self.width = 2 * size.width + 3 * GAP_PX
+        self.height = LABEL_PX + size.height + GAP_PX + PLOT_PX
         self._names = ((simulator, SIMULATOR), (neural, NEURAL))
         self._labels = self._draw_labels(self.width, self._lefts())
         self._plots = Plots(height_px=PLOT_PX, width_px=self.width, frames=frames)
@@ -37,7 +38,8 @@ class Page:
         canvas = np.full((self.height, self.width, 3), 24, dtype=np.uint8)
         canvas[:LABEL_PX] = self._labels
         for image, left in zip((simulated, predicted), self._lefts(), strict=True):
-            canvas[LABEL_PX : LABEL_PX + self._side_px, left : left + self._side_px] = image
+            bottom, right = LABEL_PX + self._size.height, left + self._size.width
+            canvas[LABEL_PX:bottom, left:right] = image
         canvas[-PLOT_PX:] = self._plots.draw(so_far)
         return canvas
 
@@ -54,7 +56,7 @@ class Page:
 
     def _lefts(self) -> tuple[int, int]:
         """Where the two pictures begin."""
-        return GAP_PX, 2 * GAP_PX + self._side_px
+        return GAP_PX, 2 * GAP_PX + self._size.width
 
     def _draw_labels(
         self, width: int, lefts: tuple[int, int], where: tuple[str, str] = ("", "")

@@ -24,7 +24,7 @@ from bridge.driving.page import Page
 from bridge.policies.contract import Policy
 from bridge.scenarios import Split, drive_seed
 from bridge.worlds import RoadWorld, SceneFailed, World
-from sim_stream.config import get_preset
+from sim_stream.config import FrameSize, get_preset
 from sim_stream.errors import InvalidInput
 from sim_stream.model_options import ModelOptions
 from sim_stream.outputs import try_file
@@ -106,8 +106,8 @@ def run(options: DriveOptions, open_world: OpenWorld) -> dict[str, Any]:
             "world": options.world,
             "policy": options.policy,
             "see": options.see,
-            "model_id": client.info.model_id,
-            "weights_sha256": client.info.weights_sha256,
+            "model_id": client.info.spec.model_id,
+            "weights_sha256": client.info.spec.weights_sha256,
             **totals(drives),
             "drives": drives,
         }
@@ -135,8 +135,12 @@ class _Driver:
     def drive(self, seed: int) -> dict[str, Any]:
         """The summary of one drive. With several, a failed scene is one of them, not the end."""
         if self._world is None:
+            height, width, _ = self._client.info.spec.frame_shape
+            if height != width:
+                given = f"{self._client.info.spec.model_id} of {height}x{width} pixels"
+                raise InvalidInput("server", given, "one of square frames, as the worlds' are")
             # Twice the model's side: its frames were made from twice as many pixels in training.
-            self._world = self._open_world(2 * self._client.info.frame_shape[0])
+            self._world = self._open_world(2 * height)
         try:
             return self._drive(self._world, seed)
         except SceneFailed as error:
@@ -175,12 +179,13 @@ class _Driver:
         )
 
     def _kept(self, world: World, seed: int) -> KeptDrive:
-        options, info = self._options, self._client.info
+        options, spec = self._options, self._client.info.spec
+        height, width, _ = spec.frame_shape
         scene = f"seed {seed}" if world.car else "which no action changes"
         page = Page(
             simulator=f"{options.world}, {scene}",
-            neural=f"predicted by {info.model_id}",
-            side_px=info.frame_shape[0],
+            neural=f"predicted by {spec.model_id}",
+            size=FrameSize(height=height, width=width),
             frames=options.frames,
         )
         return KeptDrive(

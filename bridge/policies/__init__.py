@@ -2,7 +2,7 @@
 
     def my_policy(frame_HW3, last: Action) -> Action    # or a pair: speed in m/s, yaw rate in rad/s
 
-    contract.py    loading `module:callable`, calling it, and what is said when it fails
+    contract.py    calling a policy, and what is said when it fails
     lane_keep.py   the policy that ships: keeps its lane on predicted frames alone
     lanes.py       where the lane is in a frame
 

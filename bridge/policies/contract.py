@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.policies.lane_keep import LaneKeep
-from sim_stream.by_name import UserCodeFailed, find_callable, where
+from sim_stream.by_name import SPELLED, UserCodeFailed, find_callable, shown, where
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput
 
 Frame = npt.NDArray[np.uint8]
 POLICIES: dict[str, Callable[..., Any]] = {"lane-keep": LaneKeep}
-ALLOWED = f"{', '.join(POLICIES)}, or MODULE:CALLABLE that can be imported from here"
+ALLOWED = f"{', '.join(POLICIES)}, or {SPELLED}"
 RETURNS = "an Action or a pair of finite numbers (speed_mps, yaw_rate_radps), speed 0 or more"
 
 
@@ -34,7 +34,9 @@ class Policy:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._made_from = _find(name)
+        self._made_from = POLICIES.get(name) or find_callable(
+            "policy", name, allowed=ALLOWED, failed=PolicyFailed
+        )
         self._decide: Callable[..., Any] | None = None
 
     def start(self) -> None:
@@ -73,14 +75,4 @@ class Policy:
         return Action(speed_mps=float(numbers[0]), yaw_rate_radps=float(numbers[1]))
 
     def _nonsense(self, decided: Any) -> InvalidInput:
-        shown = repr(decided)
-        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        return InvalidInput(f"policy {self.name} returned", shown, RETURNS)
-
-
-def _find(name: str) -> Callable[..., Any]:
-    """The callable of that name. Raises InvalidInput, PolicyFailed."""
-    try:
-        return POLICIES.get(name) or find_callable("policy", name, allowed=ALLOWED)
-    except UserCodeFailed as error:
-        raise PolicyFailed(str(error)) from error
+        return InvalidInput(f"policy {self.name} returned", shown(decided), RETURNS)

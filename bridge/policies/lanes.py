@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.camera import Camera
-from sim_stream.errors import InvalidInput
+from sim_stream.config import FrameSize
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,7 +78,7 @@ class LaneFinder:
         # Far stripes are a pixel wide and close together: near ones say more.
         weight_X = 1.0 / (1.0 + AHEAD_M / 12.0)
         self._weight_X = weight_X / weight_X.sum()
-        self._pixels: dict[int, tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]] = {}
+        self._pixels: dict[FrameSize, tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]] = {}
 
     def find(self, frame_HW3: npt.NDArray[np.uint8], expected: Lane | None = None) -> Lane:
         """The lane that fits best; `expected` is where it should be, from the frame before."""
@@ -131,14 +131,13 @@ class LaneFinder:
 
     def _from_above(self, frame_HW3: npt.NDArray[np.uint8]) -> Floats:
         height, width = frame_HW3.shape[:2]
-        if height != width:
-            raise InvalidInput("frame", f"{width}x{height} pixels", "a square frame")
-        if height not in self._pixels:
+        size = FrameSize(height=height, width=width)
+        if size not in self._pixels:
             left, ahead = np.meshgrid(ACROSS_M, AHEAD_M)
-            row, column = self.camera.project(ahead, left, height)
-            self._pixels[height] = (np.rint(row).astype(np.intp), np.rint(column).astype(np.intp))
-        row_XY, column_XY = self._pixels[height]
-        inside_XY = (column_XY >= 0) & (column_XY < width) & (row_XY < height)
+            row, column = self.camera.project(ahead, left, size)
+            self._pixels[size] = (np.rint(row).astype(np.intp), np.rint(column).astype(np.intp))
+        row_XY, column_XY = self._pixels[size]
+        inside_XY = (column_XY >= 0) & (column_XY < width) & (row_XY >= 0) & (row_XY < height)
         ground = frame_HW3[np.clip(row_XY, 0, height - 1), np.clip(column_XY, 0, width - 1)]
         return np.where(inside_XY[..., None], ground.astype(np.float64), np.nan)
 

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Recording:
         failures = 0
         try:
             while not self._stop.is_set() and not self._todo.empty():
-                with self._open_world() as world:
+                with closing(self._open_world()) as world:
                     failures = failures + 1 if self._record_some(world) else 0
                 if failures >= FAILURES_IN_A_ROW:
                     raise Unavailable(f"{failures} worlds in a row failed; see {LOG}")

@@ -17,8 +17,12 @@ QUICK_FRAMES, QUICK_WARM_UP = 20, 4
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(ModelOptions):
-    """``paces``: steps a second and the word ``free``, comma-separated; ``out`` None: a new one."""
+    """``paces``: steps a second and the word ``free``, comma-separated; ``out`` None: a new one.
 
+    ``model``: MODULE:CALLABLE that gives a ``StreamModel``, instead of a preset.
+    """
+
+    model: str | None = None
     random_weights: bool = False
     paces: str = "4,8,12,free"
     frames: int = 100
@@ -41,6 +45,10 @@ class BenchOptions(ModelOptions):
                 raise InvalidInput(name, value, f"{least} or more")
         if self.random_weights and self.weights is not None:
             raise InvalidInput("weights", self.weights, "none beside --random-weights")
+        if self.model is not None:
+            self.require_default("--model")
+            if self.random_weights:
+                raise InvalidInput("random_weights", True, "nothing beside --model")
         if self.out is not None and self.out.exists() and not self.out.is_dir():
             raise InvalidInput("out", f"{self.out} (a file)", "a folder, or a name that is free")
 
@@ -54,9 +62,12 @@ class BenchOptions(ModelOptions):
     def folder(self) -> Path:
         """Where the report goes: the same name for all calls only where one was given."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        return Path("bench") / f"{self.preset}-{stamp}" if self.out is None else self.out
+        name = self.preset if self.model is None else self.model.replace(":", "-")
+        return Path("bench") / f"{name}-{stamp}" if self.out is None else self.out
 
     def serve_options(self) -> list[str]:
+        if self.model is not None:
+            return [f"--model={self.model}", "--max-sessions=1", "--log-level", self.log_level]
         options = super().serve_options()
         return [*options, "--random-weights"] if self.random_weights else options
 

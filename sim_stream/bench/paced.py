@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sim_stream.config import Action
-from sim_stream.wire.client.blocking_client import RemoteFrame, RemoteSession
+from sim_stream.wire.client.blocking_client import RemoteChunk, RemoteSession
+from sim_stream.wire.client.checks import InputsLike
 
 # Free-running: the world model predicts one step while the video decoder is at another.
 FREE_STEPS_IN_FLIGHT = 2
@@ -25,8 +25,9 @@ POLL_MARGIN_NS = 3_000_000
 class Reply:
     """A step and what came back. Times by this machine's monotonic clock.
 
-    ``frame_id``: the frame it showed; with a lookahead that is not the step's own. The timing
-    ``wire`` is the part of the round trip outside the server's queues, engine and decoder.
+    ``frame_id``: the last of the ``frames`` it showed; with a lookahead that is not the step's own.
+    The timing ``wire`` is the part of the round trip outside the server's queues, engine and
+    decoder.
     """
 
     step: int
@@ -34,6 +35,7 @@ class Reply:
     send_ns: int
     recv_ns: int
     frame_id: int
+    frames: int = 1
     final: bool
     approximated: bool
     accepted: tuple[int, ...]
@@ -43,16 +45,21 @@ class Reply:
     def latency_ns(self) -> int:
         return self.recv_ns - self.due_ns
 
+    @property
+    def shown_step(self) -> int:
+        """The one that its frames were predicted by."""
+        return -(-self.frame_id // self.frames)
+
 
 def drive(
     session: RemoteSession,
-    actions: Sequence[Action | None],
+    steps: Sequence[InputsLike | None],
     *,
     pace_fps: float | None,
     in_flight: int,
     seen: Callable[[], object] = lambda: None,
 ) -> list[Reply]:
-    """Sends one step per action; ``pace_fps`` None: as fast as replies come. Every reply in order.
+    """Sends each step; ``pace_fps`` None: as fast as replies come. Every reply in order.
 
     ``in_flight``: the server's limit. ``seen`` is called after each reply.
     """
@@ -65,14 +72,14 @@ def drive(
 
     most = min(in_flight, FREE_STEPS_IN_FLIGHT) if pace_fps is None else in_flight
     start_ns = time.monotonic_ns()
-    for index, action in enumerate(actions):
+    for index, inputs in enumerate(steps):
         due = None if pace_fps is None else start_ns + round(index * 1e9 / pace_fps)
         while session.in_flight >= most:
             take()
         if due is not None:
             _wait_until(due, session, take)
         due_ns.append(time.monotonic_ns() if due is None else due)
-        session.send_step(action)
+        session.send_step(inputs)
     while session.in_flight:
         take()
     return replies
@@ -90,20 +97,21 @@ def _wait_until(due_ns: int, session: RemoteSession, take: Callable[[], None]) -
         time.sleep(left_ns / 1e9)
 
 
-def reply_of(frame: RemoteFrame, due_ns: int) -> Reply:
-    stamps_ns = frame.stamps_ns
-    timings_ns = dict(frame.timings_ns)
+def reply_of(chunk: RemoteChunk, due_ns: int) -> Reply:
+    stamps_ns = chunk.stamps_ns
+    timings_ns = dict(chunk.timings_ns)
     server_end_ns = stamps_ns.get("decode_end", stamps_ns["engine_end"])
     # Both clocks in differences only: the server's may be another.
     timings_ns["wire"] = timings_ns["round_trip"] - (server_end_ns - stamps_ns["srv_recv"])
     return Reply(
-        step=frame.step,
+        step=chunk.step,
         due_ns=due_ns,
         send_ns=stamps_ns["client_send"],
         recv_ns=stamps_ns["client_recv"],
-        frame_id=frame.frame_id,
-        final=frame.final,
-        approximated=frame.approximated,
-        accepted=frame.accepted,
+        frame_id=chunk.frame_id,
+        frames=len(chunk),
+        final=chunk.final,
+        approximated=chunk.approximated,
+        accepted=tuple(round(codes) for codes in chunk.stats.get("accepted", ())),
         timings_ns=timings_ns,
     )

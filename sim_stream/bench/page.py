@@ -59,8 +59,9 @@ CAPTIONS = {
 
 def as_html(report: dict[str, Any]) -> str:
     """The whole page."""
-    system = report["system"]
-    title = f"sim-stream bench: {report['model_id']} on {system['device']}"
+    title = f"sim-stream bench: {report['model_id']}"
+    if "device" in report["system"]:
+        title += f" on {report['system']['device']}"
     body = [f"<h1>{escape(title)}</h1>"]
     body += [f'<p class="note">{escape(note)}</p>' for note in report.get("notes", ())]
     body += ["<h2>End to end</h2>", _end_to_end(report["runs"]), f"<p>{escape(TERMS)}</p>"]
@@ -76,13 +77,14 @@ def as_html(report: dict[str, Any]) -> str:
 
 
 def _facts(report: dict[str, Any]) -> Iterator[str]:
-    """Four small tables beside each other."""
-    rates = dict(report["calibration"])
-    rates |= {f"gemm_tflop_per_s {k}": v for k, v in rates.pop("gemm_tflop_per_s").items()}
+    """Small tables beside each other."""
     yield '<div class="row">'
     yield _pairs("machine", report["machine"])
     yield _pairs("system", report["system"])
-    yield _pairs("calibrated before the runs", rates)
+    if "calibration" in report:
+        rates = dict(report["calibration"])
+        rates |= {f"gemm_tflop_per_s {k}": v for k, v in rates.pop("gemm_tflop_per_s").items()}
+        yield _pairs("calibrated before the runs", rates)
     yield _pairs("cold start", report["cold_start"])
     yield "</div>"
 

@@ -59,6 +59,8 @@ GOALS_FPS = (4, 8, 12)
 
 def run(options: BenchOptions, gpu_name: str) -> int:
     """Prints the calculation. Raises InvalidInput for a GPU that is not in the table."""
+    if options.model is not None:
+        raise InvalidInput("roofline", gpu_name, "nothing beside --model: only presets are counted")
     report = calculate(get_preset(options.preset), pick_gpu(gpu_name))
     print(as_text(report))
     if options.as_json:
@@ -74,7 +76,7 @@ def pick_gpu(name: str) -> Gpu:
 
 def calculate(preset: Preset, gpu: Gpu) -> dict[str, Any]:
     """JSON-ready: the size of a pass, and a row per precision of weights and KV cache."""
-    from sim_stream.runtime.random_weights import stand_in_prompt
+    from sim_stream.pipelines.tokens.random_weights import stand_in_prompt
 
     layout = FrameLayout.of(preset, len(stand_in_prompt(preset)))
     context = layout.context_length(preset.session.context_frames)

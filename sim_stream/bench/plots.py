@@ -31,6 +31,7 @@ BREAKDOWN = (
     "video_decode",
     "wire",
 )
+TOTALS = ("round_trip", "end_to_end", "motion_to_photon")
 
 Report = dict[str, Any]
 
@@ -107,7 +108,9 @@ def distribution(report: Report) -> Figure:
 def breakdown(report: Report) -> Figure:
     """Median time in each stage, with the line to p95 (or the longest where p95 is unknown)."""
     runs = report["runs"]
-    stages = [s for s in BREAKDOWN if any(s in run["latency_ms"] for run in runs)]
+    met = dict.fromkeys(stage for run in runs for stage in run["latency_ms"])
+    own = [stage for stage in met if stage not in (*BREAKDOWN, *TOTALS)]  # of a user's model
+    stages = [*(stage for stage in BREAKDOWN if stage in met), *own]
     figure = _figure(0.9 + len(stages) * (0.28 + 0.13 * len(runs)))
     axes = figure.subplots()
     for index, (colour, run) in enumerate(zip(_colours(runs), runs, strict=True)):
@@ -125,10 +128,12 @@ def breakdown(report: Report) -> Figure:
     return figure
 
 
-def roofline(report: Report) -> Figure:
+def roofline(report: Report) -> Figure | None:
     """Bound / measured of every stage that has a bound."""
     runs = report["runs"]
     stages = list(dict.fromkeys(stage for run in runs for stage in run["roofline"]))
+    if not stages:
+        return None
     figure = _figure(0.9 + len(stages) * (0.28 + 0.13 * len(runs)))
     axes = figure.subplots()
     for index, (colour, run) in enumerate(zip(_colours(runs), runs, strict=True)):
@@ -213,7 +218,7 @@ def _two_and_five(value: float, _: object) -> str:
 
 
 def run_name(run: Report) -> str:
-    return "free-running" if run["pace_fps"] is None else f"paced at {run['pace_fps']:g} fps"
+    return "free-running" if run["pace_fps"] is None else f"paced at {run['name']}"
 
 
 def _figure(height_in: float) -> Figure:

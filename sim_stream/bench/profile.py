@@ -9,27 +9,29 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
 import sim_stream
 from sim_stream.bench import machine, paced, report, table
 from sim_stream.bench.calibration import NAMES, Calibration, calibrate
+from sim_stream.bench.course import Course, of_prompt, of_spec
 from sim_stream.bench.options import BenchOptions
 from sim_stream.bench.roofline import Stages
 from sim_stream.bench.setup import Setup, prepare
 from sim_stream.bench.sweep import WindowTime, sweep, windows
-from sim_stream.config import Action, DecodingConfig
-from sim_stream.demo import DemoOptions, action_script, read_prompt
-from sim_stream.errors import Unavailable
+from sim_stream.config import DecodingConfig
+from sim_stream.demo import DemoOptions, read_prompt
+from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.outputs import said_plainly, try_folder, write_whole
 from sim_stream.plain_json import to_json
-from sim_stream.prompts import PROMPT_FRAMES, Prompt
+from sim_stream.prompts import PROMPT_FRAMES
 from sim_stream.server_process import ServerProcess
+from sim_stream.spec import StreamSpec
 from sim_stream.wire.client.blocking_client import RemoteSession, StreamClient
 
 # A full-size model without its fast paths takes seconds a frame.
@@ -39,6 +41,7 @@ MEANINGLESS = (
     "length instead."
 )
 BUSY_SHARE = 0.5
+CourseOf: TypeAlias = Callable[[StreamSpec, int], Course]  # of so many steps
 BUSY = "The machine was busy before the run: neither rates nor times are its best."
 
 
@@ -51,27 +54,15 @@ def run(options: BenchOptions) -> int:
         )
     folder = options.folder()
     try_folder("out", folder)
-    prompt = read_prompt(DemoOptions(preset=options.preset))
-    setup = prepare(options, prompt_frames=PROMPT_FRAMES)
-    # What the server would refuse, before it takes seconds to start.
-    DecodingConfig.parse(options.decoding).check_fits(setup.preset.vq.grid)
     about = machine.describe()
-    _say("calibrating: copy, read and matrix rates of this machine")
-    dtypes = (setup.precision.whole, setup.precision.video)
-    calibration = calibrate(setup.device, options.threads, dtypes, setup.pass_bytes)
-    stages = stages_of(setup, options, calibration)
-    found = _profile_server(options, prompt, stages)
-    found["notes"] = [BUSY] if about["load_1min"] > BUSY_SHARE * about["cores"] else []
-    if options.random_weights:
-        found["sweep"] = report.sweep_report(_sweep(options), stages)
-        found["notes"].append(MEANINGLESS)
+    measured = _of_preset(options) if options.model is None else _of_model(options)
+    busy = about["load_1min"] > BUSY_SHARE * about["cores"]
     found = {
         "benchmark": "bench",
         "sim_stream": sim_stream.__version__,
         "machine": about,
-        "system": _system(options, setup),
-        "calibration": asdict(calibration),
-        **found,
+        **measured,
+        "notes": [BUSY] * busy + [MEANINGLESS] * options.random_weights,
     }
     print(table.as_text(found))
     for path in write(found, folder, html=options.html):
@@ -79,6 +70,26 @@ def run(options: BenchOptions) -> int:
     if options.as_json:
         print(to_json(_without_series(found)), flush=True)
     return 0
+
+
+def _of_preset(options: BenchOptions) -> dict[str, Any]:
+    prompt = read_prompt(DemoOptions(preset=options.preset))
+    setup = prepare(options, prompt_frames=PROMPT_FRAMES)
+    # What the server would refuse, before it takes seconds to start.
+    DecodingConfig.parse(options.decoding).check_fits(setup.preset.vq.grid)
+    _say("calibrating: copy, read and matrix rates of this machine")
+    dtypes = (setup.precision.whole, setup.precision.video)
+    calibration = calibrate(setup.device, options.threads, dtypes, setup.pass_bytes)
+    stages = stages_of(setup, options, calibration)
+    found = _profile_server(options, lambda spec, n: of_prompt(spec, prompt, n), stages)
+    if options.random_weights:
+        found["sweep"] = report.sweep_report(_sweep(options), stages)
+    return {"system": _system(options, setup), "calibration": asdict(calibration), **found}
+
+
+def _of_model(options: BenchOptions) -> dict[str, Any]:
+    """Of a user's model nothing is counted, so nothing has a bound."""
+    return {"system": {"model": options.model}, **_profile_server(options, of_spec, None)}
 
 
 def stages_of(setup: Setup, options: BenchOptions, calibration: Calibration) -> Stages:
@@ -96,90 +107,94 @@ def stages_of(setup: Setup, options: BenchOptions, calibration: Calibration) -> 
     )
 
 
-def _profile_server(options: BenchOptions, prompt: Prompt, stages: Stages) -> dict[str, Any]:
+def _profile_server(
+    options: BenchOptions, course: CourseOf, stages: Stages | None
+) -> dict[str, Any]:
     """Cold start and all runs, on one server that is gone when this returns or raises."""
     start_s = time.monotonic()
     _say("starting the server")
     with ServerProcess(options.serve_options()) as server:
         ready_ms = 1e3 * (time.monotonic() - start_s)
         with server.answering():
-            return _profile_client(server.endpoint, ready_ms, options, prompt, stages)
+            return _profile_client(server.endpoint, ready_ms, options, course, stages)
 
 
 def _profile_client(
-    endpoint: str, ready_ms: float, options: BenchOptions, prompt: Prompt, stages: Stages
+    endpoint: str,
+    ready_ms: float,
+    options: BenchOptions,
+    course: CourseOf,
+    stages: Stages | None,
 ) -> dict[str, Any]:
     with StreamClient(endpoint, timeout_s=REPLY_TIMEOUT_S) as client:
-        info = client.info
-        cold = {"start_to_ready_ms": round(ready_ms, 1), **_cold_start(client, options, prompt)}
+        spec = client.info.spec
+        first = _cold_start(client, options, course(spec, 1))
+        cold = {"start_to_ready_ms": round(ready_ms, 1), **first}
         runs = []
         for pace_fps in options.pace_list():
-            measured = _run(client, options, prompt, pace_fps)
+            steps = options.warm_up + options.frames
+            measured = _run(client, options, course(spec, steps), pace_fps)
             runs.append(report.run_report(measured, stages, trained=not options.random_weights))
         return {
-            "model_id": info.model_id,
-            "weights_sha256": info.weights_sha256,
+            "model_id": spec.model_id,
+            "weights_sha256": spec.weights_sha256,
             "cold_start": cold,
             "runs": runs,
         }
 
 
-def _cold_start(client: StreamClient, options: BenchOptions, prompt: Prompt) -> dict[str, float]:
+def _cold_start(client: StreamClient, options: BenchOptions, course: Course) -> dict[str, float]:
     """First frame and first step of a server that has computed nothing yet."""
-    with _open(client, options, prompt) as session:
-        opened = session.frame.timings_ns
-        actions = _actions(client, prompt, 1)
-        first = session.step(actions[0]).timings_ns
-    named = {
-        "open_encode_ms": opened["encode"],
-        "open_prefill_ms": opened["prefill"],
-        "open_first_frame_ms": opened["round_trip"],
-        "first_step_ms": first["round_trip"],
-    }
-    return {name: round(duration_ns / 1e6, 2) for name, duration_ns in named.items()}
+    with _open(client, options, course) as session:
+        opened = _opened_ns(session)
+        named = {
+            "open_encode_ms": opened.get("encode"),
+            "open_prefill_ms": opened.get("prefill"),
+            "open_first_frame_ms": opened.get("round_trip"),
+            "first_step_ms": session.step(course.steps[0]).timings_ns["round_trip"],
+        }
+    return {name: round(ns / 1e6, 2) for name, ns in named.items() if ns is not None}
 
 
 def _run(
-    client: StreamClient, options: BenchOptions, prompt: Prompt, pace_fps: float | None
+    client: StreamClient, options: BenchOptions, course: Course, pace_fps: float | None
 ) -> report.Run:
-    steps = options.warm_up + options.frames
     name = "free" if pace_fps is None else f"{pace_fps:g} fps"
+    total = len(course.steps)
     with (
-        tqdm(total=steps, desc=name, unit="frame", file=sys.stderr, mininterval=0.5) as bar,
-        _open(client, options, prompt) as session,
+        tqdm(total=total, desc=name, unit="frame", file=sys.stderr, mininterval=0.5) as bar,
+        _open(client, options, course) as session,
     ):
         replies = paced.drive(
             session,
-            _actions(client, prompt, steps),
+            course.steps,
             pace_fps=pace_fps,
             in_flight=client.info.limits.max_in_flight,
             seen=bar.update,
         )
-        opened_ns = session.frame.timings_ns
+        opened_ns = _opened_ns(session)
     return report.Run(
         pace_fps=pace_fps, warm_up=options.warm_up, replies=replies, opened_ns=opened_ns
     )
 
 
-def _open(client: StreamClient, options: BenchOptions, prompt: Prompt) -> RemoteSession:
-    return client.open(
-        prompt.frames_THWC,
-        seed=options.seed,
-        actions=prompt.actions if client.info.takes_actions else None,
-        lookahead=options.lookahead,
-    )
+def _open(client: StreamClient, options: BenchOptions, course: Course) -> RemoteSession:
+    return client.open(**course.start, seed=options.seed, lookahead=options.lookahead)
 
 
-def _actions(client: StreamClient, prompt: Prompt, steps: int) -> Sequence[Action | None]:
-    takes_actions = client.info.takes_actions
-    return action_script(steps, prompt.speed_mps) if takes_actions else [None] * steps
+def _opened_ns(session: RemoteSession) -> Mapping[str, int]:
+    """Of the first frame; nothing where the session began without one."""
+    try:
+        return session.frame.timings_ns
+    except InvalidInput:
+        return {}
 
 
 def _sweep(options: BenchOptions) -> list[WindowTime]:
     """In this process, after the server has given its memory back."""
     import torch
 
-    from sim_stream.runtime.random_weights import random_runtime
+    from sim_stream.pipelines.tokens.random_weights import random_runtime
 
     torch.set_num_threads(options.threads)
     runtime = random_runtime(

@@ -40,7 +40,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        return "free" if self.pace_fps is None else f"{self.pace_fps:g} fps"
+        if self.pace_fps is None:
+            return "free"
+        return f"{self.pace_fps:g} {'fps' if self.frames_per_step == 1 else 'steps a second'}"
+
+    @property
+    def frames_per_step(self) -> int:
+        return self.replies[-1].frames
 
     @property
     def counted(self) -> Sequence[Reply]:
@@ -51,8 +57,8 @@ class Run:
         return None if self.pace_fps is None else 1e3 / self.pace_fps
 
 
-def run_report(run: Run, stages: Stages, *, trained: bool) -> dict[str, Any]:
-    """``trained``: whether accept lengths mean anything."""
+def run_report(run: Run, stages: Stages | None, *, trained: bool) -> dict[str, Any]:
+    """``stages`` None: nothing has a bound. ``trained``: whether accept lengths mean anything."""
     counted = run.counted
     timings_ms = stage_timings_ms(run)
     arrivals_ms = [reply.recv_ns / 1e6 for reply in counted]
@@ -62,20 +68,21 @@ def run_report(run: Run, stages: Stages, *, trained: bool) -> dict[str, Any]:
         "pace_fps": run.pace_fps,
         "frames": len(counted),
         "warm_up": run.warm_up,
-        "fps": round((len(counted) - 1) / span_s, 3),
+        "frames_per_step": run.frames_per_step,
+        "fps": round(run.frames_per_step * (len(counted) - 1) / span_s, 3),
         "open_ms": {stage: round(ns / 1e6, 3) for stage, ns in run.opened_ns.items()},
         "latency_ms": {stage: stats.summarise(ms) for stage, ms in timings_ms.items()},
         "jitter": stats.jitter(arrivals_ms, run.period_ms),
         "deadline": None,
         "approximated": sum(reply.approximated for reply in counted),
-        "roofline": roofline(run, timings_ms, stages),
+        "roofline": {} if stages is None else roofline(run, timings_ms, stages),
         "series": _series(run),
     }
     if run.period_ms is not None:
         missed = stats.misses(timings_ms["end_to_end"], run.period_ms)
         report["deadline"] = {"deadline_ms": round(run.period_ms, 3), **asdict(missed)}
         report["motion_to_photon_ms"] = _motion_to_photon(report, run.period_ms)
-    if trained:
+    if trained and any(reply.accepted for reply in counted):
         report["passes"] = stats.histogram(len(reply.accepted) for reply in counted)
         report["accepted"] = stats.histogram(n for reply in counted for n in reply.accepted)
     return report
@@ -98,7 +105,7 @@ def _photons_ms(run: Run) -> list[float]:
     shown_ns: dict[int, int] = {}
     for reply in run.replies:
         if reply.final:
-            shown_ns.setdefault(reply.frame_id, reply.recv_ns)
+            shown_ns.setdefault(reply.shown_step, reply.recv_ns)
     return [(shown_ns[r.step] - r.due_ns) / 1e6 for r in run.counted if r.step in shown_ns]
 
 

@@ -21,7 +21,10 @@ def as_text(report: dict[str, Any]) -> str:
 
 
 def _heading(report: dict[str, Any]) -> list[str]:
-    system, machine, rates = report["system"], report["machine"], report["calibration"]
+    system, machine = report["system"], report["machine"]
+    if "calibration" not in report:
+        return [f"{report['model_id']} on {machine['cpu']}, load {machine['load_1min']:g}"]
+    rates = report["calibration"]
     gemm = ", ".join(
         f"{1e3 * tflops:,.0f} GFLOP/s in {name}"
         for name, tflops in rates["gemm_tflop_per_s"].items()
@@ -38,18 +41,23 @@ def _heading(report: dict[str, Any]) -> list[str]:
 
 
 def _cold_start(cold: dict[str, float]) -> list[str]:
-    return [
-        f"cold start: ready after {cold['start_to_ready_ms'] / 1e3:.1f} s; first frame "
-        f"{cold['open_first_frame_ms']:.0f} ms (encode {cold['open_encode_ms']:.0f}, prefill "
-        f"{cold['open_prefill_ms']:.0f}); first step {cold['first_step_ms']:.0f} ms"
-    ]
+    parts = [f"cold start: ready after {cold['start_to_ready_ms'] / 1e3:.1f} s"]
+    if "open_first_frame_ms" in cold:
+        part = f"first frame {cold['open_first_frame_ms']:.0f} ms"
+        if "open_encode_ms" in cold:
+            encode, prefill = cold["open_encode_ms"], cold["open_prefill_ms"]
+            part += f" (encode {encode:.0f}, prefill {prefill:.0f})"
+        parts.append(part)
+    return ["; ".join([*parts, f"first step {cold['first_step_ms']:.0f} ms"])]
 
 
 def _run(run: dict[str, Any]) -> list[str]:
-    name = "free-running" if run["pace_fps"] is None else f"paced at {run['pace_fps']:g} fps"
+    name = "free-running" if run["pace_fps"] is None else f"paced at {run['name']}"
+    per_step = run["frames_per_step"]
+    count = f"{run['frames']} {'frames' if per_step == 1 else f'steps of {per_step} frames'}"
     header = "".join(f"{column:>9}" for column in COLUMNS)
     lines = [
-        f"{name}: {run['fps']:.2f} fps, {run['frames']} frames after {run['warm_up']} to warm up"
+        f"{name}: {run['fps']:.2f} fps, {count} after {run['warm_up']} to warm up"
         + (f", {run['approximated']} approximated" if run["approximated"] else ""),
         f"  {'ms':17}{header}  roofline",
     ]

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sim_stream.cli.options import add_model_options, add_random_weights, model_options
+from sim_stream.cli.options import (
+    add_model_options,
+    add_named_model,
+    add_random_weights,
+    model_options,
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "allow. Writes report.json and report.html. docs/profiling.md says how to read them."
     )
     add_model_options(parser)
+    add_named_model(parser)
     add_random_weights(parser)
     parser.add_argument(
         "--paces",
@@ -55,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     options = make(
         **model_options(args),
         **counts,
+        model=args.model,
         random_weights=args.random_weights,
         paces=args.paces,
         seed=args.seed,

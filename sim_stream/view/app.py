@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from sim_stream.clips import CLIPS
 from sim_stream.config import FrameSize
-from sim_stream.errors import SimStreamError
+from sim_stream.errors import InvalidInput, SimStreamError
 from sim_stream.outputs import try_folder
-from sim_stream.prompts import Prompt, read_prompt
+from sim_stream.prompts import SPEED_MPS, Prompt, fitting, read_prompt
 from sim_stream.server_process import ServerProcess
+from sim_stream.spec import StreamSpec, no_frames
 from sim_stream.stop_signals import heard_signals
+from sim_stream.view.fields import obstacle
 from sim_stream.view.guard import require_loopback
 from sim_stream.view.hub import Hub
 from sim_stream.view.keeper import Keeper
@@ -29,6 +32,7 @@ from sim_stream.wire.keys import ClientKeys
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
+NOTHING = "nothing"  # to start from, where a model needs no prompt frames
 
 
 def run(options: ViewOptions) -> int:
@@ -56,8 +60,7 @@ async def _serve(
         endpoint, timeout_s=TIMEOUT_S, key=options.key, server_key=options.server_key
     )
     async with client:
-        height, width, _ = client.info.frame_shape
-        prompts = read_prompts(options, FrameSize(height=height, width=width))
+        prompts = read_prompts(options, client.info.spec)
         async with asyncio.TaskGroup() as tasks:
             hub = Hub(
                 client,
@@ -68,7 +71,8 @@ async def _serve(
                 advice=advice(options),
             )
             try:
-                await hub.sessions.open(options.seed, hub.sessions.prompt(""))
+                if not obstacle(client.info.spec):
+                    await hub.sessions.open(options.seed, hub.sessions.prompt(""))
                 if options.subscribe is not None:
                     keys = ClientKeys.load(options.key, options.server_key)
                     hub.start(listen(options.subscribe, hub.sessions.take_published, keys))
@@ -91,17 +95,24 @@ def advice(options: ViewOptions) -> str:
     return f"If it has ended, start it again (`{start}`); the page goes on when it answers."
 
 
-def read_prompts(options: ViewOptions, size: FrameSize) -> dict[str, Prompt]:
-    """By name, the one that was asked for first; the shipped clips always. Raises VideoError."""
-    clips = [options.clip, *(clip for clip in CLIPS if clip != options.clip)]
+def read_prompts(options: ViewOptions, spec: StreamSpec) -> dict[str, Prompt]:
+    """By name, the one that was asked for first; the shipped clips where the model takes frames,
+    nothing where it needs none. Raises InvalidInput, VideoError."""
+    count = fitting(*spec.prompt_frames)
+    if options.video is not None and not count:
+        raise InvalidInput("video", options.video, f"none: {spec.model_id} takes no prompt frames")
+    nothing = {NOTHING: Prompt(frames_THWC=no_frames(spec), actions=None, speed_mps=SPEED_MPS)}
+    if not count:
+        return nothing
+    height, width, _ = spec.frame_shape
+    read = partial(read_prompt, size=FrameSize(height=height, width=width), frames=count)
     found: dict[str, Prompt] = {}
     if options.video is not None:
-        found["video"] = read_prompt(options.video, size=size, start_s=options.start_s)
-    for clip in clips:
+        found["video"] = read(options.video, start_s=options.start_s)
+    for clip in (options.clip, *(clip for clip in CLIPS if clip != options.clip)):
         asked = clip == options.clip and options.video is None
-        start_s = options.start_s if asked else 0.0
-        found[clip] = read_prompt(None, clip=clip, size=size, start_s=start_s)
-    return found
+        found[clip] = read(None, clip=clip, start_s=options.start_s if asked else 0.0)
+    return found if spec.prompt_frames[0] else found | nothing
 
 
 async def _until_stopped(

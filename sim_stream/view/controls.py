@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sim_stream.config import Action
-from sim_stream.wire.messages import ActionSpec
+from sim_stream.spec import NumberField
 
 ACCELERATION_MPS2 = 4.0
 BRAKING_MPS2 = 8.0
@@ -40,10 +40,11 @@ NO_KEYS = HeldKeys()
 
 @dataclass
 class Controls:
-    """``speed_mps`` is kept until a key changes it; ``highest_mps`` bounds it."""
+    """``speed_mps`` is kept until a key changes it; ``lowest_mps`` and ``highest_mps`` bound it."""
 
     speed_mps: float
     highest_mps: float
+    lowest_mps: float = 0.0
     highest_yaw_radps: float = YAW_MAX_RADPS
     yaw_rate_radps: float = 0.0
     held: HeldKeys = NO_KEYS
@@ -51,13 +52,16 @@ class Controls:
     tapped: HeldKeys = NO_KEYS
 
     @classmethod
-    def within(cls, spec: Sequence[ActionSpec], *, speed_mps: float) -> Controls:
-        """For a model that takes these actions."""
-        high = {number.name: number.high for number in spec}
+    def within(cls, fields: Sequence[NumberField], *, speed_mps: float) -> Controls:
+        """For a model that takes these: speed, yaw rate, or both."""
+        bounds = {field.name: (field.low, field.high) for field in fields}
+        slowest, fastest = bounds.get("speed_mps", (0.0, speed_mps))
+        right, left = bounds.get("yaw_rate_radps", (0.0, 0.0))
         return cls(
             speed_mps=speed_mps,
-            highest_mps=high["speed_mps"],
-            highest_yaw_radps=min(YAW_MAX_RADPS, high["yaw_rate_radps"]),
+            lowest_mps=slowest,
+            highest_mps=fastest,
+            highest_yaw_radps=max(0.0, min(YAW_MAX_RADPS, left, -right)),
         )
 
     def hold(self, keys: HeldKeys) -> None:
@@ -74,7 +78,7 @@ class Controls:
         speed_mps = self.speed_mps
         if keys.up != keys.down:
             speed_mps += period_s * (ACCELERATION_MPS2 if keys.up else -BRAKING_MPS2)
-        self.speed_mps = min(max(speed_mps, 0.0), self.highest_mps)
+        self.speed_mps = min(max(speed_mps, self.lowest_mps), self.highest_mps)
         wanted = self.highest_yaw_radps * (int(keys.left) - int(keys.right))
         most = STEERING_RADPS2 * period_s
         change = min(max(wanted - self.yaw_rate_radps, -most), most)

@@ -16,14 +16,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from sim_stream.config import Action
-from sim_stream.errors import ConnectionLost, RemoteError, SessionClosed, SimStreamError
+from sim_stream.errors import (
+    ConnectionLost,
+    InvalidInput,
+    RemoteError,
+    SessionClosed,
+    SimStreamError,
+)
 from sim_stream.view.channel import Channel
-from sim_stream.view.controls import NO_KEYS, Controls
+from sim_stream.view.fields import SimpleValue
 from sim_stream.view.messages import SessionState
 from sim_stream.view.picture import Picture, header_of
+from sim_stream.view.step_inputs import StepInputs
 from sim_stream.wire.client.async_client import AsyncRemoteSession
-from sim_stream.wire.client.frame import RemoteFrame
+from sim_stream.wire.client.frame import RemoteChunk
 from sim_stream.wire.client.stream import OVER
 from sim_stream.wire.messages import ErrorCode, HelloOk
 
@@ -42,7 +48,7 @@ UNFORESEEN = "failed in a way that nobody foresaw; the page's log says how"
 
 
 class Drive(Channel):
-    """``controls`` None: the model takes no actions. ``over``: the server has no such session.
+    """``inputs``: of the next step. ``over``: the server has no such session.
 
     ``parent``: the name of the session that this one was forked from.
     """
@@ -55,13 +61,13 @@ class Drive(Channel):
         *,
         name: int,
         seed: int,
-        controls: Controls | None,
+        inputs: StepInputs,
         parent: int | None = None,
         running: bool = False,
     ) -> None:
         super().__init__(session.sid, name, changed)
         self.seed = seed
-        self.controls = controls
+        self.inputs = inputs
         self.parent = parent
         self.driver: int | None = None
         self.running = running
@@ -72,14 +78,14 @@ class Drive(Channel):
         self._answers = True
         self._failed = False
         self._late = 0
-        self._period_s = info.fps_den / info.fps_num
+        self._period_s = info.spec.period_ns / 1e9
         self._in_air = min(STEPS_IN_AIR, info.limits.max_in_flight)
         self._due_s = _now_s()
         self._watched_s = _now_s()
-        self._actions: dict[int, Action | None] = {}
+        self._sent: dict[int, dict[str, SimpleValue]] = {}
         self._orders: deque[Callable[[], Awaitable[None]]] = deque()
         self._wake = asyncio.Event()
-        self._take(session.frame)
+        self._take_first()
 
     # For the hub; none of these waits for the server.
 
@@ -91,8 +97,7 @@ class Drive(Channel):
 
     def let_go(self) -> None:
         """All keys, when the wheel changes hands."""
-        if self.controls is not None:
-            self.controls.held = NO_KEYS
+        self.inputs.let_go()
 
     async def order(self, what: Callable[[AsyncRemoteSession], Awaitable[T]]) -> T:
         """Lets the task do something with the session when no step is in the air; its result."""
@@ -114,12 +119,12 @@ class Drive(Channel):
         self._rouse()
         return await done
 
-    def restarted(self, seed: int, controls: Controls | None) -> None:
+    def restarted(self, seed: int, inputs: StepInputs) -> None:
         """After a reset."""
-        self.seed, self.controls = seed, controls
-        self._actions.clear()
+        self.seed, self.inputs = seed, inputs
+        self._sent.clear()
         self._late, self._failed, self._note = 0, False, ""
-        self._take(self._session.frame)
+        self._take_first()
 
     def ask(self) -> None:
         """Whether the server, which was away, still has the session; it is over if not."""
@@ -142,10 +147,11 @@ class Drive(Channel):
             warning=self._session.prompt_warning,
             parent=self.parent,
             seed=self.seed,
-            committed_step=self.latest.header.committed_step if self.latest else -1,
+            committed_step=self.latest.header.committed_step if self.latest else 0,
             late=self._late,
             driver=self.driver,
             viewers=self.watched,
+            inputs=self.inputs.set,
         )
 
     def end(self, note: str) -> None:
@@ -198,18 +204,18 @@ class Drive(Channel):
         late_s = _now_s() - self._due_s
         self._late += late_s > LATE_TOLERANCE * self._period_s
         self._due_s += max(self._period_s, late_s)  # the time that was lost is not caught up
-        action = None if self.controls is None else self.controls.next_action(self._period_s)
-        step = await self._session.send_step(action)
-        self._actions[step] = action
+        inputs = self.inputs.next_step(self._period_s)
+        step = await self._session.send_step(inputs)
+        self._sent[step] = inputs
 
     async def _receive(self, until_s: float | None) -> None:
         try:
             async with asyncio.timeout_at(until_s):
-                frame = await self._session.receive()
+                chunk = await self._session.receive()
         except TimeoutError:
             return
         self._trouble(answers=True, note="")
-        self._take(frame)
+        self._take(chunk)
 
     async def _rest(self) -> None:
         """Paused: a heartbeat now and then, three in a lease."""
@@ -231,10 +237,21 @@ class Drive(Channel):
         self._wake.set()
         self._changed()
 
-    def _take(self, frame: RemoteFrame) -> None:
-        action = self._actions.get(frame.step)
-        self._actions = {step: a for step, a in self._actions.items() if step > frame.step}
-        self.show(Picture(header_of(self.sid, frame, action, self._session.in_flight), frame.image))
+    def _take_first(self) -> None:
+        """What it starts with, where there is something."""
+        try:
+            first = self._session.frame
+        except InvalidInput:
+            self.latest = None
+            self._changed()
+        else:
+            self._take(first)
+
+    def _take(self, chunk: RemoteChunk) -> None:
+        inputs = self._sent.get(chunk.step)
+        self._sent = {step: sent for step, sent in self._sent.items() if step > chunk.step}
+        header = header_of(self.sid, chunk, inputs, self._session.in_flight)
+        self.show(Picture(header, chunk.images))
 
     def _pause_if_unwatched(self) -> None:
         if self.watched:

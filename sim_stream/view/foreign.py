@@ -11,7 +11,7 @@ from collections.abc import Callable
 from sim_stream.view.channel import Channel
 from sim_stream.view.messages import SessionState
 from sim_stream.view.picture import Picture, header_of
-from sim_stream.wire.client.frame import RemoteFrame
+from sim_stream.wire.client.frame import RemoteChunk
 
 # No message says that a session was closed: one that is silent for so long is forgotten.
 SILENT_S = 30.0
@@ -26,11 +26,11 @@ class Foreign(Channel):
     def silent(self) -> bool:
         return asyncio.get_running_loop().time() - self._last_s > SILENT_S
 
-    def take(self, frame: RemoteFrame) -> None:
+    def take(self, chunk: RemoteChunk) -> None:
         self._last_s = asyncio.get_running_loop().time()
-        header = header_of(self.sid, frame, None, frame.queue_depth)
+        header = header_of(self.sid, chunk, None, chunk.queue_depth)
         del header.timings_ms["round_trip"]  # only its own client knows it
-        self.show(Picture(header, frame.image))
+        self.show(Picture(header, chunk.images))
 
     def state(self) -> SessionState:
         return SessionState(

@@ -25,9 +25,9 @@ from sim_stream.prompts import Prompt
 from sim_stream.view.channel import Channel
 from sim_stream.view.controls import NO_KEYS, HeldKeys
 from sim_stream.view.drive import Drive
+from sim_stream.view.greeting import welcome
 from sim_stream.view.health import Health
 from sim_stream.view.messages import (
-    ActionRange,
     AnyCommand,
     Close,
     Ending,
@@ -38,6 +38,7 @@ from sim_stream.view.messages import (
     Reset,
     Run,
     Seen,
+    Set,
     State,
     Watch,
     Welcome,
@@ -45,6 +46,7 @@ from sim_stream.view.messages import (
     encode,
 )
 from sim_stream.view.sessions import Sessions
+from sim_stream.view.step_inputs import KEYED
 from sim_stream.view.viewer import Viewer
 from sim_stream.wire.client.async_client import AsyncStreamClient
 
@@ -125,6 +127,8 @@ class Hub:
                 self._watch(viewer, self.sessions.channel(command.sid))
             case Keys():
                 self._hold(viewer, command)
+            case Set():
+                self._put(viewer, command)
             case Wheel():
                 self._wheel(viewer, self.sessions.drive(command.sid), take=command.take)
             case Run():
@@ -146,10 +150,16 @@ class Hub:
         if viewer.watching != drive.sid or (drive.driver is None and keys == NO_KEYS):
             return  # sent before it knew that it was shown another session, or had lost the wheel
         self._require_wheel(viewer, drive)
-        if drive.controls is None:
-            raise InvalidInput("keys", "pressed", "nothing: this model takes no actions")
+        if drive.inputs.keys is None:
+            raise InvalidInput("keys", "pressed", f"nothing: this model takes no {KEYED[0]}")
         drive.driver = viewer.number
-        drive.controls.hold(keys)
+        drive.inputs.hold(keys)
+
+    def _put(self, viewer: Viewer, command: Set) -> None:
+        drive = self._driven(viewer, command.sid)
+        drive.inputs.put(command.name, command.value)
+        if viewer.watching == drive.sid:
+            drive.driver = viewer.number
 
     def _wheel(self, viewer: Viewer, drive: Drive, *, take: bool) -> None:
         if viewer.watching != drive.sid:
@@ -168,13 +178,18 @@ class Hub:
         match command:
             case Open():
                 prompt = self.sessions.prompt(command.prompt)
-                work = self._enter(viewer, self.sessions.open(command.seed, prompt))
+                work = self._enter(
+                    viewer,
+                    self.sessions.open(command.seed, prompt, command.inputs, command.options),
+                )
             case Fork():
                 work = self._enter(viewer, self.sessions.fork(self.sessions.drive(command.sid)))
             case Reset():
                 prompt = self.sessions.prompt(command.prompt)
                 drive = self._driven(viewer, command.sid)
-                work = self.sessions.reset(drive, command.seed, prompt)
+                work = self.sessions.reset(
+                    drive, command.seed, prompt, command.inputs, command.options
+                )
             case Close():
                 work = self._close(self._driven(viewer, command.sid))
         self._busy.add(viewer.number)
@@ -240,22 +255,8 @@ class Hub:
     # What everybody is told.
 
     def _welcome(self, viewer: Viewer) -> Welcome:
-        info = self._client.info
-        return Welcome(
-            viewer=viewer.number,
-            endpoint=self._client.endpoint,
-            model_id=info.model_id,
-            weights_sha256=info.weights_sha256,
-            fps=info.fps,
-            frame_shape=info.frame_shape,
-            actions=[
-                ActionRange(name=number.name, unit=number.unit, low=number.low, high=number.high)
-                for number in info.action_spec
-            ],
-            max_sessions=info.limits.max_sessions,
-            first_seed=self._first_seed,
-            prompts=list(self.sessions.prompts),
-        )
+        info, prompts = self._client.info, self.sessions.prompts
+        return welcome(viewer.number, self.endpoint, info, prompts, self._first_seed)
 
     def state(self) -> State:
         sessions = [channel.state() for channel in self.sessions.channels.values()]

@@ -1,8 +1,8 @@
 """What travels between the page and its server: JSON, typed and bounded, on one WebSocket.
 
 Commands come from the page; unknown ones, unknown fields and numbers out of range are refused.
-Events go to it as text, and frames as binary messages: the header's length (4 bytes, big-endian),
-the header (``FrameHeader``, JSON), a JPEG. Knows no sockets and no sessions.
+Events go to it as text, and the frames of a step as binary messages: the header's length (4 bytes,
+big-endian), the header (``FrameHeader``, JSON), a JPEG for each. Knows no sockets and no sessions.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sim_stream.errors import ProtocolError
+from sim_stream.view.fields import SimpleField
+from sim_stream.wire.messages import Name, Text, Values
 
-# The largest command is a reset; a message beyond this ends the connection.
-COMMAND_BYTES = 1024
+# The largest command is a reset with all its texts; a message beyond this ends the connection.
+COMMAND_BYTES = 2**19
 
 SessionId = Annotated[str, Meta(max_length=64)]
 PromptName = Annotated[str, Meta(max_length=64)]
@@ -43,6 +45,15 @@ class Keys(Command, frozen=True, kw_only=True, tag="keys"):
     right: bool = False
 
 
+class Set(Command, frozen=True, kw_only=True, tag="set"):
+    """A step input that no key steers, from the next step on; null: it is not given any more.
+    Takes the wheel when it is free."""
+
+    sid: SessionId
+    name: Name
+    value: float | Text | None
+
+
 class Wheel(Command, frozen=True, kw_only=True, tag="wheel"):
     """Takes the wheel, from whoever has it, or lets it go."""
 
@@ -57,12 +68,20 @@ class Run(Command, frozen=True, kw_only=True, tag="run"):
     running: bool
 
 
-class Reset(Command, frozen=True, kw_only=True, tag="reset"):
-    """The session from a prompt on, under this seed."""
+class Start(Command, frozen=True, kw_only=True):
+    """What a session starts from. ``prompt``: its name, empty for the first. ``inputs`` are the
+    session's; ``options`` left out are the model's own."""
 
-    sid: SessionId
     seed: Seed
     prompt: PromptName = ""
+    inputs: Values = {}
+    options: Values = {}
+
+
+class Reset(Start, frozen=True, kw_only=True, tag="reset"):
+    """The session anew, from this start on."""
+
+    sid: SessionId
 
 
 class Fork(Command, frozen=True, kw_only=True, tag="fork"):
@@ -71,11 +90,8 @@ class Fork(Command, frozen=True, kw_only=True, tag="fork"):
     sid: SessionId
 
 
-class Open(Command, frozen=True, kw_only=True, tag="open"):
-    """A new session, from a prompt on. ``prompt``: its name, empty for the first."""
-
-    seed: Seed
-    prompt: PromptName = ""
+class Open(Start, frozen=True, kw_only=True, tag="open"):
+    """A new session."""
 
 
 class Close(Command, frozen=True, kw_only=True, tag="close"):
@@ -88,7 +104,7 @@ class Seen(Command, frozen=True, kw_only=True, tag="seen"):
     """One frame was drawn: the next may come."""
 
 
-AnyCommand = Watch | Keys | Wheel | Run | Reset | Fork | Open | Close | Seen
+AnyCommand = Watch | Keys | Set | Wheel | Run | Reset | Fork | Open | Close | Seen
 _commands = msgspec.json.Decoder(AnyCommand)
 
 
@@ -101,23 +117,16 @@ def decode_command(text: str) -> AnyCommand:
     return command
 
 
-class ActionRange(Struct, frozen=True, kw_only=True):
-    """One number of an action."""
-
-    name: str
-    unit: str
-    low: float
-    high: float
-
-
 class Event(Struct, frozen=True, kw_only=True, tag_field="t"):
     """What the page is told."""
 
 
 class Welcome(Event, frozen=True, kw_only=True, tag="welcome"):
-    """Once, first: who you are and what the server runs. ``actions`` empty: it takes none.
+    """Once, first: who you are and what the server runs.
 
-    ``prompts``: the names of what a session may start from.
+    Of the model's fields those that a page can offer; of ``step_inputs`` the keys steer those in
+    ``keyed``. ``prompts``: the names of what a session may start from. ``obstacle``: why none can
+    be driven from a page; empty where one can.
     """
 
     viewer: int
@@ -126,10 +135,15 @@ class Welcome(Event, frozen=True, kw_only=True, tag="welcome"):
     weights_sha256: str
     fps: float
     frame_shape: tuple[int, int, int]
-    actions: list[ActionRange]
+    frames_per_step: int
+    step_inputs: list[SimpleField]
+    keyed: list[str]
+    session_inputs: list[SimpleField]
+    options: list[SimpleField]
     max_sessions: int
     first_seed: int
     prompts: list[str]
+    obstacle: str
 
 
 class SessionState(Struct, frozen=True, kw_only=True):
@@ -137,7 +151,8 @@ class SessionState(Struct, frozen=True, kw_only=True):
 
     ``state``: running, paused, waiting (the server does not answer), failed, ended, or foreign:
     another client's, to be looked at only. ``late``: steps sent too late to keep the pace.
-    ``warning``: that the model cannot show the session's prompt, for people.
+    ``warning``: that the model cannot show the session's prompt, for people. ``inputs``: what its
+    next step is sent with beside what the keys steer.
     """
 
     sid: str
@@ -151,6 +166,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     late: int = 0
     driver: int | None = None
     viewers: int = 0
+    inputs: dict[str, float | str] = {}
 
 
 class ViewerState(Struct, frozen=True, kw_only=True):
@@ -197,33 +213,29 @@ class Ending(Event, frozen=True, kw_only=True, tag="ending"):
     text: str
 
 
-class ActionTaken(Struct, frozen=True, kw_only=True):
-    """The action that a step was sent with."""
-
-    speed_mps: float
-    yaw_rate_radps: float
-
-
 class FrameHeader(Struct, frozen=True, kw_only=True):
-    """Leads a frame's JPEG. ``in_flight``: steps on their way.
+    """Leads the JPEGs of the frames that left together, of ``sizes`` bytes each.
 
-    ``codes``: ids that the world model predicted in this step, in so many ``passes``.
+    ``frame_id`` is that of the last of ``frame_ids``. ``in_flight``: steps on their way. ``codes``:
+    ids that a token model predicted in this step, in so many ``passes``. ``inputs``: what the step
+    was sent with; null: unknown.
     """
 
     sid: str
     step: int
     frame_id: int
+    frame_ids: list[int]
+    sizes: list[int] = []
     committed_step: int
     lag_frames: int
     final: bool
-    approximated: bool
-    inflated: bool
-    codes: int
+    marks: list[str]
+    codes: float
     passes: int
     queue_depth: int
     in_flight: int
     timings_ms: dict[str, float]
-    action: ActionTaken | None = None
+    inputs: dict[str, float | str] | None = None
 
 
 def encode(event: Struct) -> bytes:

@@ -1,23 +1,25 @@
-"""A frame as viewers get it: its figures and a JPEG, made once, for as many as want it.
+"""What a step showed as viewers get it: figures and JPEGs, made once, for as many as want them.
 
-The encoder runs in a thread: some 2 ms of it must not hold up the event loop. Without a viewer
+The encoder runs in a thread: some 2 ms of a frame must not hold up the event loop. Without a viewer
 nothing is encoded. Knows no viewers and no sockets.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 import av
+import msgspec
 import numpy as np
 from av.video.frame import VideoFrame
 
-from sim_stream.config import Action
-from sim_stream.view.messages import ActionTaken, FrameHeader, encode
-from sim_stream.wire.client.frame import RemoteFrame
-from sim_stream.wire.engine import Image
+from sim_stream.stream_model import Image
+from sim_stream.view.fields import SimpleValue
+from sim_stream.view.messages import FrameHeader, encode
+from sim_stream.wire.client.frame import RemoteChunk
 
 # libavcodec's scale, 2 is the best. Chroma in full: frames are small, and looked at enlarged.
 QUALITY = "2"
@@ -26,11 +28,11 @@ LENGTH_BYTES = 4
 
 
 class Picture:
-    """``image`` is uint8 [H, W, 3], never written again."""
+    """``images`` is uint8 [N, H, W, 3], never written again."""
 
-    def __init__(self, header: FrameHeader, image: Image) -> None:
+    def __init__(self, header: FrameHeader, images: Image) -> None:
         self.header = header
-        self.image = image
+        self.images = images
         self._packet: asyncio.Task[bytes] | None = None
 
     async def packet(self) -> bytes:
@@ -40,8 +42,10 @@ class Picture:
         return await asyncio.shield(self._packet)
 
     def _encode(self) -> bytes:
-        header = encode(self.header)
-        return len(header).to_bytes(LENGTH_BYTES, "big") + header + jpeg(self.image)
+        jpegs = [jpeg(image) for image in self.images]
+        sizes = [len(one) for one in jpegs]
+        header = encode(msgspec.structs.replace(self.header, sizes=sizes))
+        return b"".join([len(header).to_bytes(LENGTH_BYTES, "big"), header, *jpegs])
 
 
 def jpeg(image: Image) -> bytes:
@@ -56,24 +60,24 @@ def jpeg(image: Image) -> bytes:
     return b"".join(bytes(packet) for packet in packets)
 
 
-def header_of(sid: str, frame: RemoteFrame, action: Action | None, in_flight: int) -> FrameHeader:
-    """The figures of a frame; ``action`` is the one its step was sent with, None: unknown."""
-    taken = None
-    if action is not None:
-        taken = ActionTaken(speed_mps=action.speed_mps, yaw_rate_radps=action.yaw_rate_radps)
+def header_of(
+    sid: str, chunk: RemoteChunk, inputs: Mapping[str, SimpleValue] | None, in_flight: int
+) -> FrameHeader:
+    """The figures of a step; ``inputs`` are those it was sent with, None: unknown."""
+    accepted = chunk.stats.get("accepted", [])
     return FrameHeader(
         sid=sid,
-        step=frame.step,
-        frame_id=frame.frame_id,
-        committed_step=frame.committed_step,
-        lag_frames=frame.lag_frames,
-        final=frame.final,
-        approximated=frame.approximated,
-        inflated=frame.inflated,
-        codes=sum(frame.accepted),
-        passes=len(frame.accepted),
-        queue_depth=frame.queue_depth,
+        step=chunk.step,
+        frame_id=chunk.frame_id,
+        frame_ids=[info.frame_id for info in chunk.infos],
+        committed_step=chunk.committed_step,
+        lag_frames=chunk.lag_frames,
+        final=chunk.final,
+        marks=sorted(chunk.marks),
+        codes=sum(accepted),
+        passes=len(accepted),
+        queue_depth=chunk.queue_depth,
         in_flight=in_flight,
-        timings_ms={name: round(ns / 1e6, 3) for name, ns in frame.timings_ns.items()},
-        action=taken,
+        timings_ms={name: round(ns / 1e6, 3) for name, ns in chunk.timings_ns.items()},
+        inputs=None if inputs is None else dict(inputs),
     )

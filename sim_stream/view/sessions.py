@@ -12,13 +12,15 @@ from typing import Any
 from sim_stream.errors import InvalidInput
 from sim_stream.prompts import Prompt
 from sim_stream.view.channel import Channel
-from sim_stream.view.controls import Controls
 from sim_stream.view.drive import Drive
+from sim_stream.view.fields import SimpleValue, obstacle
 from sim_stream.view.foreign import Foreign
+from sim_stream.view.step_inputs import StepInputs, of_prompt
 from sim_stream.wire.client.async_client import AsyncRemoteSession, AsyncStreamClient
-from sim_stream.wire.client.frame import RemoteFrame
+from sim_stream.wire.client.frame import RemoteChunk
 
 MAX_FOREIGN = 64
+NOTHING: Mapping[str, SimpleValue] = {}
 
 
 class Sessions:
@@ -63,15 +65,26 @@ class Sessions:
             raise InvalidInput("prompt", name, ", ".join(self.prompts))
         return self.prompts[name or next(iter(self.prompts))]
 
-    async def open(self, seed: int, prompt: Prompt) -> Drive:
+    async def open(
+        self,
+        seed: int,
+        prompt: Prompt,
+        inputs: Mapping[str, SimpleValue] = NOTHING,
+        options: Mapping[str, SimpleValue] = NOTHING,
+    ) -> Drive:
         """A new session, paused at its prompt. Raises SimStreamError."""
+        spec = self._client.info.spec
+        if reason := obstacle(spec):
+            raise InvalidInput("session", "a new one", f"those of other clients: {reason}")
         session = await self._client.open(
             prompt.frames_THWC,
             seed=seed,
-            actions=prompt.actions if self._client.info.takes_actions else None,
+            inputs=inputs,
+            prompt_inputs=of_prompt(spec.step_inputs, prompt),
+            options=options,
             lookahead=self._lookahead,
         )
-        return self._add(session, seed=seed, controls=self._controls(prompt))
+        return self._add(session, seed=seed, inputs=self._step_inputs(prompt))
 
     async def fork(self, parent: Drive) -> Drive:
         """Continues as the parent does, with no keys held. Raises SimStreamError."""
@@ -79,21 +92,30 @@ class Sessions:
         return self._add(
             child,
             seed=parent.seed,
-            controls=parent.controls.copy() if parent.controls else None,
+            inputs=parent.inputs.copy(),
             parent=parent.name,
             running=parent.running,
         )
 
-    async def reset(self, drive: Drive, seed: int, prompt: Prompt) -> None:
+    async def reset(
+        self,
+        drive: Drive,
+        seed: int,
+        prompt: Prompt,
+        inputs: Mapping[str, SimpleValue],
+        options: Mapping[str, SimpleValue],
+    ) -> None:
         """From this prompt on, under another seed. Raises SimStreamError."""
 
         async def anew(session: AsyncRemoteSession) -> None:
             await session.reset(
                 prompt.frames_THWC,
                 seed=seed,
-                actions=prompt.actions if drive.controls else None,
+                inputs=inputs,
+                prompt_inputs=of_prompt(self._client.info.spec.step_inputs, prompt),
+                options=options,
             )
-            drive.restarted(seed, self._controls(prompt))
+            drive.restarted(seed, self._step_inputs(prompt))
 
         await drive.order(anew)
 
@@ -105,15 +127,15 @@ class Sessions:
         self.channels.pop(drive.sid, None)
         self._changed()
 
-    def take_published(self, sid: str, frame: RemoteFrame) -> None:
-        """A frame of any session of the server; ours came another way."""
+    def take_published(self, sid: str, chunk: RemoteChunk) -> None:
+        """Frames of any session of the server; ours came another way."""
         if sid not in self.channels:
             if sum(isinstance(c, Foreign) for c in self.channels.values()) >= MAX_FOREIGN:
                 return
             self.channels[sid] = Foreign(sid, next(self._names), self._changed)
         channel = self.channels[sid]
         if isinstance(channel, Foreign):
-            channel.take(frame)
+            channel.take(chunk)
 
     def forget_silent(self) -> list[Channel]:
         """Other clients' sessions that seem to be over, off the list."""
@@ -124,16 +146,15 @@ class Sessions:
             del self.channels[channel.sid]
         return silent
 
-    def _controls(self, prompt: Prompt) -> Controls | None:
-        spec = self._client.info.action_spec
-        return Controls.within(spec, speed_mps=prompt.speed_mps) if spec else None
+    def _step_inputs(self, prompt: Prompt) -> StepInputs:
+        return StepInputs(self._client.info.spec.step_inputs, speed_mps=prompt.speed_mps)
 
     def _add(
         self,
         session: AsyncRemoteSession,
         *,
         seed: int,
-        controls: Controls | None,
+        inputs: StepInputs,
         parent: int | None = None,
         running: bool = False,
     ) -> Drive:
@@ -143,7 +164,7 @@ class Sessions:
             self._changed,
             name=next(self._names),
             seed=seed,
-            controls=controls,
+            inputs=inputs,
             parent=parent,
             running=running,
         )

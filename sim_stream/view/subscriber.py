@@ -17,7 +17,7 @@ import zmq.asyncio
 from sim_stream.errors import InvalidInput, ProtocolError
 from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import codec, framing
-from sim_stream.wire.client.frame import RemoteFrame, remote_frame
+from sim_stream.wire.client.frame import RemoteChunk, remote_chunk
 from sim_stream.wire.client.mailbox import LIMITS, Received
 from sim_stream.wire.endpoints import require_endpoint
 from sim_stream.wire.keys import ClientKeys
@@ -50,10 +50,10 @@ def connect(
 
 async def listen(
     endpoint: str,
-    on_frame: Callable[[str, RemoteFrame], None],
+    on_frames: Callable[[str, RemoteChunk], None],
     keys: ClientKeys | None = None,
 ) -> None:
-    """Hands over (sid, frame) for ever, whatever else comes. The frames' ``round_trip`` is 0.
+    """Hands over (sid, frames) for ever, whatever else comes. The frames' ``round_trip`` is 0.
 
     Raises InvalidInput.
     """
@@ -66,21 +66,21 @@ async def listen(
                 _, *parts = await socket.recv_multipart(copy=False)
                 with resort.around("a message for viewers"):
                     try:
-                        sid, frame = _read([part.buffer for part in parts])
+                        sid, chunk = _read([part.buffer for part in parts])
                     except ProtocolError as error:
                         log.warning("viewers' socket: %s", error)
                     else:
-                        on_frame(sid, frame)
+                        on_frames(sid, chunk)
                 # What is there already is received without waiting: others need a turn, too.
                 await asyncio.sleep(0)
     finally:
         context.destroy(linger=0)
 
 
-def _read(parts: list[memoryview]) -> tuple[str, RemoteFrame]:
+def _read(parts: list[memoryview]) -> tuple[str, RemoteChunk]:
     framing.check_sizes(parts, LIMITS)
     message = codec.decode_reply(parts[0])
     arrays = framing.unpack(message.arrays, parts[1:])
     now_ns = time.monotonic_ns()
-    frame = remote_frame(Received(message, arrays, now_ns), now_ns)
-    return getattr(message, "sid", ""), frame
+    chunk = remote_chunk(Received(message, arrays, now_ns), now_ns)
+    return getattr(message, "sid", ""), chunk

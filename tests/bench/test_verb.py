@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from sim_stream.bench import page, plots, profile
+from sim_stream.bench import page, paper, plots, profile
 from sim_stream.bench.options import BenchOptions
-from sim_stream.errors import Unavailable
+from sim_stream.errors import InvalidInput, Unavailable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 180.0
@@ -124,6 +124,30 @@ def test_accept_lengths_are_drawn_only_where_there_are_some(report: dict) -> Non
         for run in report["runs"]:
             run["accepted"], run["passes"] = accepted, accepted
         assert plots.accepted(report) is None
+
+
+def test_a_users_model_is_profiled_by_its_spec_alone(tmp_path: Path) -> None:
+    process = bench(
+        *("--model", "tests.wire.toy_worlds:clip_world", "--paces", "20,free"),
+        *("--frames", "4", "--warm-up", "1", "--out", "out"),
+        cwd=tmp_path,
+    )
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, stderr
+    assert "paced at 20 steps a second: " in stdout
+    assert "4 steps of 5 frames after 1 to warm up" in stdout
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (found["model_id"], "calibration" in found) == ("toy-clip", False)
+    assert [(run["frames_per_step"], run["roofline"]) for run in found["runs"]] == [(5, {})] * 2
+    assert found["runs"][0]["latency_ms"]["motion_to_photon"]["n"] == 4
+    assert {name for name, _ in page.figures(found)} == ALWAYS - {"roofline"}
+
+
+def test_what_counts_presets_is_refused_beside_a_model() -> None:
+    with pytest.raises(InvalidInput, match=r"random_weights: .* beside --model"):
+        BenchOptions(model="a:b", random_weights=True)
+    with pytest.raises(InvalidInput, match=r"roofline: .* beside --model"):
+        paper.run(BenchOptions(model="a:b"), "H100")
 
 
 def test_without_matplotlib_it_refuses_at_once_and_says_how_to_get_it(

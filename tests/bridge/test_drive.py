@@ -126,7 +126,9 @@ def test_every_action_goes_to_both_worlds(client: StreamClient) -> None:
             ego = seen.ego
     # The same prompt, seed and actions in a session of our own give the same predicted frames.
     lead = drive_lead(client, "driven:Varies")
-    with client.open(np.stack(lead.frames), seed=SEED, actions=lead.actions, lookahead=0) as own:
+    with client.open(
+        np.stack(lead.frames), seed=SEED, prompt_inputs=lead.actions, lookahead=0
+    ) as own:
         for moment in moments[1:]:
             image = own.step(moment.action).image
             np.testing.assert_array_equal(moment.predicted.image, image)

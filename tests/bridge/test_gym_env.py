@@ -78,7 +78,9 @@ def test_seed_and_actions_are_those_of_a_session(env, server):
     prompt = env.unwrapped._prompt
     with (
         StreamClient(server.endpoint) as client,
-        client.open(prompt.frames_THWC, seed=3, actions=prompt.actions, lookahead=0) as session,
+        client.open(
+            prompt.frames_THWC, seed=3, prompt_inputs=prompt.actions, lookahead=0
+        ) as session,
     ):
         np.testing.assert_array_equal(frames[0], session.frame.image)
         for n, frame in enumerate(frames[1:]):

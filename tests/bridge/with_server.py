@@ -2,12 +2,14 @@
 
 SIM_STREAM_ENDPOINT says where the server is, SIM_STREAM_PATIENCE_MS how long to wait for a reply.
 
-    python -m tests.bridge.with_server toy|guarded|phoenix|pocket PROGRAM [ARGUMENT ...]
+    python -m tests.bridge.with_server KIND PROGRAM [ARGUMENT ...]
 
 `toy` is the server of the wire's tests, with numpy in place of models: quick, no torch. `guarded`
 is that server with keys; SIM_STREAM_KEYS is the folder of server.pub, of client.secret, which it
 allows, and of stranger.secret, which it does not. `phoenix` is a toy that records and that is
-started again, where it was, when it is killed.
+started again, where it was, when it is killed. `slow` needs 3 s for a step. `map` takes a map with
+every step, `clip` gives several frames (tests/wire/toy_worlds.py); `phoenix_map` is
+a phoenix that takes maps.
 """
 
 from __future__ import annotations
@@ -24,8 +26,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.wire.conftest import ServerProcess
 
+WORLDS = {
+    "map": ["--world", "map"],
+    "clip": ["--world", "clip"],
+    "phoenix_map": ["--world", "map"],
+}
 # How long a client waits for a reply that never comes: well beyond what a step takes.
-PATIENCE_MS = {"toy": 500, "guarded": 500, "phoenix": 500, "slow": 1200, "pocket": 3000}
+PATIENCE_MS = {"slow": 1200, "pocket": 3000}
 
 
 def main(kind: str, command: list[str]) -> int:
@@ -33,7 +40,7 @@ def main(kind: str, command: list[str]) -> int:
         environment = {
             **os.environ,
             **start(kind, on_exit),
-            "SIM_STREAM_PATIENCE_MS": str(PATIENCE_MS[kind]),
+            "SIM_STREAM_PATIENCE_MS": str(PATIENCE_MS.get(kind, 500)),
         }
         return subprocess.run(command, env=environment, check=False).returncode
 
@@ -47,11 +54,11 @@ def start(kind: str, on_exit: ExitStack) -> dict[str, str]:
         return {"SIM_STREAM_ENDPOINT": server.endpoint}
     from tests.wire.conftest import ServerProcess as ToyServerProcess
 
-    if kind == "phoenix":
-        return rising(ToyServerProcess, on_exit)
+    if kind in ("phoenix", "phoenix_map"):
+        return rising(ToyServerProcess, WORLDS.get(kind, []), on_exit)
     keys = Path(on_exit.enter_context(TemporaryDirectory()))
     options = {"guarded": lambda: make_keys(keys), "slow": lambda: ["--step-ms", "3000"]}
-    toy = ToyServerProcess(*options.get(kind, list)())
+    toy = ToyServerProcess(*options.get(kind, lambda: WORLDS.get(kind, []))())
     on_exit.callback(toy.process.wait)
     on_exit.callback(toy.process.terminate)
     return {
@@ -70,10 +77,10 @@ def make_keys(folder: Path) -> list[str]:
     return ["--key", str(folder / "server.secret"), "--allow", str(folder / "client.pub")]
 
 
-def rising(server: type[ServerProcess], on_exit: ExitStack) -> dict[str, str]:
+def rising(server: type[ServerProcess], world: list[str], on_exit: ExitStack) -> dict[str, str]:
     """Its process is the first one's."""
     folder = on_exit.enter_context(TemporaryDirectory())
-    toy = server("--record", folder)
+    toy = server(*world, "--record", folder)
     environment = {
         "SIM_STREAM_ENDPOINT": toy.endpoint,
         "SIM_STREAM_SERVER_PID": str(toy.process.pid),
@@ -85,7 +92,7 @@ def rising(server: type[ServerProcess], on_exit: ExitStack) -> dict[str, str]:
         while not over.is_set():
             if current.process.poll() is not None:
                 current.process.communicate()
-                current = server("--record", folder, "--bind", toy.endpoint)
+                current = server(*world, "--record", folder, "--bind", toy.endpoint)
             over.wait(0.05)
         current.process.terminate()
         current.process.communicate()

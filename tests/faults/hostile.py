@@ -20,10 +20,11 @@ from tests.faults.processes import Server, require, toy_server
 from tests.faults.registry import Fault, Figures, Stage
 from tests.wire.conftest import RawClient
 from tests.wire.vectors.generate import MSGPACK
-from tests.wire.vectors.valid import CONTEXT_MAX, SIZE
+from tests.wire.vectors.spec import SIZE
+from tests.wire.vectors.valid import LIMITS
 
 REFERENCE = partial(toy_reference, size=SIZE)
-MESSAGE_BYTES = HEADER_BYTES + CONTEXT_MAX * SIZE * SIZE * 3
+MESSAGE_BYTES = LIMITS.message_bytes
 # What libzmq and the allocator may keep of the largest message below, and a margin.
 GROWTH_MIB = 64.0
 CONNECT_TIMEOUT_S = 5.0

@@ -1,8 +1,8 @@
 """A step's latency around re-anchoring, with the second cache filled ahead and without, in one run.
 
-Two sessions of equal seeds take turns: one prefills ahead after every step, as the server does between two
-steps; the other never, so that its step at the switch does all of that work at once (the slow
-twin). Their codes are compared.
+Two sessions of equal seeds take turns: one prefills ahead after every step, as the server does
+between two steps; the other, the reference, never, so that its step at the switch does all of that
+work at once. Their tokens are compared.
 
 python -m tests.perf.switch [--steps N] [--preset NAME] [--out FILE]
 """
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sim_stream.pipelines.tokens.runtime import Runtime
+from sim_stream.pipelines.tokens.session import Session
 from sim_stream.plain_json import to_json
-from sim_stream.runtime.runtime import Runtime
-from sim_stream.runtime.session import Session
 from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
 

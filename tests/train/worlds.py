@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sim_stream.config import FrameSize, Preset
 from sim_stream.models.video_decoder import inflate
 from sim_stream.models.vq_model import VQModel
 from tests.small import SMALL, random_vq, random_world_model
@@ -49,12 +50,12 @@ PIXELS = LossConfig(perceptual=0.0, ssl=0.0, gan=0.02, edge=0.5)
 KINDS = ("tokenizer", "world-model", "contexts", "lora", "video-decoder")
 
 
-def make_split(folder: Path, size: int = 32) -> Split:
+def make_split(folder: Path, frame: FrameSize = SMALL.vq.frame) -> Split:
     """Two drives of a bright square that wanders over a dark road."""
     folder.mkdir(parents=True)
-    frames = np.full((12, size, size, 3), 40, np.uint8)
-    for i, frame in enumerate(frames):
-        frame[8:16, 2 * i : 2 * i + 8] = (200, 120, 60)
+    frames = np.full((12, *frame.shape), 40, np.uint8)
+    for i, image in enumerate(frames):
+        image[8:16, 2 * i : 2 * i + 8] = (200, 120, 60)
     actions = np.stack([np.full(12, 8.0), np.linspace(-0.3, 0.3, 12)], 1).astype(np.float32)
     np.save(folder / FILES.frames, frames)
     np.save(folder / FILES.actions, actions)
@@ -72,7 +73,9 @@ def loop(out: Path, steps: int, **options: Any) -> LoopConfig:
     return LoopConfig(out=out, steps=steps, **{**values, **options})
 
 
-def stage_of(kind: str, split: Split, batch: int = 4, vq: VQModel | None = None) -> Stage:
+def stage_of(
+    kind: str, split: Split, batch: int = 4, vq: VQModel | None = None, small: Preset = SMALL
+) -> Stage:
     """Fresh, with seeded weights; the split must have ids for all but the tokenizer."""
     torch.manual_seed(0)
     if kind == "tokenizer":
@@ -81,15 +84,15 @@ def stage_of(kind: str, split: Split, batch: int = 4, vq: VQModel | None = None)
         )
         validation = split.pixels(slice(0, 4))
         return TokenizerStage(
-            VQModel(SMALL.vq), config, FrameBatches(split, batch, 0), validation=validation
+            VQModel(small.vq), config, FrameBatches(split, batch, 0), validation=validation
         )
     if kind == "video-decoder":
         stage3 = VideoDecoderTraining(losses=replace(PIXELS, codebook=0.0), discriminator=TINY_GAME)
-        model = inflate(vq or random_vq(), SMALL.video_decoder)
+        model = inflate(vq or random_vq(small.vq), small.video_decoder)
         clips = Clips(split, batch)
         return VideoDecoderStage(model, stage3, clips, validation=clips.evenly(2))
     contexts = kind == "contexts"  # as a rollout has them, with a first frame that stays
-    preset = replace(SMALL, session=replace(SMALL.session, first_frames=int(contexts)))
+    preset = replace(small, session=replace(small.session, first_frames=int(contexts)))
     lora = LoraConfig(rank=4, dropout=0.1) if kind == "lora" else None
     stage2 = WorldModelTraining(
         frames=4,
@@ -101,7 +104,7 @@ def stage_of(kind: str, split: Split, batch: int = 4, vq: VQModel | None = None)
     )
     draw = Draw(frames=stage2.drawn_frames, batch=batch, unknown=0.1, first_frames=int(contexts))
     sequences = Sequences(split, preset, draw)
-    world = random_world_model().train()
+    world = random_world_model(small).train()
     if lora:
         add_adapters(world, lora)
     return WorldModelStage(world, preset, stage2, sequences, sequences.evenly(2))

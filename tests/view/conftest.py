@@ -15,6 +15,7 @@ import pytest
 
 from sim_stream.config import Action
 from sim_stream.prompts import Prompt
+from sim_stream.stream_model import StreamModel
 from sim_stream.view.hub import Hub
 from sim_stream.view.web import serving
 from sim_stream.wire.client.async_client import AsyncStreamClient
@@ -61,8 +62,12 @@ class TestViewer:
     async def take(self, message: aiohttp.WSMessage) -> None:
         if message.type is aiohttp.WSMsgType.BINARY:
             end = LENGTH_BYTES + int.from_bytes(message.data[:LENGTH_BYTES], "big")
-            self.headers.append(json.loads(message.data[LENGTH_BYTES:end]))
-            self.jpegs.append(message.data[end:])
+            header = json.loads(message.data[LENGTH_BYTES:end])
+            self.headers.append(header)
+            for size in header["sizes"]:
+                self.jpegs.append(message.data[end : end + size])
+                end += size
+            assert end == len(message.data)
             if self.draws:
                 await self.send("seen")
             return
@@ -92,19 +97,26 @@ class PageUnderTest:
         headers = {"Origin": f"http://{self.host}"}
         async with self.http.ws_connect(self.url + "socket", headers=headers) as socket:
             viewer = TestViewer(socket, draws=draws)
-            await viewer.until(lambda: viewer.watching)
+            if self.hub.sessions.channels:
+                await viewer.until(lambda: viewer.watching)
+            else:
+                await viewer.until(lambda: viewer.welcome)
             yield viewer
 
 
 @pytest.fixture
 def page() -> Callable[..., Any]:
-    """``page(test, lookahead=..., runtime=...)`` runs an ``async test(page)`` to its end."""
+    """``page(test, lookahead=..., runtime=..., prompts=...)`` runs an ``async test(page)``.
+
+    It begins with a session, where ``prompts`` has what one may start from.
+    """
 
     def run(
         test: Callable[[PageUnderTest], Coroutine[Any, Any, None]],
         *,
         lookahead: int | None = None,
-        runtime: ToyModel | None = None,
+        runtime: StreamModel | None = None,
+        prompts: dict[str, Prompt] | None = None,
         **options: Any,
     ) -> None:
         prompt = Prompt(
@@ -114,6 +126,8 @@ def page() -> Callable[..., Any]:
         )
         night = replace(prompt, frames_THWC=prompt.frames_THWC // 4, speed_mps=2.0)
 
+        offered = {"day": prompt, "night": night} if prompts is None else prompts
+
         async def main(endpoint: str) -> None:
             async with (
                 AsyncStreamClient(endpoint, timeout_s=TIMEOUT_S) as client,
@@ -121,13 +135,14 @@ def page() -> Callable[..., Any]:
             ):
                 hub = Hub(
                     client,
-                    {"day": prompt, "night": night},
+                    offered,
                     tasks,
                     lookahead=lookahead,
                     advice="start it again.",
                 )
                 try:
-                    await hub.sessions.open(seed=0, prompt=prompt)
+                    if offered:
+                        await hub.sessions.open(seed=0, prompt=hub.sessions.prompt(""))
                     async with (
                         serving(hub, "127.0.0.1", 0) as url,
                         aiohttp.ClientSession() as http,

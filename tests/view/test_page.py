@@ -98,7 +98,7 @@ def test_keys_held_change_the_action_that_steps_are_sent_with(page):
             await viewer.send("run", sid=viewer.watching, running=True)
             await viewer.send("keys", sid=viewer.watching, up=True, left=True)
             await viewer.until(lambda: len(viewer.headers) >= 6)
-        actions = [header["action"] for header in viewer.headers if header["action"]]
+        actions = [header["inputs"] for header in viewer.headers if header["inputs"]]
         assert actions[-1]["speed_mps"] > 8.0
         assert actions[-1]["yaw_rate_radps"] > 0.0
 
@@ -175,7 +175,7 @@ def test_keys_are_let_go_with_the_wheel(page):
                 await leaving.until(lambda: len(leaving.headers) >= 4)
             seen = len(staying.headers)
             await staying.until(lambda: len(staying.headers) >= seen + 8)
-        assert staying.headers[-1]["action"]["yaw_rate_radps"] == 0.0
+        assert staying.headers[-1]["inputs"]["yaw_rate_radps"] == 0.0
 
     page(test)
 
@@ -200,7 +200,7 @@ def test_sessions_start_from_the_prompt_that_is_named(page):
         await viewer.send("run", sid=viewer.watching, running=False)
         await viewer.until(lambda: viewer.session()["state"] == "paused")
         (first,) = (header for header in viewer.headers if header["step"] == 1)
-        return first["action"]["speed_mps"]
+        return first["inputs"]["speed_mps"]
 
     async def test(page):
         async with page.viewer() as viewer:

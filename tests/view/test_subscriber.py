@@ -49,12 +49,21 @@ def hostile_frames():
     for vector in broken.replies():
         yield [b"sid", *vector.parts]
     image, number = bytes(12), 2**63 - 1
-    for shape in ([2, 2, 3], [12, 1, 1], [0, 2, 3], [1, 4, 3]):
-        spec = {"name": "image", "dtype": "|u1", "shape": shape, "nbytes": math.prod(shape)}
+    for shape in (
+        [1, 2, 2, 3],
+        [1, 12, 1, 1],
+        [1, 0, 2, 3],
+        [0, 2, 2, 3],
+        [2, 1, 2, 3],
+        [1, 1, 4, 3],
+    ):
+        spec = {"name": "images", "dtype": "|u1", "shape": shape, "nbytes": math.prod(shape)}
         frame = {"step": number, "frame_id": number, "lag_frames": number, "final": True}
-        frame |= {"approximated": True, "accepted": [number] * 100, "timings_ns": {"x": number}}
-        fields = {"t": "frame", "sid": "s" * 64, "committed_step": -(2**63), "arrays": [spec]}
-        yield [b"sid", msgpack.packb(fields | {"frame": frame}), image[: math.prod(shape)]]
+        frame |= {"marks": ["x" * 64] * 16, "timings_ns": {"x": number}}
+        frame |= {"stats": {"accepted": [1e306] * 100}}
+        fields = {"t": "frames", "sid": "s" * 64, "committed_step": -(2**63), "arrays": [spec]}
+        frames = [frame] * shape[0]
+        yield [b"sid", msgpack.packb(fields | {"frames": frames}), image[: math.prod(shape)]]
 
 
 def test_no_published_message_ends_the_page_or_keeps_the_next_frame_from_it(page, tmp_path):

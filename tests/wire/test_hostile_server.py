@@ -15,12 +15,12 @@ import pytest
 import zmq
 
 from sim_stream.config import Action
-from sim_stream.errors import ProtocolError, SimStreamError
+from sim_stream.errors import ProtocolError, RemoteError, SimStreamError
 from sim_stream.wire import framing
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.client.mailbox import Mailbox
-from sim_stream.wire.client.step_log import MOST_STEPS, StepLog
+from sim_stream.wire.client.step_log import MOST_BYTES, MOST_STEPS, StepLog
 from sim_stream.wire.messages import Step
 from tests.faults.fuzz import BAD_VALUES
 from tests.wire.vectors import broken, valid
@@ -36,8 +36,13 @@ Answer = Callable[[dict[str, Any]], list[Parts] | None]
 
 
 def greeting(**changes: Any) -> Parts:
-    info = valid.fields(valid.hello_ok()) | {"lookahead": 0, "resume_steps": 4}
+    info = valid.fields(valid.hello_ok()) | {"resume_steps": 4}
     return [msgpack.packb(info | changes)]
+
+
+def greeting_spec() -> dict[str, Any]:
+    spec: dict[str, Any] = valid.fields(valid.hello_ok())["spec"]
+    return spec
 
 
 def addressed(parts: Parts, rid: int) -> Parts:
@@ -170,20 +175,22 @@ def sound(request: dict[str, Any]) -> Parts:
     image = bytes(SIZE * SIZE * 3)
     frame = {
         **{"step": step, "frame_id": step, "lag_frames": 0, "final": True},
-        **{"approximated": False, "accepted": [1]},
+        **{"marks": [], "stats": {"accepted": [1.0]}},
     }
-    spec = {"name": "image", "dtype": "|u1", "shape": [SIZE, SIZE, 3], "nbytes": len(image)}
-    about = {"v": 1, "rid": rid, "sid": "s", "committed_step": step}
+    shape = [1, SIZE, SIZE, 3]
+    spec = {"name": "images", "dtype": "|u1", "shape": shape, "nbytes": len(image)}
+    about = {"v": 2, "rid": rid, "sid": "s", "committed_step": step}
     match request["t"]:
         case "hello":
             return addressed(greeting(), rid)
         case "open":
-            header = about | {"t": "opened", "frame": frame, "arrays": [spec]}
+            header = about | {"t": "opened", "frames": [frame], "arrays": [spec]}
             return [msgpack.packb(header | {"resume_token": "t"}), image]
         case "fork" | "resume":
             return [msgpack.packb(about | {"t": "opened", "resume_token": "t"})]
         case "step" | "reset":
-            return [msgpack.packb(about | {"t": "frame", "frame": frame, "arrays": [spec]}), image]
+            header = about | {"t": "frames", "frames": [frame], "arrays": [spec]}
+            return [msgpack.packb(header), image]
         case "close":
             return [msgpack.packb(about | {"t": "closed"})]
     counts = ("progress", "queued", "sessions", "undelivered", "client_send_ns", "srv_recv_ns")
@@ -325,16 +332,42 @@ def test_no_server_makes_a_client_spin_or_never_ask(milliseconds):
 def test_no_server_makes_a_client_remember_without_bound():
     log = StepLog(2**63 - 1, since=0)
     for number in range(1, MOST_STEPS + 3):
-        log.add(Step(sid="s", step=number))
+        log.add(Step(sid="s", step=number), {})
     assert len(log.after(2)) == MOST_STEPS
+
+
+def test_no_steps_arrays_make_a_client_remember_without_bound():
+    log, part = StepLog(10, since=0), np.zeros(MOST_BYTES // 4 + 1, np.uint8)
+    for number in range(1, 9):
+        log.add(Step(sid="s", step=number), {"inputs.semantic": part})
+    assert [step.step for step, _ in log.after(5)] == [6, 7, 8]
+    with pytest.raises(RemoteError, match="remembers the steps after 5"):
+        log.after(4)
 
 
 def test_greeting_that_nothing_can_be_computed_with_changes_nothing():
     mail = Mailbox()
     mail.put(greeting(), 0)
     known = mail.info
-    with pytest.raises(ProtocolError, match=r"hello_ok\.frame_shape"):
-        mail.put(greeting(frame_shape=[2**60, 2**60, 3]), 0)
+    spec = greeting_spec()
+    with pytest.raises(ProtocolError, match=r"hello_ok\.spec\.frame_shape"):
+        mail.put(greeting(spec=spec | {"frame_shape": [2**31 - 1, 2**31 - 1, 3]}), 0)
+    with pytest.raises(ProtocolError, match=r"hello_ok\.spec\.frame_shape"):
+        mail.put(greeting(spec=spec | {"frame_shape": [512, 512, 3], "frames_per_step": 256}), 0)
+    for wrong in (
+        {"frame_shape": [0, 16, 3]},
+        {"prompt_frames": [3, 1]},
+        {"lookaheads": []},
+        {"options": [spec["options"][0], spec["options"][0]]},
+        {"step_inputs": [{"kind": "number", "name": "x", "low": 2.0, "high": 1.0}]},
+        {"step_inputs": [{"kind": "number", "name": "x", "low": 0.0, "high": float("inf")}]},
+        {"step_inputs": [{"kind": "array", "name": "x", "dtype": "|u1", "shape": [2**31 - 1] * 8}]},
+        {"step_inputs": [{"kind": "array", "name": "x", "dtype": "|O", "shape": [1]}]},
+        {"step_inputs": [{"kind": "sound", "name": "x"}]},
+        {"prompt_psnr_min_db": float("nan")},
+    ):
+        with pytest.raises(ProtocolError):
+            mail.put(greeting(spec=spec | wrong), 0)
     assert mail.info is known
 
 

@@ -165,11 +165,11 @@ def test_a_fork_given_up_after_the_timeout_is_closed_when_it_stands(server, clie
 
 def test_an_opening_whose_reply_makes_no_sense_is_closed(server, client, monkeypatch):
     def refuse(*_):
-        raise InvalidInput("reply.image", "nothing", "an image")
+        raise InvalidInput("reply.images", "nothing", "an image")
 
     with StreamClient(server.endpoint, timeout_s=TIMEOUT_S) as other:
         with monkeypatch.context() as patched:
-            patched.setattr("sim_stream.wire.client.stream.remote_frame", refuse)
+            patched.setattr("sim_stream.wire.client.stream.remote_chunk", refuse)
             with pytest.raises(InvalidInput, match="image"):
                 other.open(FRAMES)
         assert becomes(client, 0)

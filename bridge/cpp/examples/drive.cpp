@@ -55,8 +55,8 @@ int frames_of(const std::string& text) {
 
 // Stands in for a simulator's camera: sky, grass and a grey road that narrows to the horizon.
 sim_stream::Image camera(const sim_stream::ServerInfo& info) {
-  const auto height = static_cast<std::size_t>(info.frame_shape[0]);
-  const auto width = static_cast<std::size_t>(info.frame_shape[1]);
+  const auto height = static_cast<std::size_t>(info.spec.frame_shape[0]);
+  const auto width = static_cast<std::size_t>(info.spec.frame_shape[1]);
   sim_stream::Image image{height, width, {}};
   image.rgb.reserve(height * width * 3);
   for (std::size_t y = 0; y < height; ++y) {
@@ -77,8 +77,8 @@ sim_stream::Image camera(const sim_stream::ServerInfo& info) {
 // Raw RGB frames, one after the other, of the size that the server takes.
 std::vector<sim_stream::Image> read_prompt(const std::string& path,
                                            const sim_stream::ServerInfo& info) {
-  const auto height = static_cast<std::size_t>(info.frame_shape[0]);
-  const auto width = static_cast<std::size_t>(info.frame_shape[1]);
+  const auto height = static_cast<std::size_t>(info.spec.frame_shape[0]);
+  const auto width = static_cast<std::size_t>(info.spec.frame_shape[1]);
   const std::size_t bytes = height * width * 3;
   std::ifstream file(path, std::ios::binary);
   const std::vector<char> raw{std::istreambuf_iterator<char>(file), {}};
@@ -104,6 +104,17 @@ void write_ppm(const std::string& path, const sim_stream::Image& image) {
   }
 }
 
+// Of an action what the model takes.
+sim_stream::Inputs steering(const sim_stream::StreamSpec& spec, double yaw_rate_radps) {
+  sim_stream::Inputs inputs;
+  for (const auto& [name, input] : sim_stream::Inputs(sim_stream::Action{8.0, yaw_rate_radps})) {
+    if (spec.takes(name)) {
+      inputs[name] = input;
+    }
+  }
+  return inputs;
+}
+
 std::string environment(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
   return value != nullptr ? value : otherwise;
@@ -116,26 +127,27 @@ void drive(int frames, const std::string& out, const std::string& prompt,
   options.server_key_file = environment("SIM_STREAM_SERVER_KEY", "");
   sim_stream::Client client(endpoint, options);
   const auto& info = client.info();
-  std::cout << info.model_id << " at " << info.fps() << " fps\n";
+  std::cout << info.spec.model_id << " at " << info.spec.fps() << " fps\n";
 
-  const std::vector<sim_stream::Image> painted(2, camera(info));
+  const auto [least, most] = info.spec.prompt_frames;
+  const auto count = static_cast<std::size_t>(std::clamp<std::int64_t>(2, least, most));
+  const std::vector<sim_stream::Image> painted(count, camera(info));
   auto session = client.open(prompt.empty() ? painted : read_prompt(prompt, info));
   if (const auto warning = session.prompt_warning(); !warning.empty()) {
     std::cout << "drive: " << warning << '\n';
   }
-  sim_stream::Frame frame = session.first_frame();
+  sim_stream::Chunk chunk = session.first();
   for (int n = 1; n <= frames; ++n) {
-    const sim_stream::Action action{8.0, 0.2 * std::sin(0.5 * n)};
-    frame = session.step(info.takes_actions() ? std::optional(action) : std::nullopt);
-    const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(frame.round_trip);
-    std::cout << "frame " << frame.frame_id << " in " << took.count() << " ms\n";
+    chunk = session.step(steering(info.spec, 0.2 * std::sin(0.5 * n)));
+    const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(chunk.round_trip);
+    std::cout << "frame " << chunk->frame_id << " in " << took.count() << " ms\n";
   }
-  if (auto last = session.close()) {
-    frame = *last;
+  if (auto last = session.close(); !last.empty()) {
+    chunk = last;
   }
   if (!out.empty()) {
-    write_ppm(out, frame.image);
-    std::cout << "wrote " << out << " (frame " << frame.frame_id << ")\n";
+    write_ppm(out, chunk->image);
+    std::cout << "wrote " << out << " (frame " << chunk->frame_id << ")\n";
   }
 }
 

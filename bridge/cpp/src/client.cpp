@@ -34,11 +34,12 @@ Session::Impl& Session::open_impl() const {
 }
 
 const std::string& Session::sid() const { return impl_->sid; }
-const Frame& Session::first_frame() const { return impl_->first; }
+const Chunk& Session::first() const { return impl_->first; }
+std::uint64_t Session::seed() const { return impl_->seed; }
 std::optional<double> Session::prompt_psnr_db() const { return impl_->prompt_psnr_db; }
 
 std::string Session::prompt_warning() const {
-  const auto& least = impl_->info->prompt_psnr_min_db;
+  const auto& least = impl_->info->spec.prompt_psnr_min_db;
   const auto& found = impl_->prompt_psnr_db;
   if (!least || !found || *found >= *least) {
     return "";
@@ -46,34 +47,34 @@ std::string Session::prompt_warning() const {
   std::ostringstream words;
   words << std::fixed << std::setprecision(1) << "the model cannot show this prompt: " << *found
         << " dB, its own world " << std::defaultfloat << std::setprecision(6)
-        << impl_->info->prompt_psnr_own_db.value_or(*least)
+        << impl_->info->spec.prompt_psnr_own_db.value_or(*least)
         << " dB or more; expect the drive to collapse";
   return words.str();
 }
 
 std::size_t Session::in_flight() const { return impl_->in_flight.size(); }
 
-Frame Session::step(const std::optional<Action>& action, const StepOptions& options) {
+Chunk Session::step(const Inputs& inputs, const StepOptions& options) {
   Impl& impl = open_impl();
   impl.require_none_in_flight("step");
-  impl.send_step(action, options);
+  impl.send_step(inputs, options);
   return impl.receive();
 }
 
-std::int64_t Session::send_step(const std::optional<Action>& action, const StepOptions& options) {
-  return open_impl().send_step(action, options);
+std::int64_t Session::send_step(const Inputs& inputs, const StepOptions& options) {
+  return open_impl().send_step(inputs, options);
 }
 
-Frame Session::receive() { return open_impl().receive(); }
+Chunk Session::receive() { return open_impl().receive(); }
 
-Frame Session::reset(const std::vector<Image>& frames, const StartOptions& options) {
+Chunk Session::reset(const std::vector<Image>& frames, const StartOptions& options) {
   return open_impl().reset(frames, options);
 }
 
-Session Session::fork() {
+Session Session::fork(std::optional<std::uint64_t> seed) {
   Impl& impl = open_impl();
   impl.require_none_in_flight("fork");
-  return Session(impl.fork());
+  return Session(impl.fork(seed));
 }
 
 Status Session::status() {
@@ -81,9 +82,7 @@ Status Session::status() {
   return impl.surviving([&] { return ask_status(*impl.connection, impl.sid); });
 }
 
-std::optional<Frame> Session::close() {
-  return impl_ == nullptr ? std::nullopt : impl_->close();
-}
+Chunk Session::close() { return impl_ == nullptr ? Chunk{} : impl_->close(); }
 
 Client::Client(const std::string& endpoint, const ClientOptions& options)
     : connection_(std::make_shared<Connection>(endpoint, options)) {
@@ -93,24 +92,22 @@ Client::Client(const std::string& endpoint, const ClientOptions& options)
 }
 
 Session Client::open(const std::vector<Image>& frames, const OpenOptions& options) {
-  const OutgoingArray array = frames_array(frames, *info_);
-  check_start(options, frames.size(), *info_);
+  PackedStart start = pack_start(frames, options, info_->spec);
+  check_lookahead(options.lookahead, info_->spec);
   wire::Open request;
-  request.start = options;
+  request.start = std::move(start.fields);
   request.lookahead = options.lookahead;
-  request.open_key = new_key();
+  request.idempotency_key = new_key();
   request.record = options.record;
   request.mode = options.realtime ? "realtime" : "lockstep";
   const auto at = Clock::now();
-  return connection_->or_withdrawn(request.open_key, [&] {
-    Received received = connection_->ask(request, &array, true);
-    auto& opened = expect<wire::Opened>(received, "opened");
-    if (!opened.frame) {
-      throw ProtocolError("reply: opened without a frame");
-    }
-    const wire::Opened reply = opened;
-    Frame frame = make_frame(std::move(received), *reply.frame, reply.committed_step, at);
-    return Session(std::make_unique<Session::Impl>(connection_, info_, reply, std::move(frame),
+  return connection_->or_withdrawn(request.idempotency_key, [&] {
+    Received received = connection_->ask(request, start.arrays, true);
+    const wire::Opened opened = expect<wire::Opened>(received, "opened");
+    require_frames(opened.frames, !frames.empty());
+    Chunk first =
+        make_chunk(std::move(received), opened.frames, opened.committed_step, at, info_->spec);
+    return Session(std::make_unique<Session::Impl>(connection_, info_, opened, std::move(first),
                                                    options.realtime));
   });
 }

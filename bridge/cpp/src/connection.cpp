@@ -74,7 +74,7 @@ void Connection::require_process() const {
   }
 }
 
-std::uint64_t Connection::send(const wire::Request& request, const OutgoingArray* array,
+std::uint64_t Connection::send(const wire::Request& request, const wire::OutgoingArrays& arrays,
                                bool anew) {
   require_process();
   read_waiting();
@@ -85,7 +85,7 @@ std::uint64_t Connection::send(const wire::Request& request, const OutgoingArray
   raise_farewell();
   const std::uint64_t rid = next_rid_++;
   const auto deadline = Clock::now() + options_.timeout;
-  while (!transmit(request, rid, array)) {
+  while (!transmit(request, rid, arrays)) {
     await_room(deadline);
   }
   expected_.insert(rid);
@@ -97,7 +97,7 @@ void Connection::send_unanswered(const wire::Request& request) noexcept {
     return;
   }
   try {
-    transmit(request, next_rid_++, nullptr);
+    transmit(request, next_rid_++, {});
   } catch (const std::exception&) {  // called by destructors; the lease ends the session instead
   }
 }
@@ -144,10 +144,11 @@ Received Connection::wait(std::uint64_t rid, std::chrono::milliseconds timeout,
   return received;
 }
 
-Received Connection::ask(const wire::Request& request, const OutgoingArray* array, bool anew) {
+Received Connection::ask(const wire::Request& request, const wire::OutgoingArrays& arrays,
+                         bool anew) {
   for (unsigned left = options_.resends;; --left) {
     try {
-      return wait(send(request, array, anew));
+      return wait(send(request, arrays, anew));
     } catch (const NobodyListens&) {
       throw;
     } catch (const ConnectionLost&) {
@@ -164,7 +165,7 @@ Received Connection::persevere(const wire::Request& request, std::chrono::millis
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(give_up - Clock::now());
     try {
       const auto patience = std::min(timeout, left);
-      return wait(send(request, nullptr, true), patience, patience);
+      return wait(send(request, {}, true), patience, patience);
     } catch (const RemoteError& error) {
       const bool coming = error.code() == "CONNECTION_LOST" || error.code() == "SHUTTING_DOWN" ||
                           error.code() == "BUSY";
@@ -192,7 +193,7 @@ void Connection::meet(const std::string& epoch, std::uint64_t rid) {
 
 // Asks whether the server is still the same and has that request; nobody waits for the answer.
 void Connection::beat(std::uint64_t awaiting) {
-  transmit(wire::Heartbeat{"", 0, awaiting}, next_rid_++, nullptr);
+  transmit(wire::Heartbeat{"", 0, awaiting}, next_rid_++, {});
 }
 
 // A first server has had its time to appear.
@@ -299,16 +300,24 @@ bool Connection::poll(short events, std::chrono::milliseconds timeout) {
 
 // False: the socket takes nothing now. It is full, or its connection has just ended.
 bool Connection::transmit(const wire::Request& request, std::uint64_t rid,
-                          const OutgoingArray* array) {
+                          const wire::OutgoingArrays& arrays) {
   std::vector<wire::ArraySpec> specs;
-  if (array != nullptr) {
-    specs.push_back(array->spec);
+  for (const wire::OutgoingArray& array : arrays) {
+    specs.push_back(array.spec);
   }
   const std::string header = wire::encode(request, rid, specs);
-  const auto more = array != nullptr ? zmq::send_flags::sndmore : zmq::send_flags::none;
-  bool sent = socket_.send(zmq::buffer(header), more | zmq::send_flags::dontwait).has_value();
-  if (sent && array != nullptr) {
-    sent = socket_.send(zmq::buffer(array->bytes), zmq::send_flags::dontwait).has_value();
+  const auto put = [&](zmq::const_buffer part, bool last) {
+    const auto more = last ? zmq::send_flags::none : zmq::send_flags::sndmore;
+    return socket_.send(part, more | zmq::send_flags::dontwait).has_value();
+  };
+  bool sent = put(zmq::buffer(header), arrays.empty());
+  if (!sent) {
+    return false;
+  }
+  // To the end even when the connection went between two parts: what follows would be taken for the
+  // rest of this message.
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    sent = put(zmq::buffer(arrays[i].bytes), i + 1 == arrays.size()) && sent;
   }
   return sent;
 }

@@ -19,16 +19,11 @@
 #include "handshakes.hpp"
 #include "keys.hpp"
 #include "messages.hpp"
+#include "sim_stream/client.hpp"
 
 namespace sim_stream {
 
 using Clock = std::chrono::steady_clock;
-
-// An array to send: a request carries one at most.
-struct OutgoingArray {
-  wire::ArraySpec spec;
-  std::vector<std::uint8_t> bytes;
-};
 
 struct Received {
   wire::Reply reply;
@@ -48,7 +43,7 @@ class Connection {
 
   // Sends a request; its rid, to `wait` for. Throws ConnectionLost, RemoteError. Once a server said
   // farewell every request fails at once, but for those that begin `anew`.
-  std::uint64_t send(const wire::Request& request, const OutgoingArray* array = nullptr,
+  std::uint64_t send(const wire::Request& request, const wire::OutgoingArrays& arrays = {},
                      bool anew = false);
 
   // Sends a request if that can be done at once, and ignores its reply.
@@ -63,22 +58,22 @@ class Connection {
   // Runs what opens a session with that key. If it fails, the server closes the session as soon as it
   // stands: nobody will ever know its sid.
   template <typename Opening>
-  auto or_withdrawn(const std::string& open_key, Opening&& opening) -> decltype(opening()) {
+  auto or_withdrawn(const std::string& idempotency_key, Opening&& opening) -> decltype(opening()) {
     try {
       return opening();
     } catch (const ConnectionLost&) {
-      send_unanswered(wire::Close{"", open_key});
+      send_unanswered(wire::Close{"", idempotency_key});
       throw;
     } catch (const RemoteError&) {  // it was refused: there is none
       throw;
     } catch (...) {
-      send_unanswered(wire::Close{"", open_key});
+      send_unanswered(wire::Close{"", idempotency_key});
       throw;
     }
   }
 
   // Sends and waits; again up to `resends` times what the server does once however often it comes.
-  Received ask(const wire::Request& request, const OutgoingArray* array = nullptr,
+  Received ask(const wire::Request& request, const wire::OutgoingArrays& arrays = {},
                bool anew = false);
 
   // The same until somebody answers it, for as long as errors are those of a server that comes up.
@@ -103,7 +98,8 @@ class Connection {
   void await_room(Clock::time_point deadline);
   void await_news(short events, std::chrono::milliseconds timeout);
   bool poll(short events, std::chrono::milliseconds timeout);
-  bool transmit(const wire::Request& request, std::uint64_t rid, const OutgoingArray* array);
+  bool transmit(const wire::Request& request, std::uint64_t rid,
+                const wire::OutgoingArrays& arrays);
   void read_waiting();
   void read_one();
   void meet(const std::string& epoch, std::uint64_t rid);

@@ -2,6 +2,7 @@
 #include <set>
 
 #include "codec.hpp"
+#include "decode_spec.hpp"
 #include "fields.hpp"
 
 namespace sim_stream::wire {
@@ -9,26 +10,17 @@ namespace {
 
 // Nothing in the protocol nests deeper than 5; the rest is room for fields of later versions.
 constexpr std::size_t kDepth = 16;
-constexpr std::size_t kAccepted = 65'536;
+constexpr std::size_t kFrames = 256;
+constexpr std::size_t kMarks = 16;
+constexpr std::size_t kStats = 65'536;
+constexpr std::size_t kDurations = 32;
 // What a shape may claim, counting a size of 0 as 1.
 constexpr std::uint64_t kArrayBytes = 2'147'483'647;
-// The largest frame that a reply can bring.
-constexpr std::int64_t kFrameBytes = 64 * 1024 * 1024;
 
 const std::set<std::string> kCodes = {
     "BAD_MESSAGE",   "VERSION", "UNAUTHENTICATED", "NO_SESSION", "STEP_CONFLICT",
     "ENGINE_FAILED", "LIMIT",   "BUSY",            "DEADLINE",   "SHUTTING_DOWN", "DROPPED",
     "INTERNAL"};
-
-std::string one_of(const Value& value, const std::set<std::string>& allowed) {
-  std::string text = value.name();
-  std::string all;
-  for (const auto& name : allowed) {
-    all += (all.empty() ? "" : ", ") + name;
-  }
-  value.require(allowed.count(text) == 1, all);
-  return text;
-}
 
 std::vector<ArraySpec> read_arrays(const Fields& reply) {
   std::vector<ArraySpec> arrays;
@@ -40,17 +32,35 @@ std::vector<ArraySpec> read_arrays(const Fields& reply) {
     const Fields fields = item.fields();
     ArraySpec array;
     array.name = fields.required("name").name();
-    array.dtype = one_of(fields.required("dtype"), {"|u1", "<f4"});
+    array.dtype = fields.required("dtype").one_of({"|u1", "<f4"});
     for (const Value& size : fields.required("shape").items(8)) {
       array.shape.push_back(size.integer(0, kI32Max));
     }
     array.nbytes = fields.required("nbytes").count();
-    if (const auto encoding = fields.find("enc")) {
-      one_of(*encoding, {"raw"});
-    }
     arrays.push_back(std::move(array));
   }
   return arrays;
+}
+
+std::vector<double> read_numbers(const Value& value) {
+  std::vector<double> numbers;
+  double sum = 0;
+  for (const Value& item : value.items(kStats)) {
+    numbers.push_back(item.number());
+    sum += numbers.back();
+  }
+  value.require(std::isfinite(sum), "finite numbers");
+  return numbers;
+}
+
+std::map<std::string, std::int64_t> read_nanoseconds(const Fields& fields, const char* name) {
+  std::map<std::string, std::int64_t> values;
+  if (const auto found = fields.find(name)) {
+    for (const auto& [key, value] : found->entries(kDurations)) {
+      values[key] = value.count();
+    }
+  }
+  return values;
 }
 
 FrameInfo read_frame(const Fields& fields) {
@@ -59,11 +69,14 @@ FrameInfo read_frame(const Fields& fields) {
   frame.frame_id = fields.required("frame_id").count();
   frame.lag_frames = fields.required("lag_frames").count();
   frame.final = fields.required("final").boolean();
-  frame.approximated = fields.required("approximated").boolean();
-  frame.inflated = fields.get_or("inflated", false, &Value::boolean);
-  if (const auto accepted = fields.find("accepted")) {
-    for (const Value& codes : accepted->items(kAccepted)) {
-      frame.accepted.push_back(codes.count());
+  if (const auto marks = fields.find("marks")) {
+    for (const Value& mark : marks->items(kMarks)) {
+      frame.marks.push_back(mark.name());
+    }
+  }
+  if (const auto stats = fields.find("stats")) {
+    for (const auto& [name, values] : stats->entries(kMarks)) {
+      frame.stats[name] = read_numbers(values);
     }
   }
   frame.seed = fields.get_or<std::uint64_t>("seed", 0, &Value::u64);
@@ -72,8 +85,8 @@ FrameInfo read_frame(const Fields& fields) {
   }
   frame.queue_depth = fields.get_or<std::int64_t>("queue_depth", 0, &Value::count);
   frame.dropped = fields.get_or<std::int64_t>("dropped", 0, &Value::count);
-  frame.timings_ns = fields.get_or("timings_ns", frame.timings_ns, &Value::nanoseconds);
-  frame.stamps_ns = fields.get_or("stamps_ns", frame.stamps_ns, &Value::nanoseconds);
+  frame.timings_ns = read_nanoseconds(fields, "timings_ns");
+  frame.stamps_ns = read_nanoseconds(fields, "stamps_ns");
   return frame;
 }
 
@@ -87,73 +100,15 @@ ServerLimits read_limits(const Fields& fields) {
   return limits;
 }
 
-Sampling read_sampling(const Fields& fields) {
-  Sampling sampling;
-  sampling.top_k = fields.required("top_k").integer(1, kI32Max);
-  const Value temperature = fields.required("temperature");
-  sampling.temperature = temperature.number();
-  temperature.require(sampling.temperature > 0 && sampling.temperature <= 10, "above 0, up to 10");
-  return sampling;
-}
-
-std::vector<ActionSpec> read_action_spec(const Value& value) {
-  std::vector<ActionSpec> specs;
-  for (const Value& item : value.items(16)) {
-    const Fields fields = item.fields();
-    specs.push_back({fields.required("name").name(), fields.required("unit").name(),
-                     fields.required("low").number(), fields.required("high").number(),
-                     fields.get_or<std::int64_t>("bins", 0, &Value::count),
-                     fields.get_or<std::string>("taken", "", &Value::name)});
-    const ActionSpec& spec = specs.back();
-    item.require(std::isfinite(spec.low) && std::isfinite(spec.high) && spec.low < spec.high,
-                 "finite bounds, low below high");
-  }
-  return specs;
-}
-
-Camera read_camera(const Fields& fields) {
-  return {fields.required("field_of_view_deg").finite(), fields.required("up_m").finite(),
-          fields.required("pitch_down_deg").finite()};
-}
-
 ServerInfo read_info(const Fields& fields) {
   ServerInfo info;
   info.protocol = fields.required("protocol").integer(kVersion, kVersion);
   info.server_epoch = fields.required("server_epoch").text(64);
-  info.model_id = fields.required("model_id").text(256);
-  info.weights_sha256 = fields.required("weights_sha256").text(128);
-  info.fps_num = fields.required("fps_num").integer(1, kI32Max);
-  info.fps_den = fields.required("fps_den").integer(1, kI32Max);
-  const Value shape = fields.required("frame_shape");
-  const auto sizes = shape.items(3);
-  shape.require(sizes.size() == 3, "height, width, channels");
-  std::transform(sizes.begin(), sizes.end(), info.frame_shape.begin(),
-                 [](const Value& size) { return size.count(); });
-  // A frame that no reply could bring, or none at all: nothing may be computed with that.
-  std::int64_t left = kFrameBytes;
-  for (const std::int64_t size : info.frame_shape) {
-    shape.require(size >= 1 && size <= left, "1.." + std::to_string(kFrameBytes) + " bytes");
-    left /= size;
-  }
-  shape.require(info.frame_shape[2] == 3, "3 channels");
-  const auto encoding = fields.find("frame_encoding");
-  info.frame_encoding = encoding ? one_of(*encoding, {"rgb8"}) : "rgb8";
-  info.context_min = fields.required("context_min").count();
-  info.context_max = fields.required("context_max").count();
-  fields.required("context_min")
-      .require(info.context_min >= 1 && info.context_min <= info.context_max, "1..context_max");
-  info.lookahead = fields.required("lookahead").count();
-  info.sampling = read_sampling(fields.required("sampling").fields());
-  info.action_spec = read_action_spec(fields.required("action_spec"));
+  info.spec = read_spec(fields.required("spec").fields());
   info.limits = read_limits(fields.required("limits").fields());
   info.lease_ms = fields.required("lease_ms").integer(1, kI64Max);
   info.heartbeat_ms = fields.required("heartbeat_ms").integer(1, kI64Max);
   info.resume_steps = fields.required("resume_steps").count();
-  if (const auto camera = fields.nullable("camera")) {
-    info.camera = read_camera(camera->fields());
-  }
-  info.prompt_psnr_min_db = fields.finite_or_null("prompt_psnr_min_db");
-  info.prompt_psnr_own_db = fields.finite_or_null("prompt_psnr_own_db");
   return info;
 }
 
@@ -174,7 +129,7 @@ Status read_status(const Fields& fields) {
 
 Refusal read_refusal(const Fields& fields) {
   Refusal refusal;
-  refusal.code = one_of(fields.required("code"), kCodes);
+  refusal.code = fields.required("code").one_of(kCodes);
   refusal.message = fields.required("message").text(4096);
   refusal.retryable = fields.required("retryable").boolean();
   refusal.committed_step = fields.get_or<std::int64_t>("committed_step", -1, &Value::i64);
@@ -183,16 +138,18 @@ Refusal read_refusal(const Fields& fields) {
 }
 
 template <typename T>
-T read_with_frame(const Fields& fields) {
+T read_with_frames(const Fields& fields) {
   T reply;
   reply.sid = fields.required("sid").name();
   reply.committed_step = fields.required("committed_step").i64();
-  if constexpr (std::is_same_v<T, FrameReply>) {
-    reply.frame = read_frame(fields.required("frame").fields());
-  } else if (const auto frame = fields.nullable("frame")) {
-    reply.frame = read_frame(frame->fields());
+  if (const auto frames = std::is_same_v<T, FrameReply> ? fields.required("frames")
+                                                        : fields.find("frames")) {
+    for (const Value& frame : frames->items(kFrames)) {
+      reply.frames.push_back(read_frame(frame.fields()));
+    }
   }
   if constexpr (std::is_same_v<T, Opened>) {
+    reply.seed = fields.get_or<std::uint64_t>("seed", 0, &Value::u64);
     reply.resume_token = fields.get_or<std::string>("resume_token", "", &Value::name);
   }
   if constexpr (!std::is_same_v<T, Closed>) {
@@ -202,19 +159,19 @@ T read_with_frame(const Fields& fields) {
 }
 
 Body read_body(const Fields& fields) {
-  const Value type = fields.required("t");
-  const std::string t = one_of(type, {"hello_ok", "opened", "frame", "closed", "status", "error"});
+  const std::string t = fields.required("t").one_of(
+      {"hello_ok", "opened", "frames", "closed", "status", "error"});
   if (t == "hello_ok") {
     return read_info(fields);
   }
   if (t == "opened") {
-    return read_with_frame<Opened>(fields);
+    return read_with_frames<Opened>(fields);
   }
-  if (t == "frame") {
-    return read_with_frame<FrameReply>(fields);
+  if (t == "frames") {
+    return read_with_frames<FrameReply>(fields);
   }
   if (t == "closed") {
-    return read_with_frame<Closed>(fields);
+    return read_with_frames<Closed>(fields);
   }
   if (t == "status") {
     return read_status(fields);

@@ -41,29 +41,19 @@ class Writer {
     buffer_.write(bytes, sizeof bytes);
   }
 
-  void put(const Action& action) {
-    map(2);
-    field("speed_mps", action.speed_mps);
-    field("yaw_rate_radps", action.yaw_rate_radps);
-  }
-  void put(const Sampling& sampling) {
-    map(2);
-    field("top_k", sampling.top_k);
-    field("temperature", sampling.temperature);
-  }
-  void put(const Decoding& decoding) {
-    map(3);
-    field("strategy", decoding.strategy);
-    field("window", decoding.window);
-    field("k", decoding.k);
+  void put(const Scalars& inputs) {
+    map(inputs.size());
+    for (const auto& [name, input] : inputs) {
+      put(name);
+      std::visit([this](const auto& value) { put(value); }, input);
+    }
   }
   void put(const ArraySpec& array) {
-    map(5);
+    map(4);
     field("name", array.name);
     field("dtype", array.dtype);
     field("shape", array.shape);
     field("nbytes", array.nbytes);
-    field("enc", std::string_view("raw"));
   }
 
   template <typename T>
@@ -90,7 +80,7 @@ class Writer {
 };
 
 constexpr std::size_t kCommonFields = 4;
-constexpr std::size_t kStartFields = 5;
+constexpr std::size_t kStartFields = 4;
 
 // A message's own fields, after the common ones.
 struct Fields {
@@ -105,19 +95,17 @@ struct Fields {
     out.field("rid", rid);
     out.field("arrays", arrays);
   }
-  void start(const StartOptions& start) const {
+  void start(const Start& start) const {
     out.field("seed", start.seed);
-    out.field("text", start.text);
-    out.field("sampling", start.sampling);
-    out.field("decoding", start.decoding);
-    out.field("actions", start.actions.empty() ? std::nullopt : std::optional(start.actions));
+    out.field("inputs", start.inputs);
+    out.field("prompt_inputs", start.prompt_inputs);
+    out.field("options", start.options);
   }
 
   void operator()(const Hello& hello) const {
-    begin("hello", 3);
+    begin("hello", 2);
     out.field("protocol_min", hello.protocol_min);
     out.field("protocol_max", hello.protocol_max);
-    out.field("capabilities", hello.capabilities);
   }
   void operator()(const Open& open) const {
     begin("open", kStartFields + 5);
@@ -125,7 +113,7 @@ struct Fields {
     out.field("mode", open.mode);
     out.field("lookahead", open.lookahead);
     out.field("dt_us", open.dt_us);
-    out.field("open_key", open.open_key);
+    out.field("idempotency_key", open.idempotency_key);
     out.field("record", open.record);
   }
   void operator()(const Reset& reset) const {
@@ -137,14 +125,15 @@ struct Fields {
     begin("step", 5);
     out.field("sid", step.sid);
     out.field("step", step.step);
-    out.field("action", step.action);
+    out.field("inputs", step.inputs);
     out.field("sim_time_us", step.sim_time_us);
     out.field("deadline_ms", step.deadline_ms);
   }
   void operator()(const Fork& fork) const {
-    begin("fork", 2);
+    begin("fork", 3);
     out.field("sid", fork.sid);
-    out.field("open_key", fork.open_key);
+    out.field("seed", fork.seed);
+    out.field("idempotency_key", fork.idempotency_key);
   }
   void operator()(const Resume& resume) const {
     begin("resume", 1);
@@ -153,7 +142,7 @@ struct Fields {
   void operator()(const Close& close) const {
     begin("close", 2);
     out.field("sid", close.sid);
-    out.field("open_key", close.open_key);
+    out.field("idempotency_key", close.idempotency_key);
   }
   void operator()(const Heartbeat& heartbeat) const {
     begin("heartbeat", 3);

@@ -9,6 +9,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -74,6 +75,15 @@ class Value {
     return std::string(view);
   }
   [[nodiscard]] std::string name() const { return text(64); }
+  [[nodiscard]] std::string one_of(const std::set<std::string>& allowed) const {
+    const std::string found = name();
+    std::string all;
+    for (const std::string& one : allowed) {
+      all += (all.empty() ? "" : ", ") + one;
+    }
+    require(allowed.count(found) == 1, all);
+    return found;
+  }
   [[nodiscard]] std::vector<Value> items(std::size_t max_items) const {
     require(object_->type == msgpack::type::ARRAY && object_->via.array.size <= max_items,
             "a list of at most " + std::to_string(max_items));
@@ -83,13 +93,15 @@ class Value {
     }
     return values;
   }
-  [[nodiscard]] std::map<std::string, std::int64_t> nanoseconds() const {
-    require(object_->type == msgpack::type::MAP && object_->via.map.size <= 32,
-            "a map of at most 32");
-    std::map<std::string, std::int64_t> values;
+  // A map's values by name; of equal names the last counts.
+  [[nodiscard]] std::map<std::string, Value> entries(std::size_t max_entries) const {
+    require(object_->type == msgpack::type::MAP && object_->via.map.size <= max_entries,
+            "a map of at most " + std::to_string(max_entries));
+    std::map<std::string, Value> values;
     for (std::uint32_t i = 0; i < object_->via.map.size; ++i) {
       const auto& entry = object_->via.map.ptr[i];
-      values[Value(entry.key, where_ + ".key").name()] = Value(entry.val, where_).count();
+      const std::string key = Value(entry.key, where_ + ".key").name();
+      values.insert_or_assign(key, Value(entry.val, where_ + "." + key));
     }
     return values;
   }

@@ -1,19 +1,20 @@
-// The messages of protocol v1 as the client sends and gets them. Knows no bytes and no sockets.
+// The messages of protocol v2 as the client sends and gets them. Knows no bytes and no sockets.
 
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
-#include "sim_stream/client.hpp"
+#include "sim_stream/types.hpp"
 
 namespace sim_stream::wire {
 
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kVersion = 2;
 constexpr std::size_t kHeaderBytes = 64 * 1024;
 constexpr std::size_t kParts = 16;
 
@@ -25,47 +26,63 @@ struct ArraySpec {
   std::int64_t nbytes = 0;
 };
 
+struct OutgoingArray {
+  ArraySpec spec;
+  std::vector<std::uint8_t> bytes;
+};
+using OutgoingArrays = std::vector<OutgoingArray>;
+
+// The inputs that stand in a message; arrays travel beside it.
+using Scalars = std::map<std::string, std::variant<double, std::string>>;
+
 struct Hello {
   std::int64_t protocol_min = kVersion;
   std::int64_t protocol_max = kVersion;
-  std::vector<std::string> capabilities;
+};
+
+struct Start {
+  std::uint64_t seed = 0;
+  Scalars inputs;
+  std::vector<Scalars> prompt_inputs;
+  Scalars options;
 };
 
 struct Open {
-  StartOptions start;
+  Start start;
   std::string mode = "lockstep";
   std::optional<std::int64_t> lookahead;
   std::optional<std::int64_t> dt_us;
-  std::string open_key;
+  std::string idempotency_key;
   std::optional<bool> record;
 };
 
 struct Reset {
-  StartOptions start;
+  Start start;
   std::string sid;
 };
 
 struct Step {
   std::string sid;
   std::int64_t step = 0;
-  std::optional<Action> action;
+  Scalars inputs;
   std::optional<std::int64_t> sim_time_us;
   std::optional<std::int64_t> deadline_ms;
 };
 
 struct Fork {
   std::string sid;
-  std::string open_key;
+  std::optional<std::uint64_t> seed;
+  std::string idempotency_key;
 };
 
 struct Resume {
   std::string resume_token;
 };
 
-// With an `open_key` and no `sid`: of the session that it opened or is opening.
+// With an `idempotency_key` and no `sid`: of the session that it opened or is opening.
 struct Close {
   std::string sid;
-  std::string open_key = "";
+  std::string idempotency_key = "";
 };
 
 struct Heartbeat {
@@ -79,7 +96,8 @@ using Request = std::variant<Hello, Open, Reset, Step, Fork, Resume, Close, Hear
 struct Opened {
   std::string sid;
   std::int64_t committed_step = -1;
-  std::optional<FrameInfo> frame;
+  std::uint64_t seed = 0;
+  std::vector<FrameInfo> frames;
   std::string resume_token;
   std::optional<double> prompt_psnr_db;
 };
@@ -87,14 +105,14 @@ struct Opened {
 struct FrameReply {
   std::string sid;
   std::int64_t committed_step = -1;
-  FrameInfo frame;
+  std::vector<FrameInfo> frames;
   std::optional<double> prompt_psnr_db;
 };
 
 struct Closed {
   std::string sid;
   std::int64_t committed_step = -1;
-  std::optional<FrameInfo> frame;
+  std::vector<FrameInfo> frames;
 };
 
 struct Refusal {

@@ -33,13 +33,14 @@ std::string new_key() {
 
 Session::Impl::Impl(std::shared_ptr<Connection> its_connection,
                     std::shared_ptr<const ServerInfo> its_info, const wire::Opened& opened,
-                    Frame frame, bool in_realtime)
+                    Chunk chunk, bool in_realtime)
     : connection(std::move(its_connection)),
       info(std::move(its_info)),
       sid(opened.sid),
-      first(frame),
+      seed(opened.seed),
+      first(chunk),
       prompt_psnr_db(opened.prompt_psnr_db),
-      latest(std::move(frame)),
+      latest(std::move(chunk)),
       next_step(after(opened.committed_step)),
       realtime(in_realtime),
       token_(connection->options().resume.count() > 0 ? opened.resume_token : ""),
@@ -52,28 +53,28 @@ Session::Impl::~Impl() {
   }
 }
 
-std::int64_t Session::Impl::send_step(const std::optional<Action>& action,
-                                      const StepOptions& options) {
+std::int64_t Session::Impl::send_step(const Inputs& inputs, const StepOptions& options) {
   shed();
   const std::int64_t most = realtime ? kUnanswered : info->limits.max_in_flight;
   if (static_cast<std::int64_t>(in_flight.size()) >= most) {
     throw InvalidInput("send_step: got " + std::to_string(in_flight.size()) +
                        " in flight; allowed: " + std::to_string(most));
   }
-  check_action(action, *info);
+  PackedStep packed = pack_step(inputs, info->spec);
   if (options.deadline_ms.value_or(0) < 0) {
     throw InvalidInput("deadline_ms: got " + std::to_string(*options.deadline_ms) +
                        "; allowed: 0 or more");
   }
-  const wire::Step message{sid, next_step, action, options.sim_time_us, options.deadline_ms};
+  Taken step{{sid, next_step, std::move(packed.inputs), options.sim_time_us, options.deadline_ms},
+             std::move(packed.arrays)};
   const auto at = Clock::now();
-  const auto rid = surviving([&] { return connection->send(message); });
-  in_flight.push_back({message, rid, at, false});
+  const auto rid = surviving([&] { return connection->send(step.message, step.arrays); });
+  in_flight.push_back({std::move(step), rid, at, false});
   return std::exchange(next_step, after(next_step));
 }
 
 // In realtime the newest step is always taken.
-Frame Session::Impl::receive() {
+Chunk Session::Impl::receive() {
   while (true) {
     try {
       return receive_one();
@@ -98,7 +99,7 @@ void Session::Impl::shed() {
   in_flight.erase(given_way, in_flight.end());
 }
 
-Frame Session::Impl::receive_one() {
+Chunk Session::Impl::receive_one() {
   if (in_flight.empty()) {
     throw InvalidInput("receive: got no step in flight; allowed: after send_step");
   }
@@ -116,17 +117,16 @@ Frame Session::Impl::receive_one() {
     throw;
   }
   const auto at = in_flight.front().at;
-  log_.push_back(in_flight.front().message);
+  log_.push_back(std::move(in_flight.front().step));
   if (static_cast<std::int64_t>(log_.size()) > std::min(info->resume_steps, kRemembered)) {
-    log_since_ = log_.front().step;
+    log_since_ = log_.front().message.step;
     log_.pop_front();
   }
   in_flight.pop_front();
-  const auto& reply = expect<wire::FrameReply>(received, "frame");
-  const FrameInfo frame = reply.frame;
-  const std::int64_t committed_step = reply.committed_step;
-  settle(committed_step);
-  latest = make_frame(std::move(received), frame, committed_step, at);
+  const wire::FrameReply reply = expect<wire::FrameReply>(received, "frames");
+  settle(reply.committed_step);
+  require_frames(reply.frames, true);
+  latest = make_chunk(std::move(received), reply.frames, reply.committed_step, at, info->spec);
   return latest;
 }
 
@@ -158,7 +158,7 @@ Received Session::Impl::ask_close() {
 void Session::Impl::send_lost() {
   for (Sent& sent : in_flight) {
     if (!connection->expects(sent.rid)) {
-      sent.rid = connection->send(sent.message);
+      sent.rid = connection->send(sent.step.message, sent.step.arrays);
       sent.again = true;
     }
   }
@@ -207,9 +207,9 @@ void Session::Impl::resume(const ServerInfo& there, Clock::time_point give_up, b
     throw;
   }
   epoch_ = there.server_epoch;
-  for (const wire::Step& step : log_) {
-    if (catch_up && step.step > recorded) {
-      connection->ask(step);
+  for (const Taken& step : log_) {
+    if (catch_up && step.message.step > recorded) {
+      connection->ask(step.message, step.arrays);
     }
   }
   for (const Sent& sent : in_flight) {
@@ -226,7 +226,7 @@ Received Session::Impl::rebuilt(Clock::time_point give_up) {
   while (true) {
     try {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(give_up - Clock::now());
-      const auto rid = connection->send(wire::Resume{token_}, nullptr, true);
+      const auto rid = connection->send(wire::Resume{token_}, {}, true);
       const auto patience = std::min(options.timeout, left);
       return connection->wait(rid, patience, patience);
     } catch (const RemoteError& error) {
@@ -265,34 +265,35 @@ void Session::Impl::settle(std::int64_t committed_step) {
   }
 }
 
-Frame Session::Impl::reset(const std::vector<Image>& frames, const StartOptions& options) {
-  const OutgoingArray array = frames_array(frames, *info);
-  check_start(options, frames.size(), *info);
+Chunk Session::Impl::reset(const std::vector<Image>& frames, const StartOptions& options) {
+  const PackedStart start = pack_start(frames, options, info->spec);
+  const wire::Reset message{start.fields, sid};
   forget_steps();
   const auto at = Clock::now();
   Received received = surviving(
-      [&] { return connection->wait(connection->send(wire::Reset{options, sid}, &array)); }, false);
-  const auto& reply = expect<wire::FrameReply>(received, "frame");
-  const FrameInfo frame = reply.frame;
-  const std::int64_t committed_step = reply.committed_step;
+      [&] { return connection->wait(connection->send(message, start.arrays)); }, false);
+  const wire::FrameReply reply = expect<wire::FrameReply>(received, "frames");
+  require_frames(reply.frames, !frames.empty());
+  seed = options.seed;
   prompt_psnr_db = reply.prompt_psnr_db;
-  first = latest = make_frame(std::move(received), frame, committed_step, at);
-  next_step = after(committed_step);
+  first = latest =
+      make_chunk(std::move(received), reply.frames, reply.committed_step, at, info->spec);
+  next_step = after(reply.committed_step);
   log_.clear();
-  log_since_ = committed_step;
+  log_since_ = reply.committed_step;
   return first;
 }
 
-std::unique_ptr<Session::Impl> Session::Impl::fork() {
+std::unique_ptr<Session::Impl> Session::Impl::fork(std::optional<std::uint64_t> its_seed) {
   const std::string key = new_key();
   return connection->or_withdrawn(key, [&] {
-    Received received = surviving([&] { return connection->ask(wire::Fork{sid, key}); });
+    Received received = surviving([&] { return connection->ask(wire::Fork{sid, its_seed, key}); });
     const auto& opened = expect<wire::Opened>(received, "opened");
     return std::make_unique<Impl>(connection, info, opened, latest, realtime);
   });
 }
 
-std::optional<Frame> Session::Impl::close() {
+Chunk Session::Impl::close() {
   if (closed) {
     return last;
   }
@@ -304,14 +305,12 @@ std::optional<Frame> Session::Impl::close() {
     received = surviving([&] { return ask_close(); });
   } catch (const RemoteError& error) {
     if (error.code() == "NO_SESSION") {
-      return std::nullopt;  // over all the same
+      return last;  // over all the same
     }
     throw;
   }
-  const auto& reply = expect<wire::Closed>(received, "closed");
-  if (const auto frame = reply.frame) {
-    last = make_frame(std::move(received), *frame, reply.committed_step, at);
-  }
+  const wire::Closed reply = expect<wire::Closed>(received, "closed");
+  last = make_chunk(std::move(received), reply.frames, reply.committed_step, at, info->spec);
   return last;
 }
 

@@ -7,31 +7,37 @@
 #include <optional>
 #include <string>
 
-#include "checks.hpp"
+#include "chunk.hpp"
 #include "connection.hpp"
+#include "pack.hpp"
 
 namespace sim_stream {
 
 struct Session::Impl {
+  // A step as it is sent, however often: with the arrays that the server knows it again by.
+  struct Taken {
+    wire::Step message;
+    wire::OutgoingArrays arrays;
+  };
   // A step in flight. `again`: it was sent before.
   struct Sent {
-    wire::Step message;
+    Taken step;
     std::uint64_t rid;
     Clock::time_point at;
     bool again = false;
   };
 
   Impl(std::shared_ptr<Connection> its_connection, std::shared_ptr<const ServerInfo> its_info,
-       const wire::Opened& opened, Frame frame, bool in_realtime);
+       const wire::Opened& opened, Chunk chunk, bool in_realtime);
   ~Impl();
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
-  std::int64_t send_step(const std::optional<Action>& action, const StepOptions& options);
-  Frame receive();
-  Frame reset(const std::vector<Image>& frames, const StartOptions& options);
-  std::unique_ptr<Impl> fork();
-  std::optional<Frame> close();
+  std::int64_t send_step(const Inputs& inputs, const StepOptions& options);
+  Chunk receive();
+  Chunk reset(const std::vector<Image>& frames, const StartOptions& options);
+  std::unique_ptr<Impl> fork(std::optional<std::uint64_t> its_seed);
+  Chunk close();
   void forget_steps();
   void require_none_in_flight(const char* call) const;
 
@@ -55,10 +61,11 @@ struct Session::Impl {
   std::shared_ptr<Connection> connection;
   std::shared_ptr<const ServerInfo> info;
   std::string sid;
-  Frame first;
+  std::uint64_t seed;
+  Chunk first;
   std::optional<double> prompt_psnr_db;
-  Frame latest;
-  std::optional<Frame> last;
+  Chunk latest;
+  Chunk last;
   std::deque<Sent> in_flight;
   std::int64_t next_step;
   bool realtime;
@@ -67,7 +74,7 @@ struct Session::Impl {
  private:
   Received receive_front();
   Received ask_close();
-  Frame receive_one();
+  Chunk receive_one();
   void shed();
   void send_lost();
   bool came_back(std::string code, Clock::time_point give_up, bool catch_up);
@@ -79,7 +86,7 @@ struct Session::Impl {
   std::string token_;
   std::string epoch_;
   // Steps whose replies came: what the recording may still lack, the steps after `log_since_`.
-  std::deque<wire::Step> log_;
+  std::deque<Taken> log_;
   std::int64_t log_since_;
   void settle(std::int64_t committed_step);
 };

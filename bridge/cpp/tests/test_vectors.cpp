@@ -2,54 +2,12 @@
 
 #include <doctest/doctest.h>
 
-#include <fstream>
-#include <iterator>
-#include <string>
-
 #include "expected.hpp"
+#include "requests.hpp"
+#include "sim_stream/errors.hpp"
 
 using namespace sim_stream;
 using namespace sim_stream::wire;
-
-namespace {
-
-std::string file() {
-  std::ifstream stream(SIM_STREAM_VECTORS, std::ios::binary);
-  REQUIRE_MESSAGE(stream.good(), "no " SIM_STREAM_VECTORS);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-// The vectors of one kind; the handle owns what they point to.
-struct Vectors {
-  explicit Vectors(const char* kind) : bytes(file()), handle(msgpack::unpack(bytes.data(), bytes.size())) {
-    list = handle->as<std::map<std::string, msgpack::object>>().at(kind).as<std::vector<Map>>();
-    REQUIRE(list.size() > 0);
-  }
-  std::string bytes;
-  msgpack::object_handle handle;
-  std::vector<Map> list;
-};
-
-std::vector<std::string> parts_of(const Map& vector) {
-  std::vector<std::string> parts;
-  for (const auto& part : vector.at("parts").as<std::vector<msgpack::object>>()) {
-    parts.emplace_back(part.via.bin.ptr, part.via.bin.size);
-  }
-  return parts;
-}
-
-// As the connection reads a message.
-Reply receive(const std::vector<std::string>& parts) {
-  Reply reply = decode_reply(parts.at(0));
-  std::vector<std::size_t> sizes;
-  for (std::size_t i = 1; i < parts.size(); ++i) {
-    sizes.push_back(parts[i].size());
-  }
-  check_parts(reply.arrays, sizes);
-  return reply;
-}
-
-}  // namespace
 
 TEST_CASE("every request is written as in the vectors") {
   const Vectors vectors("requests");

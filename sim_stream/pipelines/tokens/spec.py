@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sim_stream.config import STRATEGIES, DecodingConfig, Preset
+from sim_stream.config import DecodingConfig, Preset
+from sim_stream.decoding.kind import StrategyKind
+from sim_stream.decoding.strategies import STRATEGIES
 from sim_stream.expects import Expects
 from sim_stream.spec import ChoiceField, Fields, NumberField, StreamSpec
 
@@ -65,31 +67,18 @@ def _action_fields(preset: Preset, expects: Expects) -> Fields:
 
 
 def _options(preset: Preset, decoding: DecodingConfig) -> Fields:
-    codes, (_, row) = preset.vq.codes_per_frame, preset.vq.grid
     vocabulary, sampling = preset.vq.num_vq_embeddings, preset.sampling
+    exact = " and ".join(kind.name for kind in STRATEGIES.values() if kind.exact)
+    strategy = ChoiceField(
+        name="strategy",
+        choices=tuple(STRATEGIES),
+        default=decoding.strategy,
+        doc=f"how a frame's tokens are found; {exact} give equal frames",
+    )
+    counts = {kind.option.name: kind for kind in STRATEGIES.values() if kind.option}
     return (
-        ChoiceField(
-            name="strategy",
-            choices=tuple(STRATEGIES),
-            default=decoding.strategy,
-            doc="how a frame's tokens are found; raster and jacobi give equal frames",
-        ),
-        NumberField(
-            name="window",
-            low=1,
-            high=codes,
-            integer=True,
-            default=min(decoding.window, codes),
-            doc="tokens that jacobi samples in a pass",
-        ),
-        NumberField(
-            name="k",
-            low=1,
-            high=row,
-            integer=True,
-            default=min(decoding.k, row),
-            doc="tokens that diagonal keeps between rows",
-        ),
+        strategy,
+        *(_count(kind, preset, decoding) for kind in counts.values()),
         NumberField(
             name="top_k",
             low=1,
@@ -106,4 +95,18 @@ def _options(preset: Preset, decoding: DecodingConfig) -> Fields:
             default=sampling.temperature,
             doc="of the sampling",
         ),
+    )
+
+
+def _count(kind: StrategyKind, preset: Preset, decoding: DecodingConfig) -> NumberField:
+    """A strategy's own option."""
+    assert kind.option is not None
+    name, most = kind.option.name, kind.option.most(preset.vq.grid)
+    return NumberField(
+        name=name,
+        low=1,
+        high=most,
+        integer=True,
+        default=min(getattr(decoding, name), most),
+        doc=f"tokens, of {kind.name}: {kind.about}",
     )

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
+from sim_stream.decoding.strategies import DEFAULTS
 from sim_stream.errors import InvalidInput
+from sim_stream.pipelines.tokens.frame import Frame, Pending
+from sim_stream.pipelines.tokens.runtime import Runtime
+from sim_stream.pipelines.tokens.session import Prediction, Session
 from sim_stream.pipelines.tokens.spec import SPEED, YAW_RATE, spec_of
-from sim_stream.runtime.frame import Frame, Pending
-from sim_stream.runtime.runtime import Runtime
-from sim_stream.runtime.session import Prediction, Session
 from sim_stream.spec import Inputs, StreamSpec
 from sim_stream.stream_model import APPROXIMATED, INFLATED, Chunk, Image
 
@@ -80,7 +81,7 @@ class TokenSession:
                 top_k=_whole(how["top_k"]), temperature=_number(how["temperature"])
             ),
             decoding=DecodingConfig(
-                strategy=str(how["strategy"]), window=_whole(how["window"]), k=_whole(how["k"])
+                strategy=str(how["strategy"]), **{name: _whole(how[name]) for name in DEFAULTS}
             ),
         )
         return chunk_of(first, prompt_psnr_db=self._session.prompt_psnr_db)

@@ -1,19 +1,22 @@
-// The page: joins connection, keys, frame, window, plots and session list. What is shown is what
+// The page: joins connection, keys, fields, frame, window, plots and session list. What is shown is what
 // the server said last; nothing is assumed to have worked.
 
 import { Connection } from "./connection.js";
+import { FieldControls } from "./fields.js";
+import { offerGauges, showGauges } from "./gauges.js";
 import { isTyping, Keys } from "./keys.js";
 import { Latency } from "./latency.js";
 import { SteppedLines } from "./plots.js";
 import { SessionList } from "./sessions.js";
+import "./theme.js";
 import { FrameWindow } from "./window.js";
+import { drivable, hintFor, owner, steerable } from "./words.js";
 
 const NOTICE_MS = 6000;
 const SILENT_S = 2; // a server that is older news than this is said to be silent
 const DRAW_EVERY_MS = 125;
 const [RATE_FRAMES, RATE_S] = [16, 8];
 const ALIVE = ["running", "paused"];
-const YAW_FULL_RADPS = 0.3; // what the keys reach (sim_stream/view/controls.py)
 const QUEUES = {
   in_flight: { label: "steps still in the air", color: "--stage-world-model", width: 3, dash: [] },
   queue_depth: { label: "behind it at the server", color: "--stage-video-decode", width: 2, dash: [6, 6] },
@@ -27,6 +30,7 @@ let connected = false; // to the page's server
 let farewell = ""; // what that said last
 let watching = null;
 let shownS = []; // when the last frames of this session were shown
+let steppedS = null; // when its last step was
 let noticeTimer = 0;
 
 const latency = new Latency(find("latency"), find("stages").tBodies[0]);
@@ -54,9 +58,15 @@ const connection = new Connection({
     notice: ({ text }) => notice(text),
     ending: ({ text }) => { farewell = text; },
   })[message.t](message),
-  frame: showFrame,
+  frames: showFrames,
 });
 const keys = new Keys(document.querySelectorAll(".key"), steer);
+const stepInputs = new FieldControls(find("step-inputs"), {
+  sliders: true,
+  changed: (name, value) => connection.send("set", { sid: watching, name, value }),
+});
+const sessionInputs = new FieldControls(find("session-inputs"));
+const options = new FieldControls(find("options"));
 
 function session() {
   return state.sessions.find(({ sid }) => sid === watching) ?? null;
@@ -66,16 +76,29 @@ function greet(message) {
   welcome = message;
   find("model").textContent = message.model_id;
   find("weights").textContent = message.weights_sha256.slice(0, 8);
-  find("shape").textContent = `${message.frame_shape[1]}×${message.frame_shape[0]}, ${message.fps} fps`;
+  const [height, width] = message.frame_shape;
+  find("shape").textContent = `${width}×${height}, ${message.fps} fps`;
+  if (shownS.length === 0) Object.assign(find("frame"), { width, height });
+  frameWindow.shape(height, width);
   find("endpoint").textContent = message.endpoint;
   if (!find("seed").value || find("seed").value === "0") find("seed").value = message.first_seed;
   offer(message.prompts);
-  const [speed] = message.actions;
-  if (speed) find("speed-bar").max = speed.high;
-  latency.period(1000 / message.fps);
+  build(message);
+  const several = message.frames_per_step > 1;
+  latency.period((1000 * message.frames_per_step) / message.fps, several ? "step period" : "frame period");
+}
+
+/** Controls for what this model takes. */
+function build({ step_inputs, keyed, session_inputs, options: offered }) {
+  offerGauges(step_inputs, keyed);
+  stepInputs.build(step_inputs.filter(({ name }) => !keyed.includes(name)));
+  sessionInputs.build(session_inputs);
+  options.build(offered);
+  find("more").hidden = session_inputs.length + offered.length === 0;
 }
 
 function offer(prompts) {
+  find("start").hidden = prompts.length < 2;
   const choice = find("prompt");
   const kept = prompts.includes(choice.value) ? choice.value : prompts[0];
   choice.replaceChildren(...prompts.map((name) => new Option(name)));
@@ -124,37 +147,21 @@ function showControls(current, away) {
   find("run").disabled = !free || current.state === "failed" || current.state === "ended";
   find("reset").disabled = !free || current.state === "ended";
   find("fork").disabled = !current || !["running", "paused"].includes(current.state);
-  find("wheel").disabled = !drivable(current);
+  find("wheel").disabled = !drivable(current, welcome);
   find("wheel").textContent = mine ? "Let go" : "Take the wheel";
-  find("wheel-owner").textContent = owner(current, mine);
-  find("open").disabled = false;
+  find("wheel-owner").textContent = owner(current, mine, welcome);
+  find("open").disabled = Boolean(welcome.obstacle);
+  stepInputs.show(current?.inputs ?? {});
+  stepInputs.disabled = away || !free || current.state === "ended";
   if (away) for (const id of Object.keys(commands)) find(id).disabled = true;
-  for (const key of document.querySelectorAll(".key")) key.disabled = away || !drivable(current);
-  hint(away ? "" : hintFor(current));
-}
-
-function drivable(current) {
-  return current && welcome.actions.length > 0 && !["foreign", "ended"].includes(current.state);
-}
-
-function owner(current, mine) {
-  if (!welcome.actions.length) return "this model takes no actions";
-  if (!current || current.state === "foreign") return "not yours to drive";
-  if (mine) return "you have the wheel";
-  return current.driver === null ? "nobody has the wheel" : `viewer ${current.driver} has the wheel`;
-}
-
-function hintFor(current) {
-  if (!current) return "No session: press N for a new one.";
-  if (current.state === "ended") return `${current.note} Press N for a new one.`;
-  if (current.note) return current.note;
-  const paused = current.state === "paused" ? "Paused. Space starts, arrow keys drive." : "";
-  return current.warning ? `Careful: ${current.warning}. ${paused}` : paused;
+  for (const key of document.querySelectorAll(".key")) key.disabled = away || !steerable(current, welcome);
+  hint(away ? "" : hintFor(current, welcome));
 }
 
 function turnTo(sid) {
   watching = sid;
   shownS = [];
+  steppedS = null;
   latency.clear();
   queues.clear();
   frameWindow.clear();
@@ -165,35 +172,45 @@ function turnTo(sid) {
 let drawn = Promise.resolve();
 
 /** One after another: JPEGs are decoded beside this thread and may be ready out of order. */
-function showFrame(header, jpeg) {
-  const decoded = createImageBitmap(jpeg);
-  drawn = drawn.then(async () => drawFrame(header, await decoded));
+function showFrames(header, jpegs) {
+  const decoded = Promise.all(jpegs.map((jpeg) => createImageBitmap(jpeg)));
+  drawn = drawn.then(async () => drawFrames(header, await decoded));
 }
 
-function drawFrame(header, bitmap) {
-  connection.send("seen");
+/** Those that came together each in its time. */
+async function drawFrames(header, bitmaps) {
   if (header.sid !== watching) turnTo(header.sid);
-  const canvas = find("frame");
-  if (canvas.width !== bitmap.width) Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
-  canvas.getContext("2d").drawImage(bitmap, 0, 0);
-  canvas.dataset.frame = header.frame_id;
-  canvas.dataset.step = header.step;
-  find("frame-id").textContent = `frame ${header.frame_id} · step ${header.step}`;
-  find("rate").textContent = rate();
-  const marks = ["approximated", "inflated"].filter((mark) => header[mark]);
-  find("badges").replaceChildren(...marks.map((mark) => tag(mark)));
-  frameWindow.show(header, bitmap);
-  showAction(header.action);
+  showGauges(header.inputs);
   plot(header);
+  for (const [index, bitmap] of bitmaps.entries()) {
+    if (index > 0) await new Promise((go) => { setTimeout(go, 1000 / welcome.fps); });
+    if (header.sid !== watching) break; // turned away meanwhile
+    drawFrame(header, header.frame_ids[index], bitmap);
+  }
+  connection.send("seen");
+}
+
+function drawFrame(header, frameId, bitmap) {
+  const canvas = find("frame");
+  const { width, height } = bitmap;
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  canvas.dataset.frame = frameId;
+  canvas.dataset.step = header.step;
+  shownS = [...shownS, nowS()].slice(-RATE_FRAMES);
+  find("frame-id").textContent = `frame ${frameId} · step ${header.step}`;
+  find("rate").textContent = rate();
+  find("badges").replaceChildren(...header.marks.map((mark) => tag(mark)));
+  frameWindow.show(header, frameId, bitmap);
 }
 
 function plot(header) {
   const t = nowS();
   queues.add({ t, in_flight: header.in_flight, queue_depth: header.queue_depth });
   if (header.step > 0) {
-    latency.add(header, t, shownS.length ? t - shownS.at(-1) : 1 / welcome.fps);
+    latency.add(header, t, steppedS === null ? welcome.frames_per_step / welcome.fps : t - steppedS);
   }
-  shownS = [...shownS, t].slice(-RATE_FRAMES);
+  steppedS = t;
 }
 
 /** Frames a second over the last ones, as they were shown here. */
@@ -203,20 +220,9 @@ function rate() {
   return `${((recent.length - 1) / (recent.at(-1) - recent[0])).toFixed(1)} fps`;
 }
 
-function showAction(action) {
-  if (!action) return;
-  find("speed").textContent = `${action.speed_mps.toFixed(1)} m/s`;
-  find("speed-bar").value = action.speed_mps;
-  const yaw = action.yaw_rate_radps;
-  const side = yaw > 0.001 ? " left" : yaw < -0.001 ? " right" : "";
-  find("yaw").textContent = `${Math.abs(yaw).toFixed(2)} rad/s${side}`;
-  const share = Math.min(1, Math.abs(yaw) / YAW_FULL_RADPS) * 50;
-  Object.assign(find("yaw-bar").style, { width: `${share}%`, left: `${yaw > 0 ? 50 - share : 50}%` });
-}
-
 function steer(held) {
   const current = session();
-  if (outage() || !drivable(current)) return;
+  if (outage() || !welcome || !steerable(current, welcome)) return;
   const pressed = Object.values(held).some(Boolean);
   if (current.driver !== null && current.driver !== welcome.viewer) {
     if (pressed) notice(`Viewer ${current.driver} has the wheel; T takes it.`);
@@ -235,8 +241,10 @@ const commands = {
 
 function withStart(go) {
   const input = find("seed");
-  if (input.value !== "" && input.checkValidity()) go({ seed: Number(input.value), prompt: find("prompt").value });
-  else notice("The seed is a whole number from 0 to 2^53-1.");
+  if (input.value === "" || !input.checkValidity()) return notice("The seed is a whole number from 0 to 2^53-1.");
+  if (!sessionInputs.valid || !options.valid) return notice("A value for New session and Reset is out of its bounds.");
+  const [seed, prompt] = [Number(input.value), find("prompt").value];
+  return go({ seed, prompt, inputs: sessionInputs.values, options: options.values });
 }
 
 for (const [id, go] of Object.entries(commands)) {
@@ -278,16 +286,6 @@ function tag(text) {
 function nowS() {
   return performance.now() / 1e3;
 }
-
-// Light or dark: what was chosen here last, else what the system prefers.
-function theme(name) {
-  document.documentElement.dataset.theme = name;
-}
-theme(localStorage.getItem("theme") ?? (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
-find("theme").addEventListener("click", () => {
-  theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
-  localStorage.setItem("theme", document.documentElement.dataset.theme);
-});
 
 find("queue-legend").append(...Object.values(QUEUES).map(({ label, color }) => {
   const entry = document.createElement("span");

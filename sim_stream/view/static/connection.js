@@ -5,7 +5,7 @@ const LENGTH_BYTES = 4;
 const AGAIN_MS = 1000;
 
 export class Connection {
-  /** `on`: {event(message), frame(header, jpeg), opened(), lost()} */
+  /** `on`: {event(message), frames(header, jpegs), opened(), lost()} */
   constructor(on) {
     this.on = on;
     this.open();
@@ -17,7 +17,7 @@ export class Connection {
     this.socket.onopen = () => this.on.opened();
     this.socket.onmessage = ({ data }) => {
       if (typeof data === "string") this.on.event(JSON.parse(data));
-      else this.on.frame(...split(data));
+      else this.on.frames(...split(data));
     };
     this.socket.onclose = () => {
       this.on.lost();
@@ -32,9 +32,13 @@ export class Connection {
   }
 }
 
-/** A binary message: the header's length, big-endian, the header, a JPEG. */
+/** A binary message: the header's length, big-endian, the header, JPEGs of the sizes it says. */
 function split(buffer) {
-  const end = LENGTH_BYTES + new DataView(buffer).getUint32(0);
+  let end = LENGTH_BYTES + new DataView(buffer).getUint32(0);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, LENGTH_BYTES, end - LENGTH_BYTES)));
-  return [header, new Blob([new Uint8Array(buffer, end)], { type: "image/jpeg" })];
+  const jpegs = header.sizes.map((size) => {
+    end += size;
+    return new Blob([new Uint8Array(buffer, end - size, size)], { type: "image/jpeg" });
+  });
+  return [header, jpegs];
 }

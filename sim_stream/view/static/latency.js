@@ -17,8 +17,8 @@ export class Latency {
     this.plot = new StackedBars(canvas, stageColor, { value: 250, label: "" });
   }
 
-  period(ms) {
-    this.plot.limit = { value: ms, label: `frame period ${ms} ms` };
+  period(ms, label) {
+    this.plot.limit = { value: ms, label: `${label} ${ms} ms` };
   }
 
   clear() {

@@ -1,4 +1,5 @@
-// The three-frame window: thumbnails of the frames that were shown, and what is in the third slot.
+// The last frames: thumbnails of those that were shown, and what is in the third slot. Of a token
+// model they are the window that its video decoder looks at.
 // A reply to step n shows frame n - lag; its right neighbour exists as ids only, or not at all.
 
 const SLOTS = 3;
@@ -13,20 +14,28 @@ export class FrameWindow {
 
   clear() {
     this.images = new Map(); // frame id -> bitmap
+    this.tokens = false; // whether the model predicts frames as ids
   }
 
-  show(header, bitmap) {
+  /** Slots of this shape. */
+  shape(height, width) {
+    for (const canvas of this.slots) canvas.height = Math.round((canvas.width * height) / width);
+  }
+
+  show(header, frameId, bitmap) {
     if (header.step === 0) this.clear();
-    this.images.set(header.frame_id, bitmap);
+    this.tokens ||= header.passes > 0;
+    this.images.set(frameId, bitmap);
     for (const id of this.images.keys()) {
-      if (id <= header.frame_id - SLOTS) this.images.delete(id);
+      if (id <= frameId - SLOTS) this.images.delete(id);
     }
-    const left = this.images.get(header.frame_id - 1);
-    this.slot(0, header.frame_id - 1, left, left ? "decoded" : "from before");
-    this.slot(1, header.frame_id, bitmap, header.final ? "shown, final" : "shown, comes again");
-    if (header.lag_frames > 0) this.slot(2, header.step, null, `${header.codes} ids, no pixels`);
-    else this.slot(2, header.frame_id + 1, null, header.final ? "zero padding" : "to be predicted");
-    this.tell(header);
+    const left = this.images.get(frameId - 1);
+    this.slot(0, frameId - 1, left, left ? "decoded" : "from before");
+    this.slot(1, frameId, bitmap, header.final ? "shown, final" : "shown, comes again");
+    const behind = this.tokens ? `${header.codes} ids, no pixels` : "predicted, no pixels";
+    if (header.lag_frames > 0) this.slot(2, frameId + header.lag_frames, null, behind);
+    else this.slot(2, frameId + 1, null, header.final && this.tokens ? "zero padding" : "to be predicted");
+    this.tell(header, frameId);
   }
 
   slot(index, frameId, bitmap, text) {
@@ -40,12 +49,12 @@ export class FrameWindow {
     caption.replaceChildren(bold(frameId < 0 ? `prompt ${frameId}` : `frame ${frameId}`), text);
   }
 
-  tell(header) {
+  tell(header, frameId) {
     const lookahead = header.lag_frames > 0 || !header.final ? 1 : 0;
     const frames = (count) => `${count} frame${count === 1 ? "" : "s"}`;
     const facts = {
       "committed step": header.committed_step,
-      "frame shown": header.frame_id,
+      "frame shown": frameId,
       lag: frames(header.lag_frames),
       lookahead: frames(lookahead),
       "codes / passes": header.passes ? `${header.codes} / ${header.passes}` : "–",

@@ -1,8 +1,9 @@
-// Sends driving frames and actions to a sim-stream server, gets predicted frames back.
+// Sends prompt frames and inputs to a sim-stream server, gets predicted frames back.
 //
 //     sim_stream::Client client("tcp://127.0.0.1:5555");
 //     auto session = client.open(images);
-//     auto frame = session.step(sim_stream::Action{10.0, 0.0});
+//     auto chunk = session.step(sim_stream::Action{10.0, 0.0});
+//     show(chunk->image);
 //
 // A client and its sessions belong to one thread. Every wait is bounded. A step is taken exactly
 // once however often it is sent, so a step whose reply is lost is sent again by itself.
@@ -41,19 +42,19 @@ struct ClientOptions {
   std::chrono::milliseconds busy{600'000};
 };
 
-// What is not set is the server's choice. `actions`: the action that led to each context frame,
-// nullopt where unknown; or none at all.
+// What `info().spec` says that there is: `inputs` of the session, `options` (those left out have the
+// spec's defaults), and `prompt_inputs`, none or the step inputs that led to each prompt frame.
 struct StartOptions {
   std::uint64_t seed = 0;
-  std::optional<std::string> text;
-  std::optional<Sampling> sampling;
-  std::optional<Decoding> decoding;
-  std::vector<std::optional<Action>> actions;
+  Inputs inputs;
+  std::vector<Inputs> prompt_inputs;
+  Inputs options;
 };
 
-// `lookahead` 1: the reply to step n shows frame n-1; 0: frame n at once. `record`: true asks for a
-// server that records, false not to be recorded. `realtime`: the server takes the newest step, one a
-// period at most; `send_step` at any pace, and `receive` gives the frames of the steps it took.
+// `lookahead`: one of the spec's, unset its first; with n, frames leave n steps late. `record`: true
+// asks for a server that records, false not to be recorded. `realtime`: the server takes the newest
+// step, one a period at most; `send_step` at any pace, and `receive` gives the frames of the steps it
+// took.
 struct OpenOptions : StartOptions {
   std::optional<int> lookahead;
   std::optional<bool> record;
@@ -79,37 +80,41 @@ class Session {
   ~Session();
 
   [[nodiscard]] const std::string& sid() const;
-  // The frame of the opening or the last reset; after a fork the parent's latest.
-  [[nodiscard]] const Frame& first_frame() const;
+  // What the prompt looks like, by the model, at the opening or the last reset; empty where there was
+  // no prompt frame. After a fork the parent's latest.
+  [[nodiscard]] const Chunk& first() const;
+  // Of its noise from here on.
+  [[nodiscard]] std::uint64_t seed() const;
 
-  // How close the last prompt frame is to the first frame, its reconstruction; nullopt: the server
-  // does not say. A fork has its parent's.
+  // How close the last prompt frame is to the first frame, its reconstruction; nullopt: the model has
+  // none. A fork has its parent's.
   [[nodiscard]] std::optional<double> prompt_psnr_db() const;
   // In words that the model cannot show its prompt, so that the drive will collapse; empty where it
   // can, or where the weights do not say what they can show.
   [[nodiscard]] std::string prompt_warning() const;
 
-  // Predicts one frame further and waits for it. No step may be in flight.
-  Frame step(const std::optional<Action>& action = std::nullopt, const StepOptions& options = {});
+  // Predicts one step further and waits for its frames. No step may be in flight.
+  Chunk step(const Inputs& inputs = {}, const StepOptions& options = {});
 
   // The two halves of `step`: up to `limits.max_in_flight` steps may be in flight. In realtime the
   // reply that is received is that of the oldest step that was taken.
-  std::int64_t send_step(const std::optional<Action>& action = std::nullopt,
-                         const StepOptions& options = {});
-  Frame receive();
+  std::int64_t send_step(const Inputs& inputs = {}, const StepOptions& options = {});
+  Chunk receive();
   [[nodiscard]] std::size_t in_flight() const;
 
-  // Starts anew from context frames; steps count from 1 again.
-  Frame reset(const std::vector<Image>& frames, const StartOptions& options = {});
+  // Starts anew from prompt frames; steps count from 1 again. What `first` gives then.
+  Chunk reset(const std::vector<Image>& frames, const StartOptions& options = {});
 
-  // A second session that continues from here. No step may be in flight.
-  Session fork();
+  // A second session that continues from here, with a `seed` under other noise. No step may be in
+  // flight.
+  Session fork(std::optional<std::uint64_t> seed = std::nullopt);
 
   // Asking keeps the session from expiring.
   Status status();
 
-  // The last frame, when the lookahead still held one. Closing again gives it again.
-  std::optional<Frame> close();
+  // The last frames, that the lookahead still held; empty where it held none. Closing again gives
+  // them again.
+  Chunk close();
 
  private:
   friend class Client;
@@ -128,7 +133,7 @@ class Client {
 
   [[nodiscard]] const ServerInfo& info() const { return *info_; }
 
-  // Opens a session on context frames, oldest first.
+  // Opens a session on prompt frames, oldest first, as many as the spec's `prompt_frames` say.
   Session open(const std::vector<Image>& frames, const OpenOptions& options = {});
 
   // Answered even while the engine computes.
