@@ -110,7 +110,9 @@ def _arrays(line: Shown, link: Link, readers: dict[Path, ReadArray]) -> dict[str
     try:
         return {kept.name: unpacked(kept, read(kept)) for kept in line.arrays}
     except InvalidInput as error:
-        raise error if error.field == "recording" else unsound(path, str(error)) from error
+        if error.field == "recording":
+            raise
+        raise unsound(path, str(error)) from error
 
 
 def read_prompt(path: Path, prompt: Prompt, shape: Shape) -> Image:

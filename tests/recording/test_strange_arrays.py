@@ -189,8 +189,9 @@ def test_a_file_of_arrays_that_is_none_is_named(tmp_path, how):
         file.mkdir()
     elif how != "gone":
         file.write_bytes(whole[:-1] if how == "cut off" else b"")
-    with pytest.raises(InvalidInput, match=f"recording: got .*{file.stem}"):
+    with pytest.raises(InvalidInput, match=f"recording: got .*{file.stem}") as caught:
         everything(path)
+    assert caught.value.__cause__ is not caught.value  # its chain has an end
 
 
 @pytest.mark.parametrize("name", ["../x.arrays", "/etc/passwd", "", ".", "a\0b", "x" * 300])

@@ -78,6 +78,21 @@ def test_recording_replays_equal_on_a_server_started_as_the_recording_says(
     assert (report["same"], report["frames"], report["intact_pixels"]) == (True, 5, 5)
 
 
+def test_recording_of_a_fork_with_a_seed_replays_on_a_server_of_its_own(
+    server: tuple[str, Path],
+) -> None:
+    endpoint, path = server
+    with StreamClient(endpoint) as client, client.open(read_clip(SAMPLE), seed=5) as parent:
+        parent.step(drive(1)[0])
+        with parent.fork(seed=9) as child:
+            child.step(drive(2)[1])
+            child.step()
+    wait_until(lambda: has_ended(path.parent, child.sid) and has_ended(path.parent, parent.sid))
+    done = command("replay", recorded(path.parent, child.sid))
+    assert done.returncode == 0, done.stderr
+    assert "5 of 5 frames are equal" in done.stdout
+
+
 def test_recording_with_another_action_differs_and_the_first_frame_is_named(
     server: tuple[str, Path], changed: Path
 ) -> None:

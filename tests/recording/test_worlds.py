@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -215,70 +215,6 @@ def test_a_world_s_recording_cut_off_at_any_byte_replays_up_to_the_cut(drive, fo
             require_inputs(drive, recording, steps)
             assert replayed(drive, path).same
     assert seen == {0, 1, 2, 3}
-
-
-@all_drives
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("by", ["server", "client"])
-def test_a_fork_with_a_seed_is_forked_again_where_it_was(drive, form, by, tmp_path):
-    with ExitStack() as stack:
-        client = stack.enter_context(recording_client(drive, tmp_path, by, form))
-        parent = client.open(**drive.start)
-        drive.images(parent, 0, 2)
-        child = parent.fork(seed=11)
-        drive.images(child, 2, 4)
-        plain = child.fork()
-        drive.images(plain, 4, 5)
-        again = plain.fork(seed=12)  # at its very end
-        last = again.fork(seed=13)
-        ours, theirs = drive.images(parent, 2, 3), drive.images(last, 5, 6)
-        assert (ours[0] != theirs[0]).any()
-        for session in (parent, child, plain, again, last):
-            session.close()
-    for session, steps, forks in (
-        (parent, 3, {}),
-        (child, 4, {2: 11}),
-        (plain, 5, {2: 11}),
-        (again, 5, {2: 11, 5: 12}),
-        (last, 6, {2: 11, 5: 13}),
-    ):
-        path = recorded(tmp_path, session.sid)
-        (run,) = load(path).runs
-        assert run.forks == forks
-        report = replayed(drive, path)
-        assert report.same and report.frames == drive.frames - (6 - steps) * len(ours)
-        run.forks.clear()
-        with StreamServer(drive.world(), bind=LOCAL) as server:
-            unforked = replace(load(path), runs=[run])
-            assert replay(unforked, server.endpoint).same == (session is parent)
-
-
-@all_drives
-@pytest.mark.parametrize("form", FORMS)
-def test_a_fork_with_a_seed_survives_restarts(drive, form, tmp_path):
-    with (
-        StreamServer(drive.world(), bind=LOCAL) as server,
-        connected(server) as client,
-        client.open(**drive.start) as parent,
-    ):
-        drive.images(parent, 0, 2)
-        with parent.fork(seed=5) as child:
-            expected = drive.images(child, 2, 6)
-    with ExitStack() as stack:
-        with served(drive, tmp_path, form) as server:
-            endpoint = server.endpoint
-            client = stack.enter_context(connected(server))
-            parent = client.open(**drive.start)
-            drive.images(parent, 0, 2)
-            child = parent.fork(seed=5)
-        found = []
-        for first in (2, 4):  # resumed where it was forked, and beyond
-            with served(drive, tmp_path, form, bind=endpoint):
-                found += drive.images(child, first, first + 2)
-                assert child.seed == 5
-                if first == 4:
-                    child.close()
-    np.testing.assert_array_equal(found, expected)
 
 
 def test_memory_of_the_backlog_counts_arrays_of_requests_and_all_frames(tmp_path, monkeypatch):
