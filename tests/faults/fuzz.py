@@ -191,7 +191,7 @@ class Attacker:
         if status["t"] == "error":
             self.sid, status = self._open(), {"committed_step": 0}
         reply = self._raw.ask({"t": "step", "sid": self.sid, "step": status["committed_step"] + 1})
-        require(reply["t"] == "frame", f"the session under attack does not step: {reply}")
+        require(reply["t"] == "frames", f"the session under attack does not step: {reply}")
 
 
 def run(stage: Stage, *, messages: int = MESSAGES) -> Figures:

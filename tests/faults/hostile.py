@@ -45,7 +45,7 @@ def committed(kind: str) -> list[dict[str, object]]:
 
 
 def hello(**fields: object) -> bytes:
-    packed: bytes = msgpack.packb({"v": 1, "rid": 9, "t": "hello"} | fields)
+    packed: bytes = msgpack.packb({"v": VERSION, "rid": 9, "t": "hello"} | fields)
     return packed
 
 
@@ -128,7 +128,7 @@ def run_names(stage: Stage) -> Figures:
     resumed = raw.ask({"t": "resume", "resume_token": first["resume_token"]})
     require(resumed.get("code") == "NO_SESSION", f"a closed session came back: {resumed}")
     stepped = raw.ask({"t": "step", "sid": second["sid"], "step": 1})
-    require(stepped["t"] == "frame", f"the second session does not step: {stepped}")
+    require(stepped["t"] == "frames", f"the second session does not step: {stepped}")
     raw.ask({"t": "close", "sid": second["sid"]})
     server.require_alive()
     sessions = raw.ask({"t": "heartbeat"})["sessions"]

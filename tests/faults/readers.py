@@ -43,7 +43,7 @@ class GoodViewer:
         while not self._stop.is_set():
             if self._socket.poll(50):
                 _, header, _ = self._socket.recv_multipart()
-                self.steps.append(msgpack.unpackb(header)["frame"]["step"])
+                self.steps.append(msgpack.unpackb(header)["frames"][-1]["step"])
         self._socket.close()
 
     def close(self) -> None:

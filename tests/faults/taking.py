@@ -198,7 +198,7 @@ def run_descriptors(stage: Stage) -> Figures:
         stage.callback(raw.close)
         sid, frames = raw.open(), prompt_frames()
         reset = {"t": "reset", "sid": sid, "arrays": [frames_spec(frames)]}
-        require(raw.ask(reset, frames.tobytes())["t"] == "frame", "a reset was refused")
+        require(raw.ask(reset, frames.tobytes())["t"] == "frames", "a reset was refused")
         start_s, used_s = time.monotonic(), processor_s(server.pid)
         bystander.wait_for(bystander.step + 40)
         busy = (processor_s(server.pid) - used_s) / (time.monotonic() - start_s)
