@@ -13,8 +13,8 @@ from sim_stream import quiet
 if TYPE_CHECKING:
     from sim_stream.config import Action, SamplingConfig, get_preset
     from sim_stream.errors import InvalidInput, SimStreamError
+    from sim_stream.pipelines.tokens.runtime import Runtime
     from sim_stream.pipelines.tokens.world import TokenModel
-    from sim_stream.runtime.runtime import Runtime
     from sim_stream.spec import StreamSpec
     from sim_stream.stream_model import Chunk, StreamModel
     from sim_stream.video import read_clip
@@ -50,7 +50,7 @@ _HOMES = {
     "Chunk": "sim_stream.stream_model",
     "InvalidInput": "sim_stream.errors",
     "RemoteChunk": "sim_stream.wire.client.frame",
-    "Runtime": "sim_stream.runtime.runtime",
+    "Runtime": "sim_stream.pipelines.tokens.runtime",
     "SamplingConfig": "sim_stream.config",
     "SimStreamError": "sim_stream.errors",
     "StreamClient": "sim_stream.wire.client.blocking_client",

@@ -243,9 +243,9 @@ def _load(options: ServeOptions) -> StreamModel:
     import torch
 
     from sim_stream.models.assembly import Parts
+    from sim_stream.pipelines.tokens.random_weights import random_runtime
+    from sim_stream.pipelines.tokens.runtime import Runtime
     from sim_stream.pipelines.tokens.world import TokenModel
-    from sim_stream.runtime.random_weights import random_runtime
-    from sim_stream.runtime.runtime import Runtime
 
     torch.set_num_threads(options.threads)
     make: Callable[..., Runtime] = random_runtime

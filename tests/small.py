@@ -21,7 +21,7 @@ from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 
 SMALL_VQ = VQConfig(
     block_out_channels=(8, 16, 16),

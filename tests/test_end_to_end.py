@@ -9,10 +9,10 @@ import pytest
 
 from sim_stream.config import Action
 from sim_stream.errors import InvalidInput
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.pipelines.tokens.world import TokenModel
 from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
-from sim_stream.runtime.runtime import Runtime
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.server.server import StreamServer
 from tests.small import random_runtime

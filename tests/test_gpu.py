@@ -8,8 +8,8 @@ from sim_stream.config import OPENVIGA, POCKET, Action, DecodingConfig
 from sim_stream.models.video_decoder import inflate
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.runtime.choices import Precision
-from sim_stream.runtime.runtime import Runtime
 from tests.small import random_runtime
 
 pytestmark = pytest.mark.gpu

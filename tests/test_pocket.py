@@ -16,7 +16,7 @@ from sim_stream.expects import CameraPose
 from sim_stream.expects import psnr_db as psnr8_db
 from sim_stream.models import checkpoints
 from sim_stream.models.vq_model import from_pixels
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.video import SAMPLE, halve, read_clip
 from train.evaluate import far_shift_px
 from train.losses import psnr_db

@@ -14,7 +14,12 @@ from tests.test_imports import FOLDERS, ROOT, imported_modules
 SCRIPTS = ("tests", "tools", "examples")
 ONLY_PLACE = ROOT / "sim_stream" / "onnx_runtime.py"
 # Each imports all that it runs with, but for what it loads when it gets there.
-ENTRIES = ("sim_stream.serve", "sim_stream.runtime.runtime", "engines.cli", "engines.export")
+ENTRIES = (
+    "sim_stream.serve",
+    "sim_stream.pipelines.tokens.runtime",
+    "engines.cli",
+    "engines.export",
+)
 ENTRIES += ("engines.verify", "engines.profile", "train.stages", "train.lora", "train.teacher")
 
 WATCH = """

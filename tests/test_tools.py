@@ -14,7 +14,7 @@ import pytest
 
 from bridge.driving.page import GAP_PX, LABEL_PX, Page
 from sim_stream.errors import InvalidInput
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.video_writer import Mp4Writer
 from tests.small import (
     SMALL,

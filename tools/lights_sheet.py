@@ -20,8 +20,8 @@ from sim_stream.config import Action, get_preset
 from sim_stream.console import Parser
 from sim_stream.demo import action_script
 from sim_stream.outputs import try_file
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.prompts import read_prompt
-from sim_stream.runtime.runtime import Runtime
 from sim_stream.video import Image, halve, mark_prompt, write_png
 
 FRAMES, EVERY, SEED = 32, 4, 0

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from sim_stream.errors import InvalidInput
 from sim_stream.models.vq_model import to_pixels
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.plain_json import to_json
-from sim_stream.runtime.runtime import Runtime
 from tools.closed_life import measured_covariance
 from train.data.split import Split
 from train.life import FIRST, LAST, Signs, ends, signs, truths

@@ -21,7 +21,7 @@ import numpy as np
 from sim_stream.config import Preset
 from sim_stream.errors import InvalidInput, Unavailable
 from sim_stream.models.vq_model import VQModel
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 from train.build import Sources, load_vq
 from train.data.split import Split
 from train.data.tokenize import tokenize

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sim_stream.config import Action
 from sim_stream.models.vq_model import from_pixels, to_pixels
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 from train.data.ego import action_of
 from train.data.split import Split
 from train.losses import psnr_db

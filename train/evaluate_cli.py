@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
 
 def heldout(args: argparse.Namespace) -> None:
     from sim_stream.models.checkpoints import weights_dir
-    from sim_stream.runtime.runtime import Runtime
+    from sim_stream.pipelines.tokens.runtime import Runtime
     from train.evaluate import evaluate
     from train.pack import add_figures
 

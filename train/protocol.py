@@ -24,7 +24,7 @@ from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel, from_pixels, to_pixels
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 from train.data.ego import action_of
 from train.data.manifest import file_sha256
 from train.data.sample import allocate

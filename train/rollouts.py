@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 from train.data.ego import action_of
 from train.data.split import Split
 from train.life import LAST, change, detail, ends, signs, sky_covariance, truths

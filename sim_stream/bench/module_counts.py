@@ -29,7 +29,7 @@ from sim_stream.models.layers import fold_upsampling
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
-from sim_stream.runtime.random_weights import meta_models
+from sim_stream.pipelines.tokens.random_weights import meta_models
 
 INT64_BYTES = 8
 

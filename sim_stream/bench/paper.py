@@ -76,7 +76,7 @@ def pick_gpu(name: str) -> Gpu:
 
 def calculate(preset: Preset, gpu: Gpu) -> dict[str, Any]:
     """JSON-ready: the size of a pass, and a row per precision of weights and KV cache."""
-    from sim_stream.runtime.random_weights import stand_in_prompt
+    from sim_stream.pipelines.tokens.random_weights import stand_in_prompt
 
     layout = FrameLayout.of(preset, len(stand_in_prompt(preset)))
     context = layout.context_length(preset.session.context_frames)

@@ -194,7 +194,7 @@ def _sweep(options: BenchOptions) -> list[WindowTime]:
     """In this process, after the server has given its memory back."""
     import torch
 
-    from sim_stream.runtime.random_weights import random_runtime
+    from sim_stream.pipelines.tokens.random_weights import random_runtime
 
     torch.set_num_threads(options.threads)
     runtime = random_runtime(

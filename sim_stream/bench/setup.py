@@ -28,8 +28,8 @@ from sim_stream.errors import Unavailable
 from sim_stream.layout import FrameLayout
 from sim_stream.models import checkpoints
 from sim_stream.models.quantize import INT4_GROUPS
+from sim_stream.pipelines.tokens.random_weights import stand_in_prompt
 from sim_stream.runtime.choices import Precision, pick_device, pick_precision
-from sim_stream.runtime.random_weights import stand_in_prompt
 
 # CUDA context and the libraries' workspaces; on a CPU the interpreter with its libraries.
 OVERHEAD_BYTES = {"cuda": 1_500_000_000, "cpu": 500_000_000}

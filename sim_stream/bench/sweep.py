@@ -20,7 +20,7 @@ from sim_stream.config import DecodingConfig
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.strategy import Task
 from sim_stream.models.kv_cache import KVCache
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 
 REPEATS, WARM_UP = 15, 3
 

@@ -77,7 +77,8 @@ def pack_start(start: StartValues) -> tuple[dict[str, object], Arrays]:
     arrays |= _arrays(INPUTS, start.inputs)
     names = sorted({name for inputs in start.prompt_inputs for name in _arrays("", inputs)})
     for name in names:
-        arrays[PROMPT + name] = np.stack([_array(inputs[name]) for inputs in start.prompt_inputs])
+        stacked: AnyArray = np.stack([_array(inputs[name]) for inputs in start.prompt_inputs])  # type: ignore[assignment]
+        arrays[PROMPT + name] = stacked
     fields: dict[str, object] = {
         "inputs": _scalars(start.inputs),
         "prompt_inputs": [_scalars(inputs) for inputs in start.prompt_inputs],

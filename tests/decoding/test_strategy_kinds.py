@@ -15,7 +15,7 @@ from sim_stream.decoding.kind import CountOption, StrategyKind
 from sim_stream.decoding.strategies import DEFAULTS, STRATEGIES
 from sim_stream.decoding.strategy import Decoded, Draw, Draws, Task
 from sim_stream.errors import InvalidInput
-from sim_stream.runtime.frame import Frame
+from sim_stream.pipelines.tokens.frame import Frame
 from tests.small import SMALL, random_runtime
 
 PROMPT = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)

@@ -18,9 +18,9 @@ from engines import cli
 from sim_stream import doctor
 from sim_stream.config import POCKET, Action, FrameSize
 from sim_stream.console import MISTAKE
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.runtime.engine import ENCODE, FORMS, STEADY
 from sim_stream.runtime.engine_manifest import engine_path, read_engine, write
-from sim_stream.runtime.runtime import Runtime
 from sim_stream.video import SAMPLE, read_clip
 
 ROOT = Path(__file__).resolve().parents[2]

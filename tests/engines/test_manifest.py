@@ -15,12 +15,12 @@ from engines.build import build
 from engines.build_options import BuildOptions
 from engines.export import ExportOptions
 from sim_stream.errors import EngineError, InvalidInput
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.runtime import engine_manifest
 from sim_stream.runtime.backends import BACKENDS
 from sim_stream.runtime.engine import ENCODE, FORMS, STEADY
 from sim_stream.runtime.engine_loader import load_folder, read_folder
 from sim_stream.runtime.engine_manifest import Host, engine_path, read_engine, weights_sha256, write
-from sim_stream.runtime.runtime import Runtime
 from sim_stream.runtime.tensorrt_backend import TENSORRT
 from tests.engines.conftest import CPU, TINY, source_of
 from tests.small import random_runtime

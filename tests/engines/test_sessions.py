@@ -10,9 +10,9 @@ import torch
 
 from sim_stream.config import Action, Preset
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.runtime.engine import FORMS, EngineSet, Form
 from sim_stream.runtime.onnx_engine import OnnxEngine
-from sim_stream.runtime.runtime import Runtime
 from sim_stream.runtime.torch_engine import torch_engines
 from tests.engines.conftest import TINY, real_frames
 from tests.small import OPENVIGA_CUT, random_runtime

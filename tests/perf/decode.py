@@ -23,8 +23,8 @@ from sim_stream.config import DecodingConfig
 from sim_stream.decoding.noise import gumbel_noise
 from sim_stream.decoding.strategy import Task
 from sim_stream.models.vq_model import from_pixels
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.plain_json import to_json
-from sim_stream.runtime.runtime import Runtime
 from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
 

@@ -22,8 +22,8 @@ from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.quantize import QUANTIZED, quantize
 from sim_stream.models.vq_model import from_pixels
 from sim_stream.models.world_model import WorldModel
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.plain_json import to_json
-from sim_stream.runtime.runtime import Runtime
 from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
 

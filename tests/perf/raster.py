@@ -20,8 +20,8 @@ from sim_stream.decoding.onnx_pass import OnnxPasses
 from sim_stream.decoding.passes import Passes, TorchPasses
 from sim_stream.decoding.raster import Raster
 from sim_stream.decoding.strategy import Task
+from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.plain_json import to_json
-from sim_stream.runtime.runtime import Runtime
 from tests.perf.machine import describe
 
 KINDS = ("full", "onnx")

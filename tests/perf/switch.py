@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sim_stream.pipelines.tokens.runtime import Runtime
+from sim_stream.pipelines.tokens.session import Session
 from sim_stream.plain_json import to_json
-from sim_stream.runtime.runtime import Runtime
-from sim_stream.runtime.session import Session
 from sim_stream.video import SAMPLE, read_clip
 from tests.perf.machine import describe
 

@@ -12,7 +12,7 @@ import pytest
 
 from sim_stream.config import SessionConfig
 from sim_stream.errors import InvalidInput
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 from tests.small import SMALL, random_video_decoder, random_vq, random_world_model
 from train.compare import Contender, compare, scalars, text
 from train.data.split import FILES, Drive, Split

@@ -16,7 +16,7 @@ from sim_stream.config import SessionConfig
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.models.vq_model import to_pixels
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 from tests.small import (
     SMALL,
     random_runtime,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from sim_stream.config import Action, DecodingConfig, SamplingConfig
 from sim_stream.decoding.strategies import DEFAULTS
 from sim_stream.errors import InvalidInput
+from sim_stream.pipelines.tokens.frame import Frame, Pending
+from sim_stream.pipelines.tokens.runtime import Runtime
+from sim_stream.pipelines.tokens.session import Prediction, Session
 from sim_stream.pipelines.tokens.spec import SPEED, YAW_RATE, spec_of
-from sim_stream.runtime.frame import Frame, Pending
-from sim_stream.runtime.runtime import Runtime
-from sim_stream.runtime.session import Prediction, Session
 from sim_stream.spec import Inputs, StreamSpec
 from sim_stream.stream_model import APPROXIMATED, INFLATED, Chunk, Image
 

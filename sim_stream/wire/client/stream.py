@@ -43,7 +43,7 @@ from sim_stream.wire.client.operations import (
 from sim_stream.wire.client.seen import as_client_saw_it
 from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.framing import Arrays
-from sim_stream.wire.inputs import pack_step
+from sim_stream.wire.inputs import FRAMES, pack_step
 from sim_stream.wire.messages import (
     Close,
     Closed,
@@ -206,7 +206,9 @@ class Stream:
             lambda: ask(message, arrays, timeout_s=timeout_s), anew=True
         )
         reply = expected(received, FrameMessage)
-        shown = self._chunk(received, send_ns, FrameMessage) if reply.frames else None
+        shown = None
+        if reply.frames or FRAMES in arrays:
+            shown = self._chunk(received, send_ns, FrameMessage)
         self.chunk = self._latest = shown
         self.seed = message.seed
         self._next_step = reply.committed_step + 1
@@ -380,7 +382,9 @@ def open_stream(link: Link, observer: Observer | None, what: Opening) -> Operati
             message, arrays, timeout_s=link.timeout_s, anew=True
         )
         opened = as_opened(received)
-        chunk = remote_chunk(received, send_ns, link.info.spec) if opened.frames else None
+        chunk = None
+        if opened.frames or FRAMES in arrays:
+            chunk = remote_chunk(received, send_ns, link.info.spec)
         stream = Stream(link, observer, opened, chunk, message.mode)
         if observer is not None:
             observer(as_client_saw_it(link.info, message, opened, chunk, arrays))

@@ -189,4 +189,6 @@ class SessionHost:
             prompt_inputs=start.prompt_inputs,
             options=start.options,
         )
+        if first is None and len(start.frames):
+            raise TypeError("no frames for a prompt with frames")
         return None if first is None else self.checked(first)

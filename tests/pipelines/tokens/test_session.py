@@ -14,8 +14,8 @@ from sim_stream.decoding.strategy import Draw
 from sim_stream.errors import InvalidInput, SessionClosed, Unavailable
 from sim_stream.models.kv_cache import KVCache
 from sim_stream.models.vq_model import to_pixels
-from sim_stream.runtime.runtime import Runtime
-from sim_stream.runtime.session import Prediction, Session
+from sim_stream.pipelines.tokens.runtime import Runtime
+from sim_stream.pipelines.tokens.session import Prediction, Session
 from tests.small import SMALL, random_runtime
 
 PROMPT = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
@@ -215,7 +215,7 @@ def test_a_session_that_cannot_be_made_takes_no_row(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sim_stream.runtime.context.KVCache", fail)
+        patch.setattr("sim_stream.pipelines.tokens.context.KVCache", fail)
         for refused in (session.fork, runtime.open_session):
             with pytest.raises(RuntimeError, match="out of memory"):
                 refused()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sim_stream.errors import InvalidInput
-from sim_stream.runtime.window import FrameWindow
+from sim_stream.pipelines.tokens.window import FrameWindow
 
 
 def filled(count: int) -> FrameWindow:

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from sim_stream.runtime.random_weights import random_runtime
-from sim_stream.runtime.runtime import Runtime
+from sim_stream.pipelines.tokens.random_weights import random_runtime
+from sim_stream.pipelines.tokens.runtime import Runtime
 
 
 def test_it_has_the_shapes_and_types_of_the_real_one() -> None:
@@ -31,6 +31,6 @@ def test_it_drives_and_gives_the_same_frames_every_time() -> None:
 
 def test_the_prompt_of_a_preset_that_has_one_is_stood_in_for() -> None:
     from sim_stream.config import OPENVIGA, POCKET
-    from sim_stream.runtime.random_weights import stand_in_prompt
+    from sim_stream.pipelines.tokens.random_weights import stand_in_prompt
 
     assert len(stand_in_prompt(OPENVIGA)) == 20 and stand_in_prompt(POCKET) == ()

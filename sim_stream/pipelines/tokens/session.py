@@ -33,11 +33,11 @@ from sim_stream.decoding.strategy import Task
 from sim_stream.errors import InvalidInput, SessionClosed
 from sim_stream.expects import psnr_db
 from sim_stream.models.kv_cache import KVCache
-from sim_stream.runtime.context import Context
-from sim_stream.runtime.frame import Frame, Pending
-from sim_stream.runtime.stack import Stack
+from sim_stream.pipelines.tokens.context import Context
+from sim_stream.pipelines.tokens.frame import Frame, Pending
+from sim_stream.pipelines.tokens.stack import Stack
+from sim_stream.pipelines.tokens.window import SLOTS, FrameWindow
 from sim_stream.runtime.timing import StageClock
-from sim_stream.runtime.window import SLOTS, FrameWindow
 
 P = ParamSpec("P")
 T = TypeVar("T")

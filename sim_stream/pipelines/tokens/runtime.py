@@ -14,9 +14,9 @@ import torch
 from sim_stream.config import TORCH_ENGINES, get_preset
 from sim_stream.models import assembly
 from sim_stream.models.assembly import Parts
+from sim_stream.pipelines.tokens.session import Session
+from sim_stream.pipelines.tokens.stack import MAX_SESSIONS, Stack
 from sim_stream.runtime.choices import pick_device, pick_precision
-from sim_stream.runtime.session import Session
-from sim_stream.runtime.stack import MAX_SESSIONS, Stack
 
 progress = logging.getLogger("sim_stream.progress")  # as in logs
 

@@ -14,9 +14,9 @@ from sim_stream.config import Preset, get_preset
 from sim_stream.models.video_decoder import VideoDecoder
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
+from sim_stream.pipelines.tokens.runtime import Runtime
+from sim_stream.pipelines.tokens.stack import MAX_SESSIONS
 from sim_stream.runtime.choices import pick_device, pick_precision
-from sim_stream.runtime.runtime import Runtime
-from sim_stream.runtime.stack import MAX_SESSIONS
 
 # A stand-in for a prompt's ids, whose tokenizer is not here. With 20 the paper's context of 16
 # frames has the 4,132 positions that facts/decoding_and_gpu.md counts with.

@@ -8,9 +8,9 @@ import torch
 
 from sim_stream.config import DecodingConfig
 from sim_stream.errors import InvalidInput, Unavailable
+from sim_stream.pipelines.tokens.runtime import Runtime
+from sim_stream.pipelines.tokens.stack import FP32
 from sim_stream.runtime.choices import Precision, pick_precision, pick_step_engine
-from sim_stream.runtime.runtime import Runtime
-from sim_stream.runtime.stack import FP32
 from tests.small import SMALL, random_runtime, random_world_model
 
 
