@@ -14,9 +14,10 @@ from statistics import median
 from typing import Any
 
 from sim_stream.recording.pixels import sha256_of
+from sim_stream.spec import StreamSpec
 from tests.faults.driver import action_of, prompt_of
 from tests.faults.processes import Child, Violated, pocket_server, require, wait_until
-from tests.wire.toy import SIZE, ToyModel, toy_spec
+from tests.wire.toy import SPEC, ToyModel
 
 # A bystander that waits longer than eight frames of 4 fps was disturbed, unless the machine is so
 # busy that all its frames take long.
@@ -166,10 +167,11 @@ def check_frames(frames: Sequence[Seen], reference: Reference, who: str) -> None
         )
 
 
-def toy_reference(key: int, steps: int, *, size: int = SIZE) -> Reference:
+def toy_reference(key: int, steps: int, *, spec: StreamSpec = SPEC) -> Reference:
     """The toy's frames without any wire."""
-    session = ToyModel(toy_spec(frame_shape=(size, size, 3))).open_session()
-    hashes = [sha256_of(session.reset(prompt_of(key, size), seed=key).images[-1])]
+    session = ToyModel(spec).open_session()
+    prompt = prompt_of(key, spec.frame_shape[0])
+    hashes = [sha256_of(session.reset(prompt, seed=key).images[-1])]
     hashes += [sha256_of(session.step(action_of(n)).image) for n in range(1, steps + 1)]
     return hashes
 

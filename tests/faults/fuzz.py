@@ -190,7 +190,8 @@ class Attacker:
         status = self._raw.ask({"t": "heartbeat", "sid": self.sid})
         if status["t"] == "error":
             self.sid, status = self._open(), {"committed_step": 0}
-        reply = self._raw.ask({"t": "step", "sid": self.sid, "step": status["committed_step"] + 1})
+        step = {"t": "step", "sid": self.sid, "step": status["committed_step"] + 1}
+        reply = self._raw.ask(step | {"inputs": {"speed_mps": 5.0}})
         require(reply["t"] == "frames", f"the session under attack does not step: {reply}")
 
 
