@@ -200,7 +200,7 @@ def test_server_says_where_it_listens_and_ends_cleanly_on_a_signal(
     process = start_server("--lookahead", "0", "--max-sessions", "3")
     with StreamClient(endpoint_of(process), timeout_s=TIMEOUT_S) as client:
         info = client.info
-        assert (info.model_id, info.lookahead) == ("pocket-untrained", 0)
+        assert (info.spec.model_id, info.spec.lookaheads[0]) == ("pocket-untrained", 0)
         assert info.limits.max_sessions == 3
         process.send_signal(number)
         ends_cleanly(process)
@@ -233,7 +233,7 @@ def test_server_beyond_loopback_lets_those_in_whose_keys_it_was_given(
     endpoint = endpoint_of(process).replace("0.0.0.0", "127.0.0.1")
     mine = {"key": tmp_path / "me.secret", "server_key": tmp_path / "server.pub"}
     with StreamClient(endpoint, timeout_s=TIMEOUT_S, **mine) as client:
-        assert client.info.model_id == "pocket-untrained"
+        assert client.info.spec.model_id == "pocket-untrained"
     with pytest.raises(RemoteError, match="UNAUTHENTICATED"):
         StreamClient(endpoint, timeout_s=TIMEOUT_S)
     process.send_signal(signal.SIGINT)

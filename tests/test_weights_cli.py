@@ -74,7 +74,7 @@ def test_from_foreign_files_to_a_server_whose_frames_say_they_are_inflated(
         StreamClient(server.endpoint, timeout_s=60.0) as client,
         client.open(prompt) as session,
     ):
-        assert client.info.model_id == "vqgan+world+lora+inflated"
+        assert client.info.spec.model_id == "vqgan+world+lora+inflated"
         assert session.frame.inflated and session.step().inflated
 
 

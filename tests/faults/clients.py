@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from statistics import median
 from typing import Any
 
-from sim_stream.config import FrameSize
 from sim_stream.recording.pixels import sha256_of
+from sim_stream.spec import StreamSpec
 from tests.faults.driver import action_of, prompt_of
 from tests.faults.processes import Child, Violated, pocket_server, require, wait_until
-from tests.wire.toy import PRESET, SIZE, ToyModel
+from tests.wire.toy import SPEC, ToyModel
 
 # A bystander that waits longer than eight frames of 4 fps was disturbed, unless the machine is so
 # busy that all its frames take long.
@@ -167,11 +167,11 @@ def check_frames(frames: Sequence[Seen], reference: Reference, who: str) -> None
         )
 
 
-def toy_reference(key: int, steps: int, *, size: int = SIZE) -> Reference:
+def toy_reference(key: int, steps: int, *, spec: StreamSpec = SPEC) -> Reference:
     """The toy's frames without any wire."""
-    runtime = ToyModel(preset=replace(PRESET, vq=replace(PRESET.vq, frame=FrameSize.square(size))))
-    session = runtime.open_session()
-    hashes = [sha256_of(session.reset(prompt_of(key, size), seed=key).image)]
+    session = ToyModel(spec).open_session()
+    prompt = prompt_of(key, spec.frame_shape[0])
+    hashes = [sha256_of(session.reset(prompt, seed=key).images[-1])]
     hashes += [sha256_of(session.step(action_of(n)).image) for n in range(1, steps + 1)]
     return hashes
 

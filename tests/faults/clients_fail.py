@@ -90,7 +90,7 @@ def carry_on(raw: RawClient, sid: str, sent: int, reference: Reference) -> int:
     require(sent - 1 <= committed <= sent, f"step {sent} was sent, {committed} is committed")
     for step in range(sent, sent + STEPS_KEPT + 1):
         reply = ask_step(raw, sid, step)
-        require(reply["t"] == "frame", f"step {step} of the dead client's session: {reply}")
+        require(reply["t"] == "frames", f"step {step} of the dead client's session: {reply}")
         shown = hashlib.sha256(reply["parts"][0]).hexdigest()
         require(shown == reference[step], f"step {step} after the kill brought another frame")
     return STEPS_KEPT
@@ -99,7 +99,7 @@ def carry_on(raw: RawClient, sid: str, sent: int, reference: Reference) -> int:
 def ask_step(raw: RawClient, sid: str, step: int) -> dict[str, object]:
     action = action_of(step)
     fields = {"speed_mps": action.speed_mps, "yaw_rate_radps": action.yaw_rate_radps}
-    return raw.ask({"t": "step", "sid": sid, "step": step, "action": fields, "sim_time_us": step})
+    return raw.ask({"t": "step", "sid": sid, "step": step, "inputs": fields, "sim_time_us": step})
 
 
 def await_freed(raw: RawClient, *, left: int, lease_s: float = LEASE_S) -> float:

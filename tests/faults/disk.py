@@ -13,9 +13,10 @@ from tests.faults.clients import Bystander, DriverProcess, toy_reference
 from tests.faults.namespaces import unshared
 from tests.faults.processes import Server, require, toy_server, wait_until
 from tests.faults.registry import Fault, Figures, Stage
+from tests.wire.toy import toy_spec
 
 SIZE = 64
-REFERENCE = partial(toy_reference, size=SIZE)
+REFERENCE = partial(toy_reference, spec=toy_spec(frame_shape=(SIZE, SIZE, 3)))
 # Room for some forty of these frames, which are noise and do not compress.
 DISK = "640k"
 GROWTH_MIB = 64.0  # a video encoder for every session that is recorded

@@ -138,7 +138,7 @@ def run_key_files(stage: Stage) -> Figures:
         key=options["secret_key"],
         server_key=options["server_key"],
     ) as client:
-        require(client.info.model_id == "toy", "the late client was not let in")
+        require(client.info.spec.model_id == "toy", "the late client was not let in")
     for name in ("before-fifo.pub", "after-fifo.pub", "after-folder.pub"):
         require(server.has_said(name), f"the log does not name {name}")
     bystander.wait_for(bystander.step + 20)

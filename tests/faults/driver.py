@@ -121,7 +121,7 @@ def drive(plan: Plan, stop: threading.Event) -> None:
     keys = {"key": plan.secret_key, "server_key": plan.server_key}
     with StreamClient(plan.endpoint, timeout_s=plan.timeout_s, **keys) as client:
         sent_s = time.monotonic()
-        frames = prompt_of(plan.key, client.info.frame_shape[0])
+        frames = prompt_of(plan.key, client.info.spec.frame_shape[0])
         with client.open(frames, seed=plan.key) as session:
             say("opened", sid=session.sid, epoch=client.info.server_epoch)
             say_frame("first", session.frame, sent_s)

@@ -190,8 +190,9 @@ class Attacker:
         status = self._raw.ask({"t": "heartbeat", "sid": self.sid})
         if status["t"] == "error":
             self.sid, status = self._open(), {"committed_step": 0}
-        reply = self._raw.ask({"t": "step", "sid": self.sid, "step": status["committed_step"] + 1})
-        require(reply["t"] == "frame", f"the session under attack does not step: {reply}")
+        step = {"t": "step", "sid": self.sid, "step": status["committed_step"] + 1}
+        reply = self._raw.ask(step | {"inputs": {"speed_mps": 5.0}})
+        require(reply["t"] == "frames", f"the session under attack does not step: {reply}")
 
 
 def run(stage: Stage, *, messages: int = MESSAGES) -> Figures:

@@ -14,16 +14,17 @@ import msgspec
 import zmq
 
 from sim_stream.wire.framing import HEADER_BYTES
+from sim_stream.wire.messages import VERSION
 from sim_stream.wire.server.sessions import CLOSED_KEPT
 from tests.faults.clients import Bystander, toy_reference
 from tests.faults.processes import Server, require, toy_server
 from tests.faults.registry import Fault, Figures, Stage
 from tests.wire.conftest import RawClient
 from tests.wire.vectors.generate import MSGPACK
-from tests.wire.vectors.spec import SIZE
+from tests.wire.vectors.spec import SIZE, SPEC
 from tests.wire.vectors.valid import LIMITS
 
-REFERENCE = partial(toy_reference, size=SIZE)
+REFERENCE = partial(toy_reference, spec=SPEC)
 MESSAGE_BYTES = LIMITS.message_bytes
 # What libzmq and the allocator may keep of the largest message below, and a margin.
 GROWTH_MIB = 64.0
@@ -34,7 +35,7 @@ DESCRIPTORS = 64
 
 def vector_server(stage: Stage, *options: str) -> Server:
     """The server that the committed vectors are meant for, without a limit of the rate."""
-    fixed = (f"--size={SIZE}", "--lease-s=2", "--max-sessions=8", "--requests-per-s=1000000")
+    fixed = ("--world=vectors", "--lease-s=2", "--max-sessions=8", "--requests-per-s=1000000")
     return stage.start(toy_server(*fixed, *options))
 
 
@@ -45,7 +46,7 @@ def committed(kind: str) -> list[dict[str, object]]:
 
 
 def hello(**fields: object) -> bytes:
-    packed: bytes = msgpack.packb({"v": 1, "rid": 9, "t": "hello"} | fields)
+    packed: bytes = msgpack.packb({"v": VERSION, "rid": 9, "t": "hello"} | fields)
     return packed
 
 
@@ -127,8 +128,9 @@ def run_names(stage: Stage) -> Figures:
     second = opened(idempotency_key=first["sid"])
     resumed = raw.ask({"t": "resume", "resume_token": first["resume_token"]})
     require(resumed.get("code") == "NO_SESSION", f"a closed session came back: {resumed}")
-    stepped = raw.ask({"t": "step", "sid": second["sid"], "step": 1})
-    require(stepped["t"] == "frame", f"the second session does not step: {stepped}")
+    inputs = {"speed_mps": 5.0}
+    stepped = raw.ask({"t": "step", "sid": second["sid"], "step": 1, "inputs": inputs})
+    require(stepped["t"] == "frames", f"the second session does not step: {stepped}")
     raw.ask({"t": "close", "sid": second["sid"]})
     server.require_alive()
     sessions = raw.ask({"t": "heartbeat"})["sessions"]

@@ -20,9 +20,10 @@ from tests.faults.link import NEAR_IP
 from tests.faults.namespaces import entered, unshared
 from tests.faults.processes import Child, require, toy_server, wait_until
 from tests.faults.registry import Fault, Figures, Stage
+from tests.wire.toy import toy_spec
 
 SIZE = 256  # as the models' frames: some 140 packets each
-REFERENCE = partial(toy_reference, size=SIZE)
+REFERENCE = partial(toy_reference, spec=toy_spec(frame_shape=(SIZE, SIZE, 3)))
 STEPS = 40
 DELAY_MS, JITTER_MS = 50.0, 10.0
 LOSS = 0.03

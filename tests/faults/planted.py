@@ -98,7 +98,7 @@ def run(stage: Stage) -> Figures:
     wait_until("the victims' sessions have ended", lambda: runtime.sessions_open == 1, timeout_s=10)
     counted = server.counters.internal.by_place()
     require(sum(counted.values()) > 0, "nothing was counted")
-    require(set(harm(raw, Plant(None), 0)) == {"opened", "frame", "closed"}, "not as it was")
+    require(set(harm(raw, Plant(None), 0)) == {"opened", "frames", "closed"}, "not as it was")
     bystander.wait_for(bystander.step + 20)
     return {
         "planted": f"{planted} at {len(OF_A_SESSION) + len(OF_ALL)} places, up to {IN_A_ROW[-1]} "

@@ -14,10 +14,10 @@ from tests.faults.clients import Bystander, toy_reference
 from tests.faults.processes import require, toy_server, wait_until
 from tests.faults.registry import Fault, Figures, Stage
 from tests.wire.conftest import RawClient, frames_spec
-from tests.wire.toy import prompt_frames
+from tests.wire.toy import prompt_frames, toy_spec
 
 SIZE = 256
-REFERENCE = partial(toy_reference, size=SIZE)
+REFERENCE = partial(toy_reference, spec=toy_spec(frame_shape=(SIZE, SIZE, 3)))
 FRAME_BYTES = SIZE * SIZE * 3
 VIEWERS = 3
 FRAMES = 300
@@ -43,7 +43,7 @@ class GoodViewer:
         while not self._stop.is_set():
             if self._socket.poll(50):
                 _, header, _ = self._socket.recv_multipart()
-                self.steps.append(msgpack.unpackb(header)["frame"]["step"])
+                self.steps.append(msgpack.unpackb(header)["frames"][-1]["step"])
         self._socket.close()
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from tests.faults.readers import GoodViewer
 from tests.faults.registry import Fault, Figures, Stage
 from tests.faults.strangers import GREETING, LONG_MORE, READY
 from tests.wire.conftest import RawClient, frames_spec
-from tests.wire.toy import prompt_frames
+from tests.wire.toy import prompt_frames, toy_spec
 
 GROWTH_MIB = 100.0
 STALL_MS = 500.0
@@ -36,7 +36,7 @@ LARGE_TOPICS, LARGE_BYTES = 500, 60_000
 SMALL_TOPICS = 200_000
 TOPIC_STEPS, TOPICS_AT_ONCE = 25, 200
 SIZE = 256
-REFERENCE = partial(toy_reference, size=SIZE)
+REFERENCE = partial(toy_reference, spec=toy_spec(frame_shape=(SIZE, SIZE, 3)))
 DESCRIPTORS, STRANGERS = 64, 100
 SHORT_MORE, COMMAND = b"\x01", b"\x04"
 
@@ -198,7 +198,7 @@ def run_descriptors(stage: Stage) -> Figures:
         stage.callback(raw.close)
         sid, frames = raw.open(), prompt_frames()
         reset = {"t": "reset", "sid": sid, "arrays": [frames_spec(frames)]}
-        require(raw.ask(reset, frames.tobytes())["t"] == "frame", "a reset was refused")
+        require(raw.ask(reset, frames.tobytes())["t"] == "frames", "a reset was refused")
         start_s, used_s = time.monotonic(), processor_s(server.pid)
         bystander.wait_for(bystander.step + 40)
         busy = (processor_s(server.pid) - used_s) / (time.monotonic() - start_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -19,14 +19,16 @@ import numpy as np
 import zmq
 
 from sim_stream.config import Action, FrameSize
+from sim_stream.spec import NO_INPUTS, Inputs
+from sim_stream.stream_model import Chunk
 from sim_stream.wire import codec, framing
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
-from sim_stream.wire.messages import Close, Message, Open, Opened, Step, WireAction
+from sim_stream.wire.messages import Close, Message, Open, Opened, Step
 from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.server import StreamServer
-from tests.wire.toy import PRESET, ToyFrame, ToyModel, ToyPending, ToySession
+from tests.wire.toy import ToyModel, ToyPending, ToySession, named, toy_spec
 
 # The echo of the same bytes; our server; an echo of nothing, which tells what waking up costs.
 BARE, OURS, EMPTY = "bare", "sim_stream", "empty"
@@ -69,10 +71,10 @@ class Place:
 
 
 @dataclass
-class ReadyRuntime(ToyModel):
-    """The toy's, with one image [H, W, 3] for all frames: nothing is computed."""
+class ReadyModel(ToyModel):
+    """The toy, with one image [1, H, W, 3] for all frames: nothing is computed."""
 
-    image: np.ndarray = field(default_factory=lambda: np.zeros((1, 1, 3), np.uint8))
+    images: np.ndarray = field(default_factory=lambda: np.zeros((1, 1, 1, 3), np.uint8))
 
     def open_session(self, *, lookahead: int | None = None) -> ToySession:
         self.sessions_open += 1
@@ -80,22 +82,19 @@ class ReadyRuntime(ToyModel):
 
 
 class ReadySession(ToySession):
-    def predict(self, action: Action | None = None, *, deadline_ms: float | None = None) -> Any:
+    def predict(
+        self, inputs: Inputs | Action | None = NO_INPUTS, *, deadline_ms: float | None = None
+    ) -> Any:
         self.committed_step += 1
         return ReadyPending(self, self.committed_step, b"", None, self.committed_step, True)
 
 
 class ReadyPending(ToyPending):
-    def render(self) -> ToyFrame:
-        return ToyFrame(
-            image=self.session.runtime.image,  # type: ignore[attr-defined]
-            step=self.step,
-            frame_id=self.frame_id,
-            lag_frames=0,
-            final=True,
-            approximated=False,
-            inflated=False,
-            accepted=(256,),
+    def render(self) -> Chunk:
+        return Chunk(
+            images=self.session.model.images,  # type: ignore[attr-defined]
+            first_frame_id=self.frame_id,
+            stats={"accepted": (256,)},
             timings_ns={"world_model": 0, "video_decode": 0},
         )
 
@@ -108,13 +107,12 @@ def make_keys(folder: Path) -> Path:
 
 def serve_ours(place: Place, sessions: int, pipe: Pipe) -> None:
     """Serves until the other end of the pipe is closed."""
-    image = np.random.default_rng(0).integers(0, 256, place.frame.shape, np.uint8)
-    preset = replace(PRESET, vq=replace(PRESET.vq, frame=place.frame))
+    images = np.random.default_rng(0).integers(0, 256, (1, *place.frame.shape), np.uint8)
     guard = None
     if place.keys is not None:
         guard = Guard.load(place.keys / "server.secret", place.keys / "client.pub")
     with StreamServer(
-        ReadyRuntime(preset=preset, image=image),
+        ReadyModel(toy_spec(frame_shape=place.frame.shape), images=images),
         bind=place.address[OURS],
         max_sessions=sessions,
         guard=guard,
@@ -247,7 +245,7 @@ def exchange(place: Place) -> tuple[bytes, list[bytes]]:
 
         opened = codec.decode_reply(ask(Open(rid=1), {"frames": place.prompt()})[0])
         assert isinstance(opened, Opened), opened
-        step = Step(rid=2, sid=opened.sid, step=1, action=WireAction.of(ACTION))
+        step = Step(rid=2, sid=opened.sid, step=1, inputs=named(ACTION))
         reply = ask(step, {})
         ask(Close(rid=3, sid=opened.sid), {})
         return codec.encode(step), reply

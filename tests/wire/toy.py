@@ -74,7 +74,13 @@ class Hooks:
 
 def plain(inputs: Inputs) -> list[tuple[str, object]]:
     """In an order of their own; numbers as they come over the wire."""
-    return sorted((n, v if isinstance(v, str) else float(v)) for n, v in inputs.items())  # type: ignore[arg-type]
+
+    def one(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value.tobytes()
+        return value if isinstance(value, str) else float(value)
+
+    return sorted((name, one(value)) for name, value in inputs.items())
 
 
 def digest(*values: Any) -> bytes:
@@ -139,12 +145,14 @@ class ToySession:
         inputs: Inputs = NO_INPUTS,
         prompt_inputs: Sequence[Inputs] = (),
         options: Inputs = NO_INPUTS,
-    ) -> Chunk:
+    ) -> Chunk | None:
         prompt = hashlib.blake2b(frames_THWC.tobytes(), digest_size=8).digest()
         how = plain({**self.model.spec.defaults, **options})
         led_to = [plain(one) for one in prompt_inputs]
         self.states, self.seed = [digest(prompt, seed, led_to, how)], None
         self.committed_step = 0
+        if not len(frames_THWC):
+            return None
         psnr_db = OWN_DB if np.ptp(frames_THWC) else FOREIGN_DB  # of one colour
         final = self.lookahead == 0
         return ToyPending(self, 0, self.states[0], None, 0, final, psnr_db).render()

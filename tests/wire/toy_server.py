@@ -7,7 +7,7 @@ import logging
 import resource
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,14 @@ from sim_stream.wire.server.rates import REQUESTS_PER_S
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import SIZE, Hooks, ToyModel, ToySession, toy_spec
 from tests.wire.toy_worlds import clip_world, map_world
+from tests.wire.vectors.spec import SPEC as VECTORS
 
 MIB = 2**20
+WORLDS: dict[str, Callable[[], StreamModel]] = {
+    "map": map_world,
+    "clip": clip_world,
+    "vectors": lambda: ToyModel(VECTORS),
+}
 
 
 @dataclass
@@ -54,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--record-format", default="ffv1")
     parser.add_argument("--file-bytes", type=int, help="no file may grow beyond this")
     parser.add_argument("--size", type=int, default=SIZE, help="of the frames")
-    parser.add_argument("--world", choices=("map", "clip"), help="one of toy_worlds instead")
+    parser.add_argument("--world", choices=[*WORLDS], help="another model instead")
     parser.add_argument("--step-ms", type=float, default=0.0, help="what the engine needs")
     parser.add_argument("--session-mib", type=int, default=0, help="memory of a session")
     parser.add_argument("--until-stdin-closes", action="store_true")
@@ -74,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         session_mib=options.session_mib,
     )
     if options.world:
-        model = {"map": map_world, "clip": clip_world}[options.world]()
+        model = WORLDS[options.world]()
     with ExitStack() as stack:
         recorder = archive = None
         if options.record is not None:
