@@ -7,7 +7,8 @@ Threads: all methods of ``StreamModel``, ``WorldSession`` and ``Prediction`` are
 engine thread, one at a time. ``Pending.render`` is called from the decoder thread, once, in the
 order of ``result``, while the engine thread may already predict the same session's next steps (at
 most ``max_in_flight`` pendings of a session are unrendered). ``reset``, ``flush``, ``fork`` and
-``close`` are called only when the session has no step under way and no pending left.
+``close`` are called only when the session has no step under way and no pending left, ``reseed``
+when it has no step under way.
 
 What a session gives is a function of weights, prompt, inputs, options and seed alone. Values are
 checked by the model's spec (``sim_stream.spec``) before a session sees them; what the spec cannot
@@ -105,11 +106,12 @@ class WorldSession(Protocol):
         """What the lookahead still holds, at the end."""
         ...
 
-    def fork(self, *, seed: int | None = None) -> WorldSession:
-        """An independent session in the same state; with a seed, its further noise is that seed's.
+    def fork(self) -> WorldSession:
+        """An independent session in the same state. Raises Unavailable where there is no room."""
+        ...
 
-        Raises Unavailable where there is no room for another one.
-        """
+    def reseed(self, seed: int) -> None:
+        """Further noise is that seed's, also what was drawn ahead."""
         ...
 
     def close(self) -> None: ...

@@ -15,7 +15,9 @@ def shape_of(function):
 
 
 @pytest.mark.parametrize("session", [toy.ToySession, toy_worlds.ToyWorldSession])
-@pytest.mark.parametrize("name", ["reset", "begin", "prefill_ahead", "flush", "fork", "close"])
+@pytest.mark.parametrize(
+    "name", ["reset", "begin", "prefill_ahead", "flush", "fork", "reseed", "close"]
+)
 def test_toy_session_has_the_real_ones_signature(session, name):
     assert shape_of(getattr(session, name)) == shape_of(getattr(world.TokenSession, name))
 

@@ -194,10 +194,12 @@ class ToySession:
         step = self.committed_step
         return ToyPending(self, step, self.states[step], None, step, True).render()
 
-    def fork(self, *, seed: int | None = None) -> ToySession:
+    def fork(self) -> ToySession:
         self.model.sessions_open += 1
-        chosen = self.seed if seed is None else seed
-        return replace(self, states=list(self.states), seed=chosen)
+        return replace(self, states=list(self.states))
+
+    def reseed(self, seed: int) -> None:
+        self.seed = seed
 
     def close(self) -> None:
         if not self.closed:

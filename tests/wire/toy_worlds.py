@@ -128,11 +128,11 @@ class ToyWorldSession:
     def flush(self) -> Chunk | None:
         return None
 
-    def fork(self, *, seed: int | None = None) -> ToyWorldSession:
-        twin = copy.copy(self)
-        if seed is not None:
-            twin.seed = seed
-        return twin
+    def fork(self) -> ToyWorldSession:
+        return copy.copy(self)
+
+    def reseed(self, seed: int) -> None:
+        self.seed = seed
 
     def close(self) -> None: ...
 

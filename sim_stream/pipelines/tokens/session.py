@@ -224,24 +224,27 @@ class Session:
         return self._pending(StageClock(self._runtime.device), right_slot=True, final=True).render()
 
     @on_model_stream
-    def fork(self, *, seed: int | None = None) -> Session:
-        """An independent session in the same state: equal actions give equal frames. With a `seed`
-        its further noise is that seed's, also what was drawn ahead.
+    def fork(self) -> Session:
+        """An independent session in the same state: equal actions give equal frames.
 
         Raises Unavailable where the runtime has no room for another session.
         """
         self._check_started()
         if self._prediction is not None:
             raise InvalidInput("fork", "a step under way", "between two steps")
-        if seed is not None:
-            self._runtime.check_seed(seed)
         twin = object.__new__(Session)
         twin.__dict__.update(self.__dict__)
         twin._context = self._over_a_row(self._context.fork)
         twin._window, twin._clock = self._window.fork(), StageClock(self._runtime.device)
-        if seed is not None:
-            twin._seed, twin._noise = seed, None
         return twin
+
+    def reseed(self, seed: int) -> None:
+        """Further noise is that seed's, also what was drawn ahead. Raises InvalidInput."""
+        self._check_started()
+        self._runtime.check_seed(seed)
+        if self._prediction is not None:
+            raise InvalidInput("reseed", "a step under way", "between two steps")
+        self._seed, self._noise = seed, None
 
     def __enter__(self) -> Self:
         return self

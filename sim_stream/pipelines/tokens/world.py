@@ -101,8 +101,11 @@ class TokenSession:
         last = self._session.flush()
         return None if last is None else chunk_of(last)
 
-    def fork(self, *, seed: int | None = None) -> TokenSession:
-        return TokenSession(self._session.fork(seed=seed), self._spec)
+    def fork(self) -> TokenSession:
+        return TokenSession(self._session.fork(), self._spec)
+
+    def reseed(self, seed: int) -> None:
+        self._session.reseed(seed)
 
     def close(self) -> None:
         self._session.close()

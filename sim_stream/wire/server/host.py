@@ -6,7 +6,7 @@ belong to the engine thread, but for ``mark_failed``. Knows no threads, queues o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sim_stream.errors import InvalidInput
 from sim_stream.stream_model import Chunk, Prediction, StreamModel, WorldSession
@@ -14,18 +14,7 @@ from sim_stream.wire.inputs import StartValues, check_start
 from sim_stream.wire.messages import Close, ErrorCode, Fork, Open, Reset, Resume, Step
 from sim_stream.wire.server.faults import Refusal, attempt
 from sim_stream.wire.server.jobs import Job, checked
-from sim_stream.wire.server.rebuild import Rebuild
-
-
-@dataclass
-class _Live:
-    """``committed_step`` is the client's count of what the session took."""
-
-    session: WorldSession
-    seed: int
-    realtime: bool
-    prompt_psnr_db: float | None
-    committed_step: int = 0
+from sim_stream.wire.server.rebuild import Live, Rebuild
 
 
 class SessionHost:
@@ -33,7 +22,7 @@ class SessionHost:
 
     def __init__(self, model: StreamModel) -> None:
         self._model = model
-        self._sessions: dict[str, _Live] = {}
+        self._sessions: dict[str, Live] = {}
         self._failed: set[str] = set()
 
     def mark_failed(self, sid: str) -> None:
@@ -94,11 +83,10 @@ class SessionHost:
                 return first
             case Fork(sid=parent_sid, seed=seed):
                 parent = self._healthy(parent_sid)
-                self._sessions[job.sid] = replace(
-                    parent,
-                    session=parent.session.fork(seed=seed),
-                    seed=parent.seed if seed is None else seed,
-                )
+                twin = replace(parent, session=parent.session.fork())
+                if seed is not None:
+                    twin.reseed(seed)
+                self._sessions[job.sid] = twin
                 return None
             case Close():
                 return self._close(job)
@@ -114,19 +102,11 @@ class SessionHost:
             allowed = " or ".join(map(str, sorted(spec.lookaheads)))
             raise InvalidInput("lookahead", past.lookahead, allowed)
         session = self._model.open_session(lookahead=past.lookahead)
-        live = _Live(session, past.seed, past.mode == "realtime", None)
+        live = Live(session, past.seed, past.mode == "realtime", None)
         self._sessions[job.sid] = live
         first = self._start(session, past.start, past.seed)
         live.prompt_psnr_db = None if first is None else first.prompt_psnr_db
-
-        def forked(seed: int) -> WorldSession:
-            """Goes on as a fork of what was rebuilt so far, with a seed of its own."""
-            before, live.session = live.session, live.session.fork(seed=seed)
-            live.seed = seed
-            before.close()
-            return live.session
-
-        return Rebuild(session, first, past, keep, spec, forked, self.checked)
+        return Rebuild(live, first, past, keep, spec, self.checked)
 
     def drop(self, sid: str) -> None:
         """A session that could not be rebuilt."""
@@ -159,7 +139,7 @@ class SessionHost:
             raise first
         psnr_db = None if first is None else first.prompt_psnr_db
         realtime = request.mode == "realtime"
-        self._sessions[job.sid] = _Live(session, request.seed, realtime, psnr_db)
+        self._sessions[job.sid] = Live(session, request.seed, realtime, psnr_db)
         return first
 
     def _close(self, job: Job) -> Chunk | None:
@@ -175,7 +155,7 @@ class SessionHost:
         finally:
             session.close()
 
-    def _healthy(self, sid: str) -> _Live:
+    def _healthy(self, sid: str) -> Live:
         if sid in self._failed:
             raise Refusal(ErrorCode.ENGINE_FAILED, "the session failed earlier; reset or close it")
         return self._sessions[sid]

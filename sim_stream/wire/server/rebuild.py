@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +25,21 @@ from sim_stream.wire.server.faults import Refusal
 from sim_stream.wire.server.jobs import Job, Remembered, describe
 
 
+@dataclass
+class Live:
+    """A session that runs. ``committed_step`` is the client's count of what it took."""
+
+    session: WorldSession
+    seed: int
+    realtime: bool
+    prompt_psnr_db: float | None
+    committed_step: int = 0
+
+    def reseed(self, seed: int) -> None:
+        self.session.reseed(seed)
+        self.seed = seed
+
+
 @dataclass(frozen=True)
 class _Unrendered:
     step: PastStep
@@ -35,24 +50,21 @@ class _Unrendered:
 
 
 class Rebuild:
-    """``keep``: how many of the last steps are rendered. ``forked``: gives the session's fork with
-    another seed; ``checked``: holds a chunk to the contract. Steps are held to ``spec``, which may
-    not be the one that they were recorded with."""
+    """``keep``: how many of the last steps are rendered. ``checked`` holds a chunk to the contract.
+    Steps are held to ``spec``, which may not be the one that they were recorded with."""
 
     def __init__(
         self,
-        session: WorldSession,
+        live: Live,
         first: Chunk | None,
         past: Past,
         keep: int,
         spec: StreamSpec,
-        forked: Callable[[int], WorldSession],
         checked: Callable[[Chunk], Chunk],
     ) -> None:
         require_equal(first, past.sha256[0], 0)
         self.past = past
-        self._session, self._seed = session, past.seed
-        self._spec, self._forked, self._checked = spec, forked, checked
+        self._live, self._spec, self._checked = live, spec, checked
         self._taken = self._committed_step = 0
         self._step: PastStep | None = None  # under way
         self._last: deque[_Unrendered] = deque(maxlen=keep)
@@ -65,28 +77,26 @@ class Rebuild:
     @property
     def seed(self) -> int:
         """Of what comes next."""
-        return self._seed
+        return self._live.seed
 
     def begin(self) -> Prediction | None:
         """The next step; None when all were taken."""
         if self._taken in self.past.forks:
-            self._render_all()  # a fork is made of a session without pendings
-            self._seed = self.past.forks[self._taken]
-            self._session = self._forked(self._seed)
+            self._live.reseed(self.past.forks[self._taken])
         self._step = next(self.past.steps, None)
         if self._step is None:
             return None
         check_step(self._spec, self._step.inputs)
-        return self._session.begin(self._step.inputs)
+        return self._live.session.begin(self._step.inputs)
 
     def take(self, prediction: Prediction) -> None:
         assert self._step is not None, "it was begun"
         pending, now_ns = prediction.result(), time.monotonic_ns()
         self._taken += 1
         sha256 = self.past.sha256[self._taken]
-        self._last.append(_Unrendered(self._step, sha256, pending, self._seed, now_ns))
+        self._last.append(_Unrendered(self._step, sha256, pending, self._live.seed, now_ns))
         self._committed_step = self._step.request.step
-        self._session.prefill_ahead()
+        self._live.session.prefill_ahead()
 
     def render(self, job: Job) -> list[Remembered]:
         """The replies to the last steps. Raises Refusal where a frame is not the recorded one."""
@@ -106,21 +116,6 @@ class Rebuild:
             infos = describe(chunk, step, request.step, one.seed, stamps_ns)
             remembered.append(Remembered(request, one.step.arrays, infos, chunk.images))
         return remembered
-
-    def _render_all(self) -> None:
-        """Makes the pixels of what is pending, which stays to be rendered."""
-        self._last = deque(
-            (replace(one, pending=_Rendered(one.pending.render())) for one in self._last),
-            maxlen=self._last.maxlen,
-        )
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    chunk: Chunk
-
-    def render(self) -> Chunk:
-        return self.chunk
 
 
 def require_equal(chunk: Chunk | None, sha256: Sequence[str], step: int) -> None:

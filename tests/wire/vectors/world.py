@@ -58,8 +58,11 @@ class AnySession:
     def flush(self) -> Chunk | None:
         return None
 
-    def fork(self, *, seed: int | None = None) -> AnySession:
+    def fork(self) -> AnySession:
         return replace(self)
+
+    def reseed(self, seed: int) -> None:
+        pass
 
     def close(self) -> None:
         pass
