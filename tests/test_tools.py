@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bridge.driving.page import GAP_PX, LABEL_PX, Page
+from sim_stream.config import FrameSize
 from sim_stream.errors import InvalidInput
 from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.video_writer import Mp4Writer
@@ -91,7 +92,7 @@ def test_closed_loop_drives_are_told_from_those_that_end(tmp_path: Path) -> None
     grey[12:, 16:] = 128
     green[16:, :16] = (100, 150, 100)
     covariance = np.diag([25.0, 25.0, 25.0])
-    page = Page(simulator="one", neural="other", side_px=side, frames=24)
+    page = Page(simulator="one", neural="other", size=FrameSize.square(side), frames=24)
     canvas = np.zeros((page.height, page.width, 3), np.uint8)
     for name, made in (("goes-on", drive), ("ends", grey), ("turns", green)):
         with Mp4Writer(tmp_path / f"{name}.mp4", size=(page.height, page.width)) as writer:

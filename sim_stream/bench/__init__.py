@@ -4,6 +4,7 @@ options.py       what the verb takes, checked before anything runs
 profile.py       the verb: calibrate, serve, drive, count, report
 setup.py         device, types and memory of what is profiled; refuses what cannot fit
 machine.py       what a figure was measured on
+course.py        what a run drives: the demo's script, or what is made of a model's spec
 paced.py         one run over the wire, by the clock
 stats.py         percentiles that the samples support, jitter, misses, histograms
 calibration.py   copy and read bandwidth, GEMM rate
