@@ -9,7 +9,8 @@
     greeting   what a viewer is told first
     subscriber sessions of other clients, from the server's PUB socket
     channel    what all sessions have in common: the latest frame and who watches
-    picture    a step's frames as viewers get them, encoded once   viewer  one viewer's outgoing side
+    picture    a step's frames as viewers get them, encoded once
+    viewer     one viewer's outgoing side
     messages   what travels between page and server
     static     the page: HTML, CSS and JavaScript as they are, nothing is built
 
