@@ -18,6 +18,7 @@ from sim_stream.config import (
     VQConfig,
 )
 from sim_stream.models import checkpoints
+from sim_stream.models.lora import Adapter
 from sim_stream.models.video_decoder import VideoDecoder, inflate
 from sim_stream.models.vq_model import VQModel
 from sim_stream.models.world_model import WorldModel
@@ -63,6 +64,14 @@ def random_world_model(preset: Preset = SMALL, seed: int = 0) -> WorldModel:
     model = WorldModel(preset.world_model)
     model.init_weights(std=0.2)
     return model.eval()
+
+
+def with_adapter(model: WorldModel, adapter: Adapter) -> WorldModel:
+    """The model with the adapter merged into its weights, as a server loads it."""
+    base = model.state_dict()
+    shapes = {key: tuple(weight.shape) for key, weight in base.items()}
+    model.load_state_dict(dict(adapter.merged(iter(base.items()), shapes)))
+    return model
 
 
 def random_video_decoder(preset: Preset = SMALL, seed: int = 0) -> VideoDecoder:

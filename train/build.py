@@ -251,6 +251,16 @@ def trained_video_decoder(preset: Preset, run: Path) -> VideoDecoder:
     return model.eval()
 
 
+def export_adapter(preset: Preset, runs: Path, config: WorldModelTraining, out: Path) -> None:
+    """`runs`/world-model's adapters as a folder of PEFT's. Raises InvalidInput without any."""
+    from train.lora import save_adapters
+
+    if config.lora is None:
+        allowed = "one whose world model is trained by LoRA: openviga"
+        raise InvalidInput("preset", preset.name, allowed)
+    save_adapters(trained_state(runs / "world-model", "model."), config.lora, out)
+
+
 def trained_world_model(preset: Preset, sources: Sources, config: WorldModelTraining) -> WorldModel:
     """Of `runs`/world-model; adapters are merged into the weights of `init`."""
     from train.lora import merged_state

@@ -50,7 +50,23 @@ def parser() -> Parser:
         help="JSON for the manifest: what prompts, camera and actions the model expects "
         "(docs/weights.md)",
     )
+    text = "a LoRA run's adapters -> a folder that PEFT and `serve --adapter` load"
+    verb = verbs.add_parser("export-adapter", help=text, description=text)
+    verb.set_defaults(run=export)
+    verb.add_argument("--preset", default="openviga")
+    verb.add_argument("--runs", type=Path, required=True, help="folder of the stages' runs")
+    verb.add_argument("--out", type=Path, required=True, help="folder of the adapter")
     return top
+
+
+def export(args: argparse.Namespace) -> None:
+    try_folder("out", args.out)
+    from train.build import export_adapter
+    from train.config import get_recipe
+
+    preset = get_preset(args.preset)
+    export_adapter(preset, args.runs, get_recipe(preset.name, "world-model").stage, args.out)
+    print(args.out)
 
 
 def main(argv: list[str] | None = None) -> int:

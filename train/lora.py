@@ -88,11 +88,11 @@ def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def save_adapters(model: WorldModel, config: LoraConfig, folder: Path) -> None:
-    """`adapter_config.json` and `adapter_model.safetensors`, as PEFT loads them."""
+def save_adapters(state: Mapping[str, Tensor], config: LoraConfig, folder: Path) -> None:
+    """A model's state -> `adapter_config.json`, `adapter_model.safetensors`, as PEFT loads them."""
     folder.mkdir(parents=True, exist_ok=True)
     peft_config(config).save_pretrained(str(folder))
-    save_file(adapter_state(model.state_dict()), folder / "adapter_model.safetensors")
+    save_file(adapter_state(state), folder / "adapter_model.safetensors")
 
 
 @torch.no_grad()

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
-from sim_stream.errors import CheckpointError, InvalidInput
+from sim_stream.errors import CheckpointError
 from sim_stream.models.formats.source import Shape, refuse
 
 Stream = Iterator[tuple[str, Tensor]]
@@ -105,54 +104,3 @@ class Adapter:
         for key, tensor in tensors:
             self.check_copy(key, tensor)
             yield key, self.updates[key].applied(tensor) if key in self.updates else tensor
-
-
-class _Updated(nn.Module):
-    """The parametrisation of one weight."""
-
-    def __init__(self, update: LowRank | Whole) -> None:
-        super().__init__()
-        self.update = update
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return self.update.applied(weight)
-
-
-def attach(model: nn.Module, adapter: Adapter) -> None:
-    """From here on the model computes with base and adapter. Raises CheckpointError."""
-    if adapted(model):
-        raise InvalidInput("adapter", adapter.name, "one at a time: unload the other first")
-    adapter.check({key: tuple(w.shape) for key, w in model.state_dict().items()})
-    if any(getattr(m, "fused_qkv", ()) for m in model.modules()):
-        raise InvalidInput("model", "fused", "a model that is not fused yet")
-    for key, weight in model.state_dict().items():
-        adapter.check_copy(key, weight)
-    for key, update in adapter.updates.items():
-        module, _, name = key.rpartition(".")
-        parametrize.register_parametrization(
-            model.get_submodule(module), name, _Updated(update), unsafe=True
-        )
-
-
-def unload(model: nn.Module) -> None:
-    """Takes the adapter off: the base as it was."""
-    _take_off(model, keep=False)
-
-
-def merge(model: nn.Module) -> None:
-    """Makes the adapter part of the weights for good."""
-    _take_off(model, keep=True)
-
-
-def adapted(model: nn.Module) -> bool:
-    return any(parametrize.is_parametrized(module) for module in model.modules())
-
-
-def _take_off(model: nn.Module, *, keep: bool) -> None:
-    if not adapted(model):
-        raise CheckpointError("the model has no adapter")
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
-            assert isinstance(module.parametrizations, nn.ModuleDict)
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=keep)

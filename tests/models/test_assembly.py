@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from sim_stream.errors import CheckpointError, InvalidInput
-from sim_stream.models import assembly, checkpoints, lora
+from sim_stream.models import assembly, checkpoints
 from sim_stream.models.assembly import INFLATE, Parts
 from sim_stream.models.checkpoints import Loaded
 from sim_stream.models.formats import peft_adapter
@@ -22,6 +22,7 @@ from tests.small import (
     random_vq,
     random_world_model,
     save_weights,
+    with_adapter,
 )
 
 DTYPES = dict.fromkeys(checkpoints.PARTS, torch.float32)
@@ -111,8 +112,7 @@ def test_inflated_it_equals_the_image_decoder_and_is_said_loudly(
 
 def test_an_adapter_is_merged_on_the_way(whole: Path, adapter: Path) -> None:
     expected = random_world_model().half().float()  # as the folder stores it
-    lora.attach(expected, peft_adapter.read(adapter))
-    lora.merge(expected)
+    with_adapter(expected, peft_adapter.read(adapter))
     loaded = load(whole, adapter=adapter)
     state = loaded.world_model.state_dict()
     for key in ("layers.1.self_attn.q_proj.weight", "vision_head.weight"):

@@ -84,7 +84,7 @@ def test_merged_and_unmerged_adapters_give_the_same_logits(ids: Tensor) -> None:
 
 def test_the_folder_is_pefts_own_format(ids: Tensor, tmp_path: Path) -> None:
     model = adapted()
-    save_adapters(model, RANK_4, tmp_path)
+    save_adapters(model.state_dict(), RANK_4, tmp_path)
     base = random_world_model().to(torch.bfloat16).float()
     loaded = peft.PeftModel.from_pretrained(base, str(tmp_path)).eval()
     inner = loaded.base_model.model

@@ -61,9 +61,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R", Opened, FrameMessage, Closed, FrameMessage | Closed)
-# After these errors the server has no such session any more.
 # A realtime session's steps are answered at once or soon; more without an answer is a server gone.
 UNANSWERED = 64
+# After these errors the server has no such session any more.
 OVER = frozenset({ErrorCode.NO_SESSION, ErrorCode.SHUTTING_DOWN})
 
 

@@ -1,4 +1,4 @@
-"""peft's adapters: trained and saved by peft, the same outputs attached, merged and taken off."""
+"""peft's adapters: trained and saved by peft, the same outputs, merged into a base."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sim_stream.config import OPENVIGA
-from sim_stream.errors import CheckpointError, InvalidInput
-from sim_stream.models import checkpoints, lora
+from sim_stream.errors import CheckpointError
+from sim_stream.models import checkpoints
 from sim_stream.models.formats import peft_adapter
 from sim_stream.models.lora import Adapter, LowRank, Whole
 from sim_stream.models.world_model import WorldModel
-from tests.small import SMALL, random_world_model
+from tests.small import SMALL, random_world_model, with_adapter
 
 CONFIG = SMALL.world_model
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -104,54 +104,25 @@ def outputs(model: WorldModel) -> Tensor:
         {"target_modules": ["q_proj", "v_proj"], "modules_to_save": None},
     ],
 )
-def test_attached_it_gives_pefts_own_outputs(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_merged_it_gives_pefts_own_outputs(tmp_path: Path, options: dict[str, Any]) -> None:
     folder, theirs = saved(tmp_path / "adapter", **options)
     model = random_world_model()
     base = outputs(model)
-    lora.attach(model, peft_adapter.read(folder))
-    ours = outputs(model)
+    ours = outputs(with_adapter(model, peft_adapter.read(folder)))
     assert (ours - base).abs().max() > 0.05
     torch.testing.assert_close(ours, theirs(*inputs()), **CLOSE)
 
 
 @torch.no_grad()
-def test_merged_attached_and_streamed_are_the_same_numbers(
-    trained: tuple[Path, PeftModel],
-) -> None:
+def test_merged_as_a_base_is_streamed_it_is_the_same(trained: tuple[Path, PeftModel]) -> None:
     adapter = peft_adapter.read(trained[0])
-    model, merged, streamed = random_world_model(), random_world_model(), WorldModel(CONFIG)
-    for one in (model, merged):
-        lora.attach(one, adapter)
-    lora.merge(merged)
-    base = random_world_model().state_dict()
+    streamed, base = WorldModel(CONFIG), random_world_model().state_dict()
     shapes = {key: tuple(w.shape) for key, w in base.items()}
     checkpoints.fill(streamed, adapter.merged(iter(base.items()), shapes), "merged")
-    assert merged.state_dict().keys() == base.keys()
-    assert torch.equal(outputs(merged), outputs(model))
-    assert torch.equal(outputs(streamed.eval()), outputs(model))
-    torch.testing.assert_close(outputs(merged), trained[1](*inputs()), **CLOSE)
-
-
-@torch.no_grad()
-def test_taken_off_the_base_is_what_it_was(trained: tuple[Path, PeftModel]) -> None:
-    model, base = random_world_model(), random_world_model()
-    lora.attach(model, peft_adapter.read(trained[0]))
-    lora.unload(model)
-    assert model.state_dict().keys() == base.state_dict().keys()
-    for key, weight in base.state_dict().items():
-        assert torch.equal(model.state_dict()[key], weight), key
-    assert torch.equal(outputs(model), outputs(base))
-
-
-def test_one_adapter_at_a_time_and_none_on_fused_weights(trained: tuple[Path, PeftModel]) -> None:
-    adapter, model = peft_adapter.read(trained[0]), random_world_model()
-    with pytest.raises(CheckpointError, match="no adapter"):
-        lora.unload(model)
-    lora.attach(model, adapter)
-    with pytest.raises(InvalidInput, match="one at a time"):
-        lora.attach(model, adapter)
-    with pytest.raises(InvalidInput, match="not fused"):
-        lora.attach(random_world_model().fuse(), adapter)
+    assert torch.equal(
+        outputs(streamed.eval()), outputs(with_adapter(random_world_model(), adapter))
+    )
+    torch.testing.assert_close(outputs(streamed), trained[1](*inputs()), **CLOSE)
 
 
 @pytest.fixture
@@ -186,12 +157,12 @@ def test_an_adapter_of_transformers_llama_fits_ours(
     theirs.save_pretrained(tmp_path, save_embedding_layers=True)
     adapter = peft_adapter.read(tmp_path)
     assert adapter.copies.keys() == {"embed_tokens.weight", "lm_head.weight"}
-    lora.attach(model, adapter)
+    with_adapter(model, adapter)
     ids = inputs()[0]
     hidden = model(ids, torch.zeros_like(ids, dtype=torch.bool))
     torch.testing.assert_close(model.text_logits(hidden), theirs(input_ids=ids).logits, **CLOSE)
     with pytest.raises(CheckpointError, match=r"another base: embed_tokens\.weight differs"):
-        lora.attach(random_world_model(seed=1), adapter)
+        with_adapter(random_world_model(seed=1), adapter)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +207,7 @@ def test_an_adapter_of_another_base_is_refused(changed: Callable[..., Path]) -> 
         name="other",
     )
     with pytest.raises(CheckpointError, match=r"no layers\.7.*; vte\.weight is \(256, 32\) in"):
-        lora.attach(random_world_model(), adapter)
+        with_adapter(random_world_model(), adapter)
     marked = peft_adapter.read(changed(base_sha256="aa"))
     with pytest.raises(CheckpointError, match="trained on weights aa, not on bb"):
         peft_adapter.check_base(marked, "bb")

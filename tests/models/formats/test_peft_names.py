@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sim_stream.errors import CheckpointError
-from sim_stream.models import lora
 from sim_stream.models.formats import peft_adapter
 from tests.models.formats.test_peft_adapter import CLOSE, LINEARS, stirred
-from tests.small import SMALL, random_world_model
+from tests.small import SMALL, random_world_model, with_adapter
 
 CONFIG = SMALL.world_model
 Q0 = "model.layers.0.self_attn.q_proj"
@@ -72,7 +71,7 @@ def require_pefts_logits(folder: Path) -> None:
     ids = torch.arange(9)[None] % 8
     vision = torch.zeros_like(ids, dtype=torch.bool)
     base = ours.text_logits(ours(ids, vision))
-    lora.attach(ours, peft_adapter.read(folder))
+    with_adapter(ours, peft_adapter.read(folder))
     logits = ours.text_logits(ours(ids, vision))
     assert (logits - base).abs().max() > 0.05
     torch.testing.assert_close(logits, theirs(input_ids=ids).logits, **CLOSE)
