@@ -29,7 +29,7 @@ def test_trained_adapters_load_as_a_part_and_give_the_trained_weights(tmp_path: 
                 assert "lora_" in name or parameter.ndim == 1
     state = {f"model.{name}": value for name, value in trained.state_dict().items()}
     checkpoint.write(tmp_path / "runs" / "world-model", 1, {"model": state, "ema": None}, keep=1)
-    stage = WorldModelTraining(lora=config)
+    stage = WorldModelTraining(frames=2, lora=config)
     export_adapter(SMALL, tmp_path / "runs", stage, tmp_path / "adapter")
 
     dtypes = dict.fromkeys(checkpoints.PARTS, torch.float32)

@@ -1,4 +1,4 @@
-"""One client's connection under asyncio: as ``blocking_connection``, with requests of many tasks at once.
+"""One client's connection under asyncio, like ``blocking_connection``, for many tasks at once.
 
 A zmq.asyncio DEALER socket with its monitor and a task that reads each; all belong to the event
 loop they were made in. The tasks hold the sockets, not the connection: whoever lets go of it
