@@ -29,14 +29,14 @@ from sim_stream.model_options import MAX_SESSIONS, ModelOptions, as_recorded
 from sim_stream.outputs import try_folder
 from sim_stream.server_process import READY
 from sim_stream.stop_signals import heard_signals
-from sim_stream.wire.server.rates import REQUESTS_PER_S
+from sim_stream.wire.server.admission import REQUESTS_PER_S
 
 if TYPE_CHECKING:
     from sim_stream.metrics import Metrics
     from sim_stream.recording.recorder import Recorder
     from sim_stream.stream_model import StreamModel
-    from sim_stream.wire.archive import Archive
-    from sim_stream.wire.server.guard import Guard
+    from sim_stream.wire.observe import Archive
+    from sim_stream.wire.server.auth import Guard
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,7 @@ def _ended_at_once_while_loading() -> Iterator[Callable[[], None]]:
 
 def _guard(options: ServeOptions) -> Guard | None:
     """Keys and addresses are checked before the model, which may take minutes to load."""
-    from sim_stream.wire.server.addresses import require_bindable, require_free
-    from sim_stream.wire.server.guard import Guard
+    from sim_stream.wire.server.auth import Guard, require_bindable, require_free
 
     guard = Guard.load(options.key, options.allow)
     for name, address in (("bind", options.bind), ("publish", options.publish)):

@@ -16,7 +16,7 @@ import numpy as np
 from sim_stream.demo import action_script
 from sim_stream.prompts import Prompt
 from sim_stream.spec import AnyField, ChoiceField, NumberField, StreamSpec, TextField, Value
-from sim_stream.wire.client.checks import InputsLike
+from sim_stream.wire.client.arguments import InputsLike
 
 GREY = 128
 

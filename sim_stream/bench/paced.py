@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sim_stream.wire.client.arguments import InputsLike
 from sim_stream.wire.client.blocking_client import RemoteChunk, RemoteSession
-from sim_stream.wire.client.checks import InputsLike
 
 # Free-running: the world model predicts one step while the video decoder is at another.
 FREE_STEPS_IN_FLIGHT = 2

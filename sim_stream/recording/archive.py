@@ -19,15 +19,14 @@ from sim_stream.recording.load import Recording, load
 from sim_stream.recording.names import require_inside
 from sim_stream.recording.recorder import RECORDER_CLOSED
 from sim_stream.recording.run import cut_short
-from sim_stream.wire.archive import NotResumable
-from sim_stream.wire.observe import Past
+from sim_stream.wire.observe import NotResumable, Past
 
 KEY_FILE = ".resume-key"
 KEY_BYTES = 32
 
 
 class RecordedSessions:
-    """An ``Archive`` (``wire.archive``). Raises InvalidInput where the key cannot be had."""
+    """An ``Archive`` (``wire.observe``). Raises InvalidInput where the key cannot be had."""
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)

@@ -26,9 +26,8 @@ from sim_stream.recording.formats import create_files
 from sim_stream.recording.lock import FolderLock
 from sim_stream.recording.pixels import WRITE_ERRORS
 from sim_stream.recording.session import Before, Options, SessionRecording, Style, reason_of
-from sim_stream.wire.archive import RESUME_STEPS
 from sim_stream.wire.messages import Close, Error, ErrorCode, Fork, Open, Resume, Step
-from sim_stream.wire.observe import Exchange
+from sim_stream.wire.observe import RESUME_STEPS, Exchange
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from sim_stream.errors import InvalidInput
-from sim_stream.wire.server.addresses import is_loopback
+from sim_stream.wire.server.auth import is_loopback
 
 HOSTS = "localhost, 127.0.0.1 or ::1: the page is for this machine; from elsewhere, use ssh -L"
 

@@ -7,8 +7,8 @@ What both sides know lies here; neither ``client`` nor ``server`` imports the ot
     framing    a message and its arrays as ZeroMQ parts, checked before anything is allocated
     keys       CURVE keys as files
     inputs     values and arrays of a model's spec, into messages and back
-    observe    what recorders get to see of either side, and give back of a recorded session
-    archive    which recorded sessions a server can go on with
+    observe    what recorders get to see of either side, and what they give back of it
+    endpoints  addresses of ZeroMQ
 
 Nothing is imported here, so that a client costs zmq, msgspec and numpy only.
 """

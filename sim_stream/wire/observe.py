@@ -1,6 +1,6 @@
-"""What a server or a client shows to whoever watches its sessions: each request with its reply.
+"""What watches sessions, and what brings them back: each request with its reply, archives of them.
 
-Recorders hang on here. Knows no files, no sockets and no threads.
+Recorders hang on here.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
+from sim_stream.errors import SimStreamError
 from sim_stream.spec import Inputs
 from sim_stream.stream_model import Image
 from sim_stream.wire.framing import Arrays
@@ -27,6 +28,26 @@ from sim_stream.wire.messages import (
     Resume,
     Step,
 )
+
+# By how many steps a session's recording may be behind its replies; a client that remembers as many
+# loses none. A recording that falls further behind is given up.
+RESUME_STEPS = 1024
+
+
+class NotResumable(SimStreamError):
+    """A session that cannot be gone on with, and why."""
+
+
+class Archive(Protocol):
+    """``key`` signs tokens and is the same after a restart."""
+
+    @property
+    def key(self) -> bytes: ...
+
+    def find(self, sid: str, *, model_id: str, weights_sha256: str) -> Past:
+        """Raises NotResumable where there is nothing that this model could go on from."""
+        ...
+
 
 SessionRequest = Open | Reset | Step | Fork | Resume | Close
 FrameReply = Opened | FrameMessage | Closed

@@ -9,7 +9,7 @@ from sim_stream.bench.course import made, of_prompt, of_spec
 from sim_stream.config import Action
 from sim_stream.prompts import Prompt
 from sim_stream.spec import ChoiceField, NumberField, StreamSpec, TextField, check_values
-from sim_stream.wire.client.checks import wire_start, wire_step
+from sim_stream.wire.client.arguments import wire_start, wire_step
 from tests.wire.toy import PRESET, SPEC, prompt_frames, toy_spec
 from tests.wire.toy_worlds import CLIP, MAP
 

@@ -12,10 +12,10 @@ from unittest import mock
 
 from sim_stream.wire.server import dispatch, worker
 from sim_stream.wire.server.dispatch import Dispatcher
+from sim_stream.wire.server.exactly_once import SessionRecord
 from sim_stream.wire.server.host import SessionHost
 from sim_stream.wire.server.inbox import Inbox
 from sim_stream.wire.server.io_loop import IoLoop
-from sim_stream.wire.server.ledger import SessionRecord
 from sim_stream.wire.server.server import StreamServer
 from sim_stream.wire.server.sessions import Sessions
 from sim_stream.wire.server.worker import EngineWorker, Wake

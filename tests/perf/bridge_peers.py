@@ -26,7 +26,7 @@ from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
 from sim_stream.wire.messages import Close, Message, Open, Opened, Step
-from sim_stream.wire.server.guard import Guard
+from sim_stream.wire.server.auth import Guard
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import ToyModel, ToyPending, ToySession, named, toy_spec
 

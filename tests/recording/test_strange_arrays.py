@@ -20,8 +20,8 @@ from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.load import load
 from sim_stream.recording.recorder import Recorder
 from sim_stream.recording.replay import replay
-from sim_stream.wire.archive import NotResumable
 from sim_stream.wire.client.blocking_client import StreamClient
+from sim_stream.wire.observe import NotResumable
 from sim_stream.wire.server.server import StreamServer
 from tests.recording.conftest import LOCAL, recorded
 from tests.recording.test_strangers import (

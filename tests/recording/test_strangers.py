@@ -23,7 +23,7 @@ from sim_stream.recording.load import load
 from sim_stream.recording.pixels import decode_png, read_pixels, write_prompt
 from sim_stream.recording.replay import describe
 from sim_stream.video_writer import encode_png
-from sim_stream.wire.archive import NotResumable
+from sim_stream.wire.observe import NotResumable
 from tests.wire.conftest import ROOT
 from tests.wire.toy import prompt_frames
 

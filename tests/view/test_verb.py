@@ -19,7 +19,7 @@ from sim_stream.errors import InvalidInput
 from sim_stream.view.options import ViewOptions
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.keys import write_pair
-from sim_stream.wire.server.guard import Guard
+from sim_stream.wire.server.auth import Guard
 from sim_stream.wire.server.server import StreamServer
 from tests.view.conftest import TestViewer
 from tests.wire.conftest import ROOT, TIMEOUT_S

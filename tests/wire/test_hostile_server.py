@@ -20,7 +20,7 @@ from sim_stream.wire import framing
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.client.pending_replies import PendingReplies
-from sim_stream.wire.client.step_log import MOST_BYTES, MOST_STEPS, StepLog
+from sim_stream.wire.client.resume import MOST_BYTES, MOST_STEPS, StepLog
 from sim_stream.wire.messages import Step
 from tests.faults.fuzz import BAD_VALUES
 from tests.wire.vectors import broken, valid

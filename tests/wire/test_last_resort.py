@@ -24,11 +24,10 @@ from sim_stream.wire.server.admission import Admission
 from sim_stream.wire.server.connections import Connections
 from sim_stream.wire.server.dispatch import Dispatcher
 from sim_stream.wire.server.doorkeeper import Doorkeeper
+from sim_stream.wire.server.exactly_once import Openings, SessionRecord
 from sim_stream.wire.server.host import SessionHost
 from sim_stream.wire.server.inbox import Inbox
 from sim_stream.wire.server.io_loop import IoLoop
-from sim_stream.wire.server.ledger import SessionRecord
-from sim_stream.wire.server.openings import Openings
 from sim_stream.wire.server.server import StreamServer
 from sim_stream.wire.server.sessions import Sessions
 from sim_stream.wire.server.worker import EngineWorker, Wake

@@ -10,8 +10,7 @@ import pytest
 
 from sim_stream.recording.archive import RecordedSessions
 from sim_stream.recording.recorder import Recorder
-from sim_stream.wire.server.ledger import Waiter
-from sim_stream.wire.server.openings import Openings
+from sim_stream.wire.server.exactly_once import Openings, Waiter
 from sim_stream.wire.server.sessions import CLOSED_KEPT
 from tests.wire.conftest import RawClient, frames_spec
 from tests.wire.toy import prompt_frames

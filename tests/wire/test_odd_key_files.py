@@ -9,8 +9,7 @@ import pytest
 
 from sim_stream.errors import InvalidInput
 from sim_stream.wire.keys import FILE_BYTES, read_pair, read_public
-from sim_stream.wire.server.allow_list import AllowList
-from sim_stream.wire.server.guard import Guard
+from sim_stream.wire.server.auth import AllowList, Guard
 from tests.wire.test_security import Realm
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="FIFOs are POSIX's")

@@ -12,7 +12,7 @@ import pytest
 from sim_stream.errors import RemoteError
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
-from sim_stream.wire.server.openings import ENDED_KEPT
+from sim_stream.wire.server.exactly_once import ENDED_KEPT
 from tests.wire.conftest import TIMEOUT_S, frames_spec
 from tests.wire.lossy import LossyProxy
 from tests.wire.toy import drive, prompt_frames

@@ -25,8 +25,8 @@ from sim_stream.recording.session import SessionRecording
 from sim_stream.wire.client.async_client import AsyncStreamClient
 from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.observe import Past
+from sim_stream.wire.server.resume import sign
 from sim_stream.wire.server.server import StreamServer
-from sim_stream.wire.server.tokens import sign
 from tests.wire.conftest import TIMEOUT_S, RawClient, ServerProcess
 from tests.wire.test_security import Realm
 from tests.wire.toy import PRESET, ToyModel, drive, prompt_frames, toy_spec

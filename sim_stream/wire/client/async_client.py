@@ -20,15 +20,14 @@ from typing import Any
 import zmq
 
 from sim_stream.errors import InvalidInput, SessionClosed
+from sim_stream.wire.client.arguments import InputsLike, Opening, Start
 from sim_stream.wire.client.async_connection import AsyncConnection
 from sim_stream.wire.client.blocking_client import RESUME_S, check_patience
-from sim_stream.wire.client.checks import InputsLike
 from sim_stream.wire.client.frame import RemoteChunk
 from sim_stream.wire.client.link import request_status, say_hello
 from sim_stream.wire.client.operations import run_async
 from sim_stream.wire.client.owner import NotCopied
 from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S
-from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.client.stream import Stream, first_chunk, open_stream
 from sim_stream.wire.endpoints import require_endpoint
 from sim_stream.wire.keys import ClientKeys

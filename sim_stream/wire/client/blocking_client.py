@@ -19,15 +19,14 @@ import zmq
 
 from sim_stream.config import require_finite
 from sim_stream.errors import InvalidInput, SessionClosed
+from sim_stream.wire.client.arguments import InputsLike, Opening, Start
 from sim_stream.wire.client.blocking_connection import Connection
-from sim_stream.wire.client.checks import InputsLike
 from sim_stream.wire.client.frame import RemoteChunk, RemoteFrame
 from sim_stream.wire.client.link import request_status, say_hello
 from sim_stream.wire.client.operations import run
 from sim_stream.wire.client.owner import NotCopied
 from sim_stream.wire.client.patience import BUSY_S, CONNECT_TIMEOUT_S
 from sim_stream.wire.client.session import RemoteSession
-from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.client.stream import open_stream
 from sim_stream.wire.endpoints import require_endpoint
 from sim_stream.wire.keys import ClientKeys

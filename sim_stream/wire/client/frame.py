@@ -1,10 +1,11 @@
-"""``RemoteChunk``: the frames that came with a reply, and ``RemoteFrame``, each of them."""
+"""The frames that came with a reply, for the caller and for whoever watches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +13,9 @@ from sim_stream.errors import ProtocolError
 from sim_stream.spec import StreamSpec
 from sim_stream.stream_model import APPROXIMATED, INFLATED
 from sim_stream.wire.client.pending_replies import Received
-from sim_stream.wire.messages import Closed, FrameInfo, FrameMessage, Opened
+from sim_stream.wire.framing import Arrays
+from sim_stream.wire.messages import Closed, FrameInfo, FrameMessage, HelloOk, Opened
+from sim_stream.wire.observe import Exchange, FrameReply, SessionRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,4 +141,28 @@ def remote_chunk(received: Received, send_ns: int, spec: StreamSpec | None = Non
     images = images.astype(np.uint8, copy=False)
     return RemoteChunk(
         images[-1], message.frames[-1], message.committed_step, images, tuple(message.frames)
+    )
+
+
+def as_client_saw_it(
+    info: HelloOk,
+    request: SessionRequest,
+    reply: FrameReply,
+    chunk: RemoteChunk | None,
+    arrays: Arrays | None = None,
+) -> Exchange:
+    """With the client's own stamps; pixels are copied, since they are the caller's to change.
+
+    ``chunk`` None: the reply has no frames.
+    """
+    sent = {name: array.copy() for name, array in (arrays or {}).items()}
+    if chunk is None:
+        return Exchange(info=info, sid=reply.sid, request=request, reply=reply, arrays=sent)
+    return Exchange(
+        info=info,
+        sid=reply.sid,
+        request=request,
+        reply=msgspec.structs.replace(reply, frames=list(chunk.infos)),
+        arrays=sent,
+        images=chunk.images.copy(),
     )

@@ -1,20 +1,38 @@
 """What a client's connection remembers: which requests it waits for, and which replies came.
 
-Replies may come in any order; they are kept until somebody takes them. Shared by the blocking and
-the asyncio connection. Knows no sockets and no clocks.
+Replies may come in any order; they are kept until somebody takes them. What a server says of itself
+is checked before it counts. Shared by the blocking and the asyncio connection.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sim_stream.errors import RemoteError
+from sim_stream.errors import ProtocolError, RemoteError
 from sim_stream.wire import codec, framing
-from sim_stream.wire.client.greeting import check_greeting
 from sim_stream.wire.framing import AnyArray, Buffer, FramingLimits
-from sim_stream.wire.messages import Error, ErrorCode, Heartbeat, HelloOk, Reply, Status
+from sim_stream.wire.messages import VERSION, Error, ErrorCode, Heartbeat, HelloOk, Reply, Status
+
+
+def check_greeting(info: HelloOk, *, frame_bytes: int) -> None:
+    """``frame_bytes``: the largest chunk that this client would take. Raises ProtocolError."""
+    for field, given, holds, allowed in _rules(info, frame_bytes):
+        if not holds:
+            raise ProtocolError(f"hello_ok.{field}", given, allowed)
+
+
+def _rules(info: HelloOk, frame_bytes: int) -> Iterator[tuple[str, object, bool, str]]:
+    yield "protocol", info.protocol, info.protocol == VERSION, str(VERSION)
+    spec = info.spec
+    chunk = spec.frame_bytes * spec.frames_per_step
+    yield "spec.frame_shape", list(spec.frame_shape), chunk <= frame_bytes, f"{frame_bytes} bytes"
+    in_flight = info.limits.max_in_flight
+    yield "limits.max_in_flight", in_flight, in_flight > 0, "above 0"
+    for name in ("lease_ms", "heartbeat_ms"):
+        yield name, getattr(info, name), getattr(info, name) > 0, "above 0"
+
 
 # Bounds what a server may send before its hello says how large its frames are.
 MAX_REPLY_BYTES = 64 * 1024 * 1024

@@ -1,12 +1,14 @@
 """How a client gets its session back when the server was restarted.
 
-Operations (``operations``), for the blocking and the asyncio client alike. Knows nothing of what a
-session is asked for.
+A server writes its recordings after its replies. When it dies, the last steps that a client saw may
+be missing; a client that remembers them takes them again. Operations (``operations``), for the
+blocking and the asyncio client alike.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,7 +16,7 @@ from sim_stream.errors import ConnectionLost, ProtocolError, RemoteError
 from sim_stream.wire.client.link import Link
 from sim_stream.wire.client.operations import Operation, Pause, ask, ask_until_answered
 from sim_stream.wire.client.pending_replies import Received
-from sim_stream.wire.client.step_log import StepLog
+from sim_stream.wire.framing import Arrays
 from sim_stream.wire.messages import (
     ErrorCode,
     Heartbeat,
@@ -24,7 +26,54 @@ from sim_stream.wire.messages import (
     Opened,
     Resume,
     Status,
+    Step,
 )
+
+# However many a server asks for: some megabytes, and 64 times what this one does.
+MOST_STEPS = 65_536
+# What their arrays may take; beyond it the oldest are forgotten.
+MOST_BYTES = 128 * 1024 * 1024
+
+
+class StepLog:
+    """Steps whose replies came, in order; the last ``size`` of them."""
+
+    def __init__(self, size: int, *, since: int) -> None:
+        self._size = min(size, MOST_STEPS)
+        self._steps: deque[tuple[Step, Arrays]] = deque()
+        self._bytes = 0
+        self._since = since
+
+    def restart(self, since: int) -> None:
+        """The session begins anew, or goes on, from that step."""
+        self._steps.clear()
+        self._bytes, self._since = 0, since
+
+    def add(self, step: Step, arrays: Arrays) -> None:
+        self._steps.append((step, arrays))
+        self._bytes += _bytes(arrays)
+        while len(self._steps) > self._size or self._bytes > MOST_BYTES:
+            forgotten, with_it = self._steps.popleft()
+            self._bytes -= _bytes(with_it)
+            self._since = forgotten.step
+
+    def after(self, recorded: int) -> list[tuple[Step, Arrays]]:
+        """What a session that goes on after ``recorded`` lacks. Raises RemoteError: NO_SESSION,
+        where steps between are remembered by nobody."""
+        if recorded < self._since:
+            raise RemoteError(
+                ErrorCode.NO_SESSION,
+                f"resume: the recording ends with step {recorded}; this client remembers the steps "
+                f"after {self._since}, so what is between is lost",
+                retryable=False,
+                committed_step=recorded,
+            )
+        return [(step, arrays) for step, arrays in self._steps if step.step > recorded]
+
+
+def _bytes(arrays: Arrays) -> int:
+    return sum(array.nbytes for array in arrays.values())
+
 
 T = TypeVar("T")
 

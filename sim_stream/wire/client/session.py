@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from sim_stream.wire.client.arguments import InputsLike, Start
 from sim_stream.wire.client.blocking_connection import Connection
-from sim_stream.wire.client.checks import InputsLike
 from sim_stream.wire.client.frame import RemoteChunk
 from sim_stream.wire.client.operations import run
 from sim_stream.wire.client.owner import NotCopied
-from sim_stream.wire.client.start import Start
 from sim_stream.wire.client.stream import Stream, first_chunk
 from sim_stream.wire.messages import Status
 

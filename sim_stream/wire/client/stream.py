@@ -26,9 +26,9 @@ from sim_stream.errors import (
     SessionClosed,
 )
 from sim_stream.expects import is_foreign, prompt_warning
-from sim_stream.wire.client import checks
-from sim_stream.wire.client.checks import InputsLike
-from sim_stream.wire.client.frame import RemoteChunk, remote_chunk
+from sim_stream.wire.client import arguments
+from sim_stream.wire.client.arguments import InputsLike, Opening, Start
+from sim_stream.wire.client.frame import RemoteChunk, as_client_saw_it, remote_chunk
 from sim_stream.wire.client.link import Link, new_key, request_status
 from sim_stream.wire.client.operations import (
     ATTEMPT,
@@ -40,8 +40,6 @@ from sim_stream.wire.client.operations import (
 )
 from sim_stream.wire.client.pending_replies import Received
 from sim_stream.wire.client.resume import ResumeState
-from sim_stream.wire.client.seen import as_client_saw_it
-from sim_stream.wire.client.start import Opening, Start
 from sim_stream.wire.framing import Arrays
 from sim_stream.wire.inputs import FRAMES, pack_step
 from sim_stream.wire.messages import (
@@ -141,13 +139,13 @@ class Stream:
         limit = self._link.info.limits.max_in_flight if lockstep else UNANSWERED
         if len(self.in_flight) >= limit:
             raise InvalidInput("send_step", f"{len(self.in_flight)} in flight", f"{limit} at most")
-        values, arrays = pack_step(checks.wire_step(self._link.info.spec, inputs))
+        values, arrays = pack_step(arguments.wire_step(self._link.info.spec, inputs))
         message = Step(
             sid=self.sid,
             step=self._next_step,
             inputs=values,
-            sim_time_us=checks.wire_sim_time_us(sim_time_us),
-            deadline_ms=checks.wire_deadline_ms(deadline_ms),
+            sim_time_us=arguments.wire_sim_time_us(sim_time_us),
+            deadline_ms=arguments.wire_deadline_ms(deadline_ms),
         )
         arrays = {name: array.copy() for name, array in arrays.items()}  # it may be sent again
         sent = yield from self._watched(lambda: self._send(message, arrays))
@@ -224,7 +222,7 @@ class Stream:
             raise InvalidInput(
                 "fork", f"{len(self.in_flight)} steps in flight", "none; receive() first"
             )
-        chosen = None if seed is None else checks.wire_seed(seed)
+        chosen = None if seed is None else arguments.wire_seed(seed)
         message = Fork(sid=self.sid, seed=chosen, idempotency_key=new_key())
 
         def forked() -> Operation[Stream]:

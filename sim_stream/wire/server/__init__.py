@@ -1,16 +1,15 @@
 """Requests in, frames out: one thread owns the sockets, one the engine, one the video decoder.
 
-server       ``StreamServer``: lifecycle, signals    addresses  which it may bind
-io_loop      the thread that owns the sockets
-guard        encryption, and who may connect         allow_list  by public key
-admission    whose requests are taken                rates      and how many
-dispatch     requests in, jobs and replies out       requests, replies  its checks and packets
-sessions     how they begin and end                  held       replies that wait to be recorded
-ledger       one session's steps                     openings   the sessions: each exactly once
+server        ``StreamServer``: lifecycle, signals
+io_loop       the thread that owns the sockets           viewers   its PUB side
+auth          addresses, allowed keys, encryption        doorkeeper, connections, descriptors, ipc_path
+admission     whose requests are taken, and how many
+dispatch      requests in, jobs and replies out          rescue    what becomes of a failure there
+sessions      how they begin and end                     exactly_once  what may be sent again
+replies       packets to clients and viewers             journal   what is logged of sessions
 
-worker       the engine thread and the decoder thread
-inbox        steps that wait for the engine          jobs       the work as it is handed over
-host         the engine's sessions                   faults     what a failed request tells
-tokens       what recorded sessions are resumed by   rebuild    taking their steps again
-journal      what is logged of sessions
+worker        the engine thread and the decoder thread   loading   the one that reads recordings
+inbox         steps that wait for the engine
+jobs          the work as it is handed over; what a failure tells its client
+host          the model's sessions                       resume    taking recorded steps again
 """

@@ -16,7 +16,6 @@ import msgspec
 from sim_stream.errors import InvalidInput, ProtocolError
 from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import codec
-from sim_stream.wire.archive import Archive
 from sim_stream.wire.framing import Arrays, Buffer, FramingLimits, Packet, check_sizes, unpack
 from sim_stream.wire.inputs import read_start, read_step, require_no_arrays
 from sim_stream.wire.messages import (
@@ -38,17 +37,14 @@ from sim_stream.wire.messages import (
     Status,
     Step,
 )
-from sim_stream.wire.observe import Exchange, Observer
+from sim_stream.wire.observe import Archive, Exchange, Observer
 from sim_stream.wire.server import journal
 from sim_stream.wire.server.admission import Admission
-from sim_stream.wire.server.faults import Refusal
-from sim_stream.wire.server.held import HeldReplies, begins
-from sim_stream.wire.server.jobs import Job, Pace, Result
-from sim_stream.wire.server.ledger import SessionRecord, Waiter, step_digest
-from sim_stream.wire.server.replies import addressed, reply_to, viewers_copy
-from sim_stream.wire.server.requests import require_offered
+from sim_stream.wire.server.exactly_once import SessionRecord, Waiter, step_digest
+from sim_stream.wire.server.jobs import Job, Pace, Refusal, Result
+from sim_stream.wire.server.replies import HeldReplies, addressed, begins, reply_to, viewers_copy
 from sim_stream.wire.server.rescue import Rescue, internal
-from sim_stream.wire.server.sessions import Sessions
+from sim_stream.wire.server.sessions import Sessions, require_offered
 
 
 @dataclass(frozen=True)

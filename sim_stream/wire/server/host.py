@@ -12,9 +12,8 @@ from sim_stream.errors import InvalidInput
 from sim_stream.stream_model import Chunk, Prediction, StreamModel, WorldSession
 from sim_stream.wire.inputs import StartValues, check_start
 from sim_stream.wire.messages import Close, ErrorCode, Fork, Open, Reset, Resume, Step
-from sim_stream.wire.server.faults import Refusal, attempt
-from sim_stream.wire.server.jobs import Job, checked
-from sim_stream.wire.server.rebuild import Live, Rebuild
+from sim_stream.wire.server.jobs import Job, Refusal, attempt, checked
+from sim_stream.wire.server.resume import Live, Rebuild
 
 
 class SessionHost:

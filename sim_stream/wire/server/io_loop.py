@@ -27,10 +27,9 @@ from sim_stream.last_resort import LastResort
 from sim_stream.wire import framing
 from sim_stream.wire.framing import FramingLimits, Packet
 from sim_stream.wire.messages import Error, ErrorCode
+from sim_stream.wire.server.auth import user_of
 from sim_stream.wire.server.dispatch import Dispatcher, Outgoing
-from sim_stream.wire.server.faults import Refusal
-from sim_stream.wire.server.guard import user_of
-from sim_stream.wire.server.jobs import Result
+from sim_stream.wire.server.jobs import Refusal, Result
 from sim_stream.wire.server.rescue import UNFORESEEN, internal
 from sim_stream.wire.server.viewers import Viewers
 from sim_stream.wire.server.worker import EngineWorker

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sim_stream.last_resort import LastResort
-from sim_stream.wire.archive import Archive
 from sim_stream.wire.messages import ErrorCode
-from sim_stream.wire.server.faults import Refusal, attempt, failure
-from sim_stream.wire.server.jobs import Job, Result
+from sim_stream.wire.observe import Archive
+from sim_stream.wire.server.jobs import Job, Refusal, Result, attempt, failure
 
 
 class Loader:

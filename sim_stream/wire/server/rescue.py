@@ -13,9 +13,8 @@ from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.wire import codec
 from sim_stream.wire.framing import Buffer, Packet
 from sim_stream.wire.messages import Close, Error, ErrorCode, Fork, Open, Reset, Resume, Step
-from sim_stream.wire.server.faults import Refusal
-from sim_stream.wire.server.jobs import Result
-from sim_stream.wire.server.ledger import Waiter
+from sim_stream.wire.server.exactly_once import Waiter
+from sim_stream.wire.server.jobs import Refusal, Result
 from sim_stream.wire.server.sessions import Sessions
 
 log = logging.getLogger(__name__)

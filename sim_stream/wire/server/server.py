@@ -4,7 +4,7 @@
                             ^---------- results, inproc ---------------+
 
 Serves any ``stream_model.StreamModel``; of a model it reads the spec alone. Without a guard
-(``guard.Guard``: encryption and an allow-list) it binds to this machine only.
+(``auth.Guard``: encryption and an allow-list) it binds to this machine only.
 """
 
 from __future__ import annotations
@@ -30,18 +30,15 @@ from sim_stream.last_resort import InternalErrors
 from sim_stream.spec import StreamSpec
 from sim_stream.stop_signals import heard_signals
 from sim_stream.stream_model import StreamModel
-from sim_stream.wire.archive import RESUME_STEPS, Archive
 from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.messages import VERSION, HelloOk, ServerLimits
-from sim_stream.wire.observe import Observer
+from sim_stream.wire.observe import RESUME_STEPS, Archive, Observer
 from sim_stream.wire.server import ipc_path, viewers
-from sim_stream.wire.server.addresses import require_bindable
-from sim_stream.wire.server.admission import Admission
+from sim_stream.wire.server.admission import REQUESTS_PER_S, Admission
+from sim_stream.wire.server.auth import Guard, require_bindable
 from sim_stream.wire.server.dispatch import Counters, Dispatcher
 from sim_stream.wire.server.doorkeeper import Doorkeeper, guard_door, seed_routing_ids
-from sim_stream.wire.server.guard import Guard
 from sim_stream.wire.server.io_loop import IoLoop, Sockets
-from sim_stream.wire.server.rates import REQUESTS_PER_S
 from sim_stream.wire.server.worker import WAKE_ADDRESS, Context, EngineWorker, Wake
 
 if TYPE_CHECKING:

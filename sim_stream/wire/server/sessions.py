@@ -15,10 +15,11 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from sim_stream.wire.archive import Archive
+from sim_stream.errors import InvalidInput
 from sim_stream.wire.framing import Arrays, Packet
 from sim_stream.wire.inputs import StartValues
 from sim_stream.wire.messages import (
+    MODES,
     Close,
     Closed,
     ErrorCode,
@@ -29,14 +30,19 @@ from sim_stream.wire.messages import (
     Reset,
     Resume,
 )
+from sim_stream.wire.observe import Archive
 from sim_stream.wire.server import journal
 from sim_stream.wire.server.admission import Admission
-from sim_stream.wire.server.faults import Refusal
-from sim_stream.wire.server.jobs import Job, Result
-from sim_stream.wire.server.ledger import SessionRecord, Waiter, step_digest
-from sim_stream.wire.server.openings import Openings, opening_digest
+from sim_stream.wire.server.exactly_once import (
+    Openings,
+    SessionRecord,
+    Waiter,
+    opening_digest,
+    step_digest,
+)
+from sim_stream.wire.server.jobs import Job, Refusal, Result
 from sim_stream.wire.server.replies import addressed, remembered_reply
-from sim_stream.wire.server.tokens import sign, signed_sid
+from sim_stream.wire.server.resume import sign, signed_sid
 
 # Replies to the last closes, so that a close whose reply was lost can be asked again.
 CLOSED_KEPT = 16
@@ -283,3 +289,16 @@ class Sessions:
         self._closed[record.owner, record.sid] = packet
         while len(self._closed) > CLOSED_KEPT:
             self._closed.popitem(last=False)
+
+
+def require_offered(request: Open, info: HelloOk) -> None:
+    """Modes, lookaheads and periods that this version of the server has."""
+    if request.mode not in MODES:
+        raise InvalidInput("mode", request.mode, ", ".join(MODES))
+    lookaheads = info.spec.lookaheads
+    if request.lookahead is not None and request.lookahead not in lookaheads:
+        allowed = " or ".join(map(str, sorted(lookaheads)))
+        raise InvalidInput("lookahead", request.lookahead, f"{allowed}, or null")
+    period_us = round(info.spec.period_ns / 1e3)
+    if request.dt_us is not None and request.dt_us != period_us:
+        raise InvalidInput("dt_us", request.dt_us, f"null or {period_us} ({info.spec.fps:g} fps)")

@@ -24,14 +24,13 @@ import zmq
 
 from sim_stream.last_resort import InternalErrors, LastResort
 from sim_stream.stream_model import Pending, Prediction, StreamModel
-from sim_stream.wire.archive import Archive
 from sim_stream.wire.messages import Close, ErrorCode, Reset, Resume, Step
-from sim_stream.wire.server.faults import Refusal, attempt, failure
+from sim_stream.wire.observe import Archive
 from sim_stream.wire.server.host import SessionHost
 from sim_stream.wire.server.inbox import Inbox
-from sim_stream.wire.server.jobs import Job, Result, describe
+from sim_stream.wire.server.jobs import Job, Refusal, Result, attempt, describe, failure
 from sim_stream.wire.server.loading import Loader
-from sim_stream.wire.server.rebuild import Rebuild
+from sim_stream.wire.server.resume import Rebuild
 
 WAKE_ADDRESS = "inproc://sim-stream-wake"
 

@@ -1,14 +1,14 @@
-"""A recorded session on its way back: reset, then one recorded step after the other.
+"""A recorded session on its way back: the token that names it, and its steps one after the other.
 
 The steps are begun and advanced beside other sessions' (``worker``). Only the last few, whose
-replies a client may never have got, are rendered; they must show what the recording shows.
-
-Belongs to the engine thread. Knows no clients and no files.
+replies a client may never have got, are rendered; they must show what the recording shows. Rebuilds
+belong to the engine thread.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,8 +21,22 @@ from sim_stream.stream_model import Chunk, Pending, Prediction, WorldSession
 from sim_stream.wire.inputs import check_step
 from sim_stream.wire.messages import ErrorCode
 from sim_stream.wire.observe import Past, PastStep
-from sim_stream.wire.server.faults import Refusal
-from sim_stream.wire.server.jobs import Job, Remembered, describe
+from sim_stream.wire.server.jobs import Job, Refusal, Remembered, describe
+
+
+def sign(key: bytes, sid: str, owner: str) -> str:
+    """The token of a session; ``owner``: the key of the client that opened it, "" without."""
+    signature = hmac.new(key, f"{sid} {owner}".encode(), hashlib.sha256).hexdigest()
+    return f"{sid}.{signature[:32]}"
+
+
+def signed_sid(key: bytes, token: str, owner: str) -> str:
+    """The session of its owner's token. Raises Refusal."""
+    sid, _, _ = token.partition(".")
+    # Compared as bytes: a text beyond ASCII is no reason to fail.
+    if not hmac.compare_digest(sign(key, sid, owner).encode(), token.encode()):
+        raise Refusal(ErrorCode.NO_SESSION, "resume_token: not one of this server's")
+    return sid
 
 
 @dataclass

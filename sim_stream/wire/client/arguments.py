@@ -1,4 +1,4 @@
-"""What a client checks before it sends: the server would refuse it, too, but a round trip later.
+"""What a client is given, checked before it is sent: the server would refuse it a round trip later.
 
 Values are checked by the server's own spec (``wire.inputs``), everything else here. All raise
 InvalidInput naming the field.
@@ -7,7 +7,7 @@ InvalidInput naming the field.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,8 +16,10 @@ import numpy.typing as npt
 from sim_stream.config import Action, require_integer
 from sim_stream.errors import InvalidInput
 from sim_stream.spec import AnyField, Inputs, NumberField, StreamSpec, Value, no_frames
-from sim_stream.wire.inputs import StartValues, check_start, check_step
-from sim_stream.wire.messages import MODES
+from sim_stream.wire.client.link import new_key
+from sim_stream.wire.framing import Arrays
+from sim_stream.wire.inputs import StartValues, check_start, check_step, pack_start
+from sim_stream.wire.messages import MODES, Open
 
 # What a step takes: its inputs by name; an Action, or a dataclass with fields of those names; or
 # the spec's numbers in their order, as policies return them: (speed_mps, yaw_rate_radps).
@@ -142,3 +144,42 @@ def _plain(value: Any) -> Value:
         return array
     plain: Value = value.item() if isinstance(value, np.generic) else value
     return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """As ``StreamClient.open`` and ``RemoteSession.reset`` describe it; unchecked."""
+
+    frames: Any = None
+    seed: int = 0
+    inputs: InputsLike | None = None
+    prompt_inputs: Sequence[InputsLike | None] | None = None
+    options: Any = None
+
+    def fields(self, spec: StreamSpec) -> tuple[dict[str, Any], Arrays]:
+        """The fields of the message, and its arrays. Raises InvalidInput."""
+        seed = wire_seed(self.seed)
+        start = wire_start(spec, self.frames, self.inputs, self.prompt_inputs, self.options)
+        fields, arrays = pack_start(start)
+        return {"seed": seed, **fields}, arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A start with what holds for the whole session."""
+
+    start: Start
+    lookahead: int | None
+    record: bool | None
+    mode: str
+
+    def message(self, spec: StreamSpec) -> tuple[Open, Arrays]:
+        """The request, with a key of its own, and its arrays. Raises InvalidInput."""
+        fields, arrays = self.start.fields(spec)
+        return Open(
+            **fields,
+            lookahead=wire_lookahead(self.lookahead, spec),
+            record=wire_record(self.record),
+            mode=wire_mode(self.mode),
+            idempotency_key=new_key(),
+        ), arrays
