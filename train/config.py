@@ -145,22 +145,22 @@ class WorldModelTraining:
     """Stage 2. `frames` is T + N of a training sequence; `lora` None trains every weight.
 
     `all_image_ids`: the loss counts every image id, the first frame's and the ends of frames too
-    (the paper); otherwise only codes of frames that have a frame before them. `own_context`: the
-    share of sequences whose context is in part the model's own draws (not in the paper; costs that
-    share of a forward pass). `foreign_codes`: the share of those that see a few codes of another
-    drive (nor in the paper).
+    (the paper); otherwise only codes of frames that have a frame before them.
+    `scheduled_sampling`: the share of sequences whose context is in part the model's own samples
+    (not in the paper; costs that share of a forward pass). `token_corruption`: the share of those
+    that see a few codes of another drive (nor in the paper).
     """
 
     frames: int
     lora: LoraConfig | None = None
     all_image_ids: bool = True
     unknown_actions: float = 0.1
-    own_context: float = 0.0
-    foreign_codes: float = 0.0
+    scheduled_sampling: float = 0.0
+    token_corruption: float = 0.0
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("own_context", "foreign_codes"):
+        for name in ("scheduled_sampling", "token_corruption"):
             share = getattr(self, name)
             if not 0.0 <= share <= 1.0:
                 raise InvalidInput(name, share, "a share from 0 to 1")
@@ -168,7 +168,7 @@ class WorldModelTraining:
     @property
     def drawn_frames(self) -> int:
         """Frames that a sequence needs: one more where contexts are drawn."""
-        return self.frames + bool(self.own_context)
+        return self.frames + bool(self.scheduled_sampling)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +240,7 @@ RECIPES: Mapping[tuple[str, str], Recipe] = MappingProxyType(
             loop={"steps": 100_000, "batch": 6, "lr": 8e-4, "final_lr": 1.6e-5, "ema_decay": 0.998},
         ),
         ("pocket", "world-model"): Recipe(
-            stage=WorldModelTraining(frames=5, all_image_ids=False, own_context=0.5),
+            stage=WorldModelTraining(frames=5, all_image_ids=False, scheduled_sampling=0.5),
             loop={
                 "steps": 100_000,
                 "batch": 8,

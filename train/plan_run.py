@@ -92,14 +92,14 @@ def trace_world_model(
     forward = 1.0 / (2.0 if config.lora else 3.0)
     if not config.checkpointing:
         whole = rest.plus(block, layers)
-        return replace(whole, flops=whole.flops * (1.0 + config.own_context * forward))
+        return replace(whole, flops=whole.flops * (1.0 + config.scheduled_sampling * forward))
     # Each layer keeps its fp32 input; one layer at a time is computed again.
     inputs = 4.0 * batch * length * preset.world_model.hidden_size
     again = block.flops * forward
     once = rest.flops + layers * block.flops
     return Trace(
         kept_bytes=rest.kept_bytes + block.kept_bytes + layers * inputs,
-        flops=once + layers * again + config.own_context * forward * once,
+        flops=once + layers * again + config.scheduled_sampling * forward * once,
     )
 
 

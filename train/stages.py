@@ -58,7 +58,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     recipe = get_recipe(args.preset, args.verb)
     stage = recipe.stage
     if isinstance(stage, WorldModelTraining):
-        shares = {name: getattr(args, name) for name in ("own_context", "foreign_codes")}
+        shares = {name: getattr(args, name) for name in ("scheduled_sampling", "token_corruption")}
         given = {name: share for name, share in shares.items() if share is not None}
         return replace(recipe, stage=replace(stage, **given))
     if getattr(args, "ablation", None):
@@ -168,13 +168,13 @@ def add_verbs(top: Any) -> None:
         verb.add_argument("--json", action="store_true", help="dry run: one JSON line")
         if name == "world-model":
             verb.add_argument(
-                "--own-context",
+                "--scheduled-sampling",
                 type=float,
                 metavar="SHARE",
                 help="of sequences that are seen in part as the model itself draws them",
             )
             verb.add_argument(
-                "--foreign-codes",
+                "--token-corruption",
                 type=float,
                 metavar="SHARE",
                 help="of sequences that see a few codes of another drive",

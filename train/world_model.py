@@ -1,12 +1,9 @@
 """Stage 2: next-token prediction of frame ids, teacher forcing, loss on image ids only.
 
 Full training of small models, LoRA on the 7B one (`lora.py`). Actions are dropped to `unknown` for
-whole runs now and then, so that a null action means something. With `own_context` some sequences
-are seen as a rollout sees them: as the model itself draws them; with `foreign_codes` a few codes
-that it sees are another drive's.
-
-Legend: B batch, T frames, S positions, N codes of a frame, L positions of a frame, D hidden, V ids
-that are predicted.
+whole runs now and then, so that a null action means something. With `scheduled_sampling` some
+sequences are seen as a rollout sees them: as the model itself samples them; with `token_corruption`
+a few codes that it sees are another drive's.
 """
 
 from __future__ import annotations
@@ -179,21 +176,24 @@ class WorldModelStage:
     def batch(self, step: int, share: Share) -> tuple[Tensor, ...]:
         assert self.sequences is not None
         ids = self.sequences(step, share)
-        if not self.config.foreign_codes:
+        if not self.config.token_corruption:
             return (ids,)
         return ids, self.sequences.others(step, share)
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Any]]:
-        ends, (ids, seen, counted) = self.config.all_image_ids, self.with_own_context(batch[0])
-        if self.config.foreign_codes:
-            seen = self.with_foreign_codes(seen, batch[1])
+        ends, (ids, seen, counted) = (
+            self.config.all_image_ids,
+            self.with_scheduled_sampling(batch[0]),
+        )
+        if self.config.token_corruption:
+            seen = self.with_token_corruption(seen, batch[1])
         losses = self.net.losses(ids, ends=ends, seen_BS=seen, net=net).mean(-1)
         first = 0 if ends else 1 + self.preset.session.first_frames
         return losses[:, first:][counted[:, first:]].mean(), {}
 
-    def with_own_context(self, ids_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sequences of one frame less, (true, seen), and which frames count (B T): `own_context` of
-        the sequences, rounded up, are seen with codes of the model's own drawing.
+    def with_scheduled_sampling(self, ids_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sequences of one frame less, (true, seen), and which frames count (B T): that share
+        of the sequences, rounded up, are seen with codes of the model's own drawing.
 
         A rollout fades when its context is a little paler than any that was trained on. So each
         frame but the last has codes replaced by draws with a chance of `DRAWN`, another share of
@@ -206,13 +206,13 @@ class WorldModelStage:
         layout, frames = self.net.layout, self.config.frames
         prompt, length = layout.prompt_length, layout.frame_length
         counted = torch.ones(len(ids_BS), frames, dtype=torch.bool, device=ids_BS.device)
-        if not self.config.own_context:
+        if not self.config.scheduled_sampling:
             return ids_BS, ids_BS, counted
         kept = self.preset.session.first_frames
         more = layout.frame_start(kept)  # the frame more begins there
         cut = torch.cat([ids_BS[:, :more], ids_BS[:, more + length :]], 1)
         # The same number on every rank: sharded ranks call the model together.
-        count = math.ceil(self.config.own_context * len(cut))
+        count = math.ceil(self.config.scheduled_sampling * len(cut))
         drawn = self.net.drawn(ids_BS[:count, :-length], self.preset.sampling)
         counted[:count, :-1] = torch.rand(count, frames - 1, device=cut.device) >= DRAWN
         counted[:, :kept] = True
@@ -224,8 +224,8 @@ class WorldModelStage:
         context[:] = drawn.where(replaced.flatten(1), context)
         return cut, seen, counted
 
-    def with_foreign_codes(self, seen_BS: Tensor, others_BS: Tensor) -> Tensor:
-        """The same, where `foreign_codes` of the sequences see a few codes of another drive.
+    def with_token_corruption(self, seen_BS: Tensor, others_BS: Tensor) -> Tensor:
+        """The same, where `token_corruption` of the sequences see a few codes of another drive.
 
         In training all codes agree, so the nearest tell a model all it wants to know: once the
         draws at a frame's corner happen to look like another light, the frame goes on in it, and
@@ -246,7 +246,7 @@ class WorldModelStage:
 
         codes_BTN = newer_codes(seen)
         batch, frames, positions = codes_BTN.shape
-        chosen_B11 = chance(batch, 1, 1) < self.config.foreign_codes
+        chosen_B11 = chance(batch, 1, 1) < self.config.token_corruption
         runs = chance(batch, frames, -(-positions // RUN)) < MOST * chance(batch, frames, 1)
         corner_BT1 = (2 * chance(batch, frames, 1) - 1) * CORNER
         foreign = runs.repeat_interleave(RUN, -1)[..., :positions]

@@ -53,7 +53,7 @@ CAPTIONS = {
     "calibrated before the run. `prefill`, `encode` and `re anchor` are single large passes.",
     "accepted": "With jacobi decoding a pass adds the codes up to the first wrong guess.",
     "sweep": "A pass reads all weights once whatever its window; where the line is flat, more "
-    "codes a pass are free.",
+    "tokens per pass are free.",
 }
 
 

@@ -164,7 +164,7 @@ def accepted(report: Report) -> Figure | None:
     left, right = figure.subplots(1, 2)
     left.bar(list(lengths), _percent(lengths), color=RUN_COLOURS[0])
     left.set(xlabel="codes that a pass added", ylabel="passes (%)")
-    left.set_title(f"Accept lengths: {_mean(lengths):.2f} codes a pass", loc="left")
+    left.set_title(f"Accept lengths: {_mean(lengths):.2f} tokens per pass", loc="left")
     bins = min(BINS, max(passes) - min(passes) + 1)
     right.hist(list(passes), bins, weights=_percent(passes), color=RUN_COLOURS[1])
     right.set(xlabel="passes that a frame took", ylabel="frames (%)")

@@ -37,7 +37,7 @@ from sim_stream.wire.client.blocking_client import RemoteSession, StreamClient
 # A full-size model without its fast paths takes seconds a frame.
 REPLY_TIMEOUT_S = 300.0
 MEANINGLESS = (
-    "Weights are random: how many codes a pass brings says nothing, so passes are timed by window "
+    "Weights are random: how many tokens a pass brings says nothing, so passes are timed by window "
     "length instead."
 )
 BUSY_SHARE = 0.5

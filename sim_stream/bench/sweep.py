@@ -1,7 +1,7 @@
 """Time of one pass of the world model by the number of ids it takes, in this process.
 
 What jacobi decoding costs a pass at each window; with random weights the only figure about it that
-means something, since how many codes a pass brings depends on what the model knows. The cache
+means something, since how many tokens per pass brings depends on what the model knows. The cache
 stands in the middle of a stream. Knows nothing about sockets.
 
 Legend: N codes of a frame, V codes.

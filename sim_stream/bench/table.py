@@ -90,7 +90,7 @@ def _run_notes(run: dict[str, Any]) -> list[str]:
         )
     if "passes" in run:
         lines.append(
-            f"passes a frame: {spread(run['passes'])}; codes a pass: {spread(run['accepted'])}"
+            f"passes a frame: {spread(run['passes'])}; tokens per pass: {spread(run['accepted'])}"
         )
     return lines
 

@@ -158,7 +158,9 @@ def prove_part(
     assert isinstance(model, VQModel)
     tensors = (pair for source in sources for pair in source.tensors(preset))
     checkpoints.fill(model, tensors, str(sources[0].path))
-    psnr_db = pixel_range.settle(model.eval(), pixel_range.first_frames(video, preset), demanded)
+    psnr_db = pixel_range.choose_range(
+        model.eval(), pixel_range.first_frames(video, preset), demanded
+    )
     return {"pixel_range": model.pixel_range, "psnr_db": psnr_db}
 
 

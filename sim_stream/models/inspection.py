@@ -64,7 +64,7 @@ def _pixel_range(source: Source, preset_name: str, video: Path) -> dict[str, Any
     frames = pixel_range.first_frames(video, preset)
     psnr_db = pixel_range.psnr_by_range(model, frames)
     try:
-        pixel_range.settle(model, frames, stated_range([source]))
+        pixel_range.choose_range(model, frames, stated_range([source]))
     except CheckpointError as error:
         return {"pixel_range": None, "psnr_db": psnr_db, "problem": str(error)}
     return {"pixel_range": model.pixel_range, "psnr_db": psnr_db}

@@ -51,7 +51,9 @@ def psnr_by_range(model: VQModel, frames_THWC: Frames) -> dict[str, float]:
     return found
 
 
-def settle(model: VQModel, frames_THWC: Frames, demanded: str | None = None) -> dict[str, float]:
+def choose_range(
+    model: VQModel, frames_THWC: Frames, demanded: str | None = None
+) -> dict[str, float]:
     """Sets `model.pixel_range`, detected or as demanded; gives the PSNR of both ranges.
 
     Raises InvalidInput (no such range) and CheckpointError: neither range is plausible, they do not

@@ -81,7 +81,7 @@ def check_pictures(
     vq_model = checkpoints.load_part(folder, manifest, preset, "vq_model")
     assert isinstance(vq_model, VQModel)
     frames = pixel_range.first_frames(video, preset)
-    psnr_db = pixel_range.settle(vq_model.eval(), frames, vq_model.pixel_range)
+    psnr_db = pixel_range.choose_range(vq_model.eval(), frames, vq_model.pixel_range)
     if "video_decoder" in manifest["files"]:
         video_decoder = checkpoints.load_part(folder, manifest, preset, "video_decoder")
         assert isinstance(video_decoder, VideoDecoder)

@@ -22,7 +22,7 @@ PROMPT = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint
 
 
 class Blind:
-    """`apart` codes a pass, each drawn after guesses that nobody checks."""
+    """`apart` tokens per pass, each drawn after guesses that nobody checks."""
 
     def __init__(self, apart: int) -> None:
         self.apart = apart

@@ -32,7 +32,7 @@ VICTIM = 9
 # What concerns one session, and raises for the victim's alone; and what concerns all.
 OF_A_SESSION: tuple[tuple[Any, str], ...] = (
     *((Dispatcher, "on_request"), (Dispatcher, "_step"), (SessionRecord, "accept")),
-    *((Dispatcher, "on_result"), (SessionRecord, "finish"), (Sessions, "settle")),
+    *((Dispatcher, "on_result"), (SessionRecord, "finish"), (Sessions, "complete")),
     *((IoLoop, "_send"), (EngineWorker, "_begin"), (EngineWorker, "_finish")),
     *((EngineWorker, "_control"), (EngineWorker, "_render"), (SessionHost, "took")),
     *((worker, "describe"), (dispatch, "reply_to"), (Inbox, "rendered")),

@@ -178,8 +178,8 @@ def main() -> None:
         ratios = np.array(seconds["generate"]) / np.array(seconds[name])
         ratio = round(float(np.median(ratios)), 2)
         print(
-            f"{name:16} {1e3 * p50:7.1f} ms a frame  {1 / p50:6.2f} fps  {codes / p50:6.0f} codes/s"
-            f"  {per_pass:5.2f} codes a pass  {ratio:5.2f} x generate"
+            f"{name:16} {1e3 * p50:7.1f} ms per frame  {1 / p50:6.2f} fps"
+            f"  {codes / p50:6.0f} tokens/s  {per_pass:5.2f} tokens per pass  {ratio:5.2f} x generate"
         )
         report[f"{name}_fps"] = round(1 / p50, 3)
         report[f"{name}_tokens_per_s"] = round(codes / p50, 1)

@@ -69,7 +69,7 @@ def main() -> None:
     report = {"benchmark": "raster", "machine": machine}
     for name, ms in times.items():
         p50, p95 = np.percentile(ms, [50, 95])
-        print(f"{name}: p50 {p50:.1f} ms a frame, p95 {p95:.1f}")
+        print(f"{name}: p50 {p50:.1f} ms per frame, p95 {p95:.1f}")
         report[f"{name}_frame_ms"] = {"p50": round(p50, 2), "p95": round(p95, 2)}
     for kind in KINDS[1:]:
         ratios = np.array(times["full"]) / np.array(times[kind])

@@ -101,19 +101,19 @@ def test_code_losses_score_each_code_by_all_ids_before_it(split: Split) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("prompt_ids", "kept"), [((), 0), ((3, 1, 2), 0), ((), 1)], ids=str)
-def test_own_contexts_are_what_the_model_draws_from_the_true_ids(
+def test_scheduled_samplings_are_what_the_model_draws_from_the_true_ids(
     split: Split, prompt_ids: tuple[int, ...], kept: int
 ) -> None:
     preset = replace(SMALL, sampling=SamplingConfig(top_k=1), session=keeping(kept))
     if prompt_ids:
         preset = replace(preset, prompt="a text", actions_per_frame=0)
-    config = WorldModelTraining(frames=3 + kept, own_context=0.5, all_image_ids=False)
+    config = WorldModelTraining(frames=3 + kept, scheduled_sampling=0.5, all_image_ids=False)
     draw = Draw(frames=config.drawn_frames, batch=4, first_frames=kept)
     sequences = Sequences(split, preset, draw, prompt_ids=prompt_ids)
     stage = WorldModelStage(random_world_model(preset), preset, config, sequences)
     ids = stage.batch(0, Share())[0]
     torch.manual_seed(0)
-    true, seen, counted = stage.with_own_context(ids)
+    true, seen, counted = stage.with_scheduled_sampling(ids)
     layout, prompt = stage.net.layout, len(prompt_ids)
     length = layout.frame_length
     more = prompt + kept * length
@@ -139,7 +139,7 @@ def test_own_contexts_are_what_the_model_draws_from_the_true_ids(
 
 
 @torch.no_grad()
-def test_own_contexts_change_what_is_seen_and_not_what_is_asked(split: Split) -> None:
+def test_scheduled_samplings_change_what_is_seen_and_not_what_is_asked(split: Split) -> None:
     sequences, model = Sequences(split, SMALL, Draw(frames=3, batch=1)), random_world_model()
     ids = sequences.evenly(1)
     net = WorldModelNet(model, sequences.layout, checkpointing=False)
@@ -153,19 +153,19 @@ def test_own_contexts_change_what_is_seen_and_not_what_is_asked(split: Split) ->
     assert not torch.equal(losses, net.losses(ids))
 
 
-@pytest.mark.parametrize("field", ["own_context", "foreign_codes"])
+@pytest.mark.parametrize("field", ["scheduled_sampling", "token_corruption"])
 def test_a_share_of_sequences_above_one_is_refused(field: str) -> None:
     with pytest.raises(InvalidInput, match=rf"{field}.*1\.5.*0 to 1"):
         WorldModelTraining(frames=4, **{field: 1.5})  # type: ignore[arg-type]
 
 
 def test_a_few_codes_are_foreign_in_all_but_the_first_frame(split: Split) -> None:
-    config = WorldModelTraining(frames=5, foreign_codes=0.5, all_image_ids=False)
+    config = WorldModelTraining(frames=5, token_corruption=0.5, all_image_ids=False)
     sequences = Sequences(split, SMALL, Draw(frames=5, batch=2))
     stage = WorldModelStage(random_world_model(), SMALL, config, sequences)
     ids = torch.zeros(1000, sequences.layout.context_length(5), dtype=torch.long)
     torch.manual_seed(0)
-    seen = stage.with_foreign_codes(ids, torch.ones_like(ids))
+    seen = stage.with_token_corruption(ids, torch.ones_like(ids))
     assert not ids.any(), "what is asked stays"
     frames, codes = seen.unflatten(1, (5, -1)), stage.net.image_ids(ends=False)
     assert not frames[:, 0].any()
@@ -193,8 +193,8 @@ def test_another_drive_is_the_less_alike_of_two(split: Split) -> None:
     assert abs(both - (share**3).sum()) < 0.06, "only where both candidates were of its own drive"
 
 
-def test_foreign_codes_change_what_is_seen_and_not_what_is_asked(split: Split) -> None:
-    config = WorldModelTraining(frames=3, foreign_codes=1.0, all_image_ids=False)
+def test_token_corruption_change_what_is_seen_and_not_what_is_asked(split: Split) -> None:
+    config = WorldModelTraining(frames=3, token_corruption=1.0, all_image_ids=False)
     sequences = Sequences(split, SMALL, Draw(frames=3, batch=4))
     stage = WorldModelStage(random_world_model(), SMALL, config, sequences)
     ids, others = stage.batch(0, Share())
@@ -202,7 +202,7 @@ def test_foreign_codes_change_what_is_seen_and_not_what_is_asked(split: Split) -
     torch.manual_seed(0)
     loss, _ = stage.loss(stage.net, (ids, others))
     torch.manual_seed(0)
-    seen = stage.with_foreign_codes(ids, others)
+    seen = stage.with_token_corruption(ids, others)
     torch.testing.assert_close(loss, stage.net.losses(ids, seen_BS=seen)[:, 1:].mean())
     assert not torch.equal(seen, ids)
     assert not torch.equal(loss, stage.net.losses(ids)[:, 1:].mean())

@@ -98,8 +98,8 @@ def stage_of(
         frames=4,
         lora=lora,
         all_image_ids=lora is not None,
-        own_context=0.5 if contexts else 0.0,
-        foreign_codes=0.5 if contexts else 0.0,
+        scheduled_sampling=0.5 if contexts else 0.0,
+        token_corruption=0.5 if contexts else 0.0,
         checkpointing=lora is not None,
     )
     draw = Draw(frames=stage2.drawn_frames, batch=batch, unknown=0.1, first_frames=int(contexts))

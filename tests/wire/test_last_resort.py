@@ -53,7 +53,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "a result": (Dispatcher, "on_result"),
     "its reply": (dispatch, "reply_to"),
     "the end of a step": (SessionRecord, "finish"),
-    "the end of another job": (Sessions, "settle"),
+    "the end of another job": (Sessions, "complete"),
     "the end of an opening": (Openings, "finish"),
     "the end of a session": (Openings, "end"),
     "replies that were held": (Dispatcher, "release"),

@@ -207,7 +207,7 @@ class Dispatcher:
             record = self._sessions[result.job.sid]
             waiters = record.finish(request.step, result.committed_step, kept)
         else:
-            waiters = self._sessions.settle(result, packet)
+            waiters = self._sessions.complete(result, packet)
         for waiter in waiters:
             self._owed.discard((waiter.route, waiter.rid))
             yield Outgoing(waiter.route, addressed(packet, waiter.rid))

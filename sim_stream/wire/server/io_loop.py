@@ -192,9 +192,9 @@ class IoLoop(threading.Thread):
             if result is None:
                 self._worker_done = True
                 continue
-            self._settle(result)
+            self._complete(result)
 
-    def _settle(self, result: Result) -> None:
+    def _complete(self, result: Result) -> None:
         try:
             for outgoing in self._dispatcher.on_result(result):
                 self._deliver(outgoing)

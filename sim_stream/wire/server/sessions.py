@@ -244,7 +244,7 @@ class Sessions:
 
     # What became of what is not a step.
 
-    def settle(self, result: Result, packet: Packet) -> list[Waiter]:
+    def complete(self, result: Result, packet: Packet) -> list[Waiter]:
         """Ends an open, fork, resume, reset or close; who waits for its reply."""
         job, record = result.job, self._records[result.job.sid]
         record.control = False
