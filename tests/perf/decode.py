@@ -177,9 +177,10 @@ def main() -> None:
         per_pass = codes / float(np.mean(passes[name]))
         ratios = np.array(seconds["generate"]) / np.array(seconds[name])
         ratio = round(float(np.median(ratios)), 2)
+        per_s = codes / p50
         print(
-            f"{name:16} {1e3 * p50:7.1f} ms per frame  {1 / p50:6.2f} fps"
-            f"  {codes / p50:6.0f} tokens/s  {per_pass:5.2f} tokens per pass  {ratio:5.2f} x generate"
+            f"{name:16} {1e3 * p50:7.1f} ms per frame  {1 / p50:6.2f} fps  {per_s:6.0f} tokens/s"
+            f"  {per_pass:5.2f} tokens per pass  {ratio:5.2f} x generate"
         )
         report[f"{name}_fps"] = round(1 / p50, 3)
         report[f"{name}_tokens_per_s"] = round(codes / p50, 1)
