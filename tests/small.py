@@ -118,7 +118,7 @@ OPENVIGA_CUT = replace(
         OPENVIGA.vq,
         block_out_channels=(128, 256),
         layers_per_block=1,
-        frame=FrameSize.square(16),
+        frame=FrameSize.square(32),
     ),
     world_model=replace(SMALL.world_model, vision_vocab_size=OPENVIGA.vq.num_vq_embeddings + 256),
     video_decoder=VideoDecoderConfig(temporal_levels=2),

@@ -61,7 +61,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "writing a reply": (framing, "pack"),
     "sending a reply": (IoLoop, "_send"),
     "a round": (IoLoop, "_round"),
-    "the bell": (IoLoop, "_hush"),
+    "the bell": (IoLoop, "_drain_wakes"),
     "reading results": (IoLoop, "_deliver_results"),
     "ringing": (Wake, "ring"),
     "who sent it": (Connections, "took"),
