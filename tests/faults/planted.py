@@ -38,7 +38,12 @@ OF_A_SESSION: tuple[tuple[Any, str], ...] = (
     *((worker, "describe"), (dispatch, "reply_to"), (Inbox, "rendered")),
 )
 OF_ALL: tuple[tuple[Any, str], ...] = (
-    *((IoLoop, "_round"), (IoLoop, "_drain_wakes"), (Dispatcher, "release"), (Dispatcher, "expire")),
+    *(
+        (IoLoop, "_round"),
+        (IoLoop, "_drain_wakes"),
+        (Dispatcher, "release"),
+        (Dispatcher, "expire"),
+    ),
     *((Inbox, "take"), (Wake, "ring")),
 )
 
