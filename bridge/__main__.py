@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from bridge import choice
-from bridge.driving import verb as driving
+from bridge.driving import subcommand as driving
 from bridge.policies.contract import POLICIES
 from bridge.recording.drives import Drive
 from bridge.recording.run import Recording
@@ -28,14 +28,14 @@ MIN_SIZE, MAX_SIZE = 16, 4096  # pixels
 
 def parser() -> Parser:
     top = Parser(prog="python -m bridge", description=__doc__)
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    add_record(verbs)
-    add_drive(verbs)
+    subcommands = top.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    add_record(subcommands)
+    add_drive(subcommands)
     return top
 
 
-def add_record(verbs: argparse._SubParsersAction[Parser]) -> None:
-    record = verbs.add_parser(
+def add_record(subcommands: argparse._SubParsersAction[Parser]) -> None:
+    record = subcommands.add_parser(
         "record",
         help="record simulated drives in BDD100K's folder layout",
         description="Record drives as videos/SPLIT/ID.mov and info/100k/SPLIT/ID.json. Drives that "
@@ -56,8 +56,8 @@ def add_record(verbs: argparse._SubParsersAction[Parser]) -> None:
     record.set_defaults(run=run_record, stopped=stopped)
 
 
-def add_drive(verbs: argparse._SubParsersAction[Parser]) -> None:
-    drive = verbs.add_parser(
+def add_drive(subcommands: argparse._SubParsersAction[Parser]) -> None:
+    drive = subcommands.add_parser(
         "drive",
         help="drive a simulator and the neural simulator side by side, under one policy",
         description="Seed frames come from the simulator; then a policy that sees the predicted "

@@ -10,7 +10,7 @@
     verify.py                an engine against its PyTorch fp32 twin; figures into its manifest
     profile.py               time, TFLOP/s and share of the frame, per engine and per layer
     files.py                 files that appear under their names only when they are whole
-    cli.py                   arguments and output of the verbs
+    cli.py                   arguments and output of the subcommands
 
 What runs engines is `sim_stream.runtime`, which needs nothing from here.
 """

@@ -1,4 +1,4 @@
-"""``python -m engines VERB``; ``--help`` lists the verbs."""
+"""``python -m engines VERB``; ``--help`` lists the subcommands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments and output of the verbs: people read lines, programs the last one, which is JSON."""
+"""Arguments and output of the subcommands: lines for people, the last one, JSON, for programs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Verb = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; 0, 1 where an engine missed a threshold, 2 for a mistake of the caller's."""
+    """Runs one subcommand; 0, 1 where an engine missed a threshold, 2 for a caller's mistake."""
     return console.run(build_parser(), argv, _run, interrupted=_interrupted)
 
 
@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _interrupted(args: argparse.Namespace, interrupt: KeyboardInterrupt) -> tuple[int, str]:
-    line = f"engines {args.verb}: interrupted; what is done stays"
+    line = f"engines {args.subcommand}: interrupted; what is done stays"
     return console.status_of(interrupt), line
 
 
@@ -49,14 +49,16 @@ def build_parser() -> Parser:
         prog="python -m engines",
         description="Encoder and video decoder as engines. The last line on stdout is JSON.",
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
 
     def add(name: str, run: Verb, text: str) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(name, help=text, description=text)
-        verb.set_defaults(run=run)
-        verb.add_argument("--weights", type=Path, metavar="DIR", help="(default: the shipped ones)")
-        verb.add_argument("--threads", type=int, default=1, metavar="N", help="(default: 1)")
-        return verb
+        subcommand = subcommands.add_parser(name, help=text, description=text)
+        subcommand.set_defaults(run=run)
+        subcommand.add_argument(
+            "--weights", type=Path, metavar="DIR", help="(default: the shipped ones)"
+        )
+        subcommand.add_argument("--threads", type=int, default=1, metavar="N", help="(default: 1)")
+        return subcommand
 
     for name, run, text in (
         ("export", _export, "models -> ONNX graphs in DIR/graphs"),
@@ -67,57 +69,65 @@ def build_parser() -> Parser:
         ("verify", _verify, "engines against PyTorch in fp32; figures into their manifests"),
         ("profile", _profile, "time, TFLOP/s and share of the frame, per engine and per layer"),
     ):
-        verb = add(name, run, text)
-        verb.add_argument("dir", type=Path, metavar="DIR", help="made by `build`")
-        verb.add_argument(
+        subcommand = add(name, run, text)
+        subcommand.add_argument("dir", type=Path, metavar="DIR", help="made by `build`")
+        subcommand.add_argument(
             "--video", type=Path, metavar="FILE", help="frames to replay (default: shipped clip)"
         )
-        verb.add_argument(
+        subcommand.add_argument(
             "--frames", type=int, default=12, metavar="N", help="how many of them (default: 12)"
         )
         if name == "profile":
-            verb.add_argument("--batch", type=int, default=1, metavar="N", help="(default: 1)")
-            verb.add_argument("--rounds", type=int, default=20, metavar="N", help="(default: 20)")
-            verb.add_argument("--layers", type=int, default=10, metavar="N", help="(default: 10)")
+            subcommand.add_argument(
+                "--batch", type=int, default=1, metavar="N", help="(default: 1)"
+            )
+            subcommand.add_argument(
+                "--rounds", type=int, default=20, metavar="N", help="(default: 20)"
+            )
+            subcommand.add_argument(
+                "--layers", type=int, default=10, metavar="N", help="(default: 10)"
+            )
     return parser
 
 
-def _add_export_options(verb: argparse.ArgumentParser, *, build: bool) -> None:
+def _add_export_options(subcommand: argparse.ArgumentParser, *, build: bool) -> None:
     presets = ", ".join(sorted(PRESETS))
-    verb.add_argument("--preset", default="pocket", help=f"{presets} (default: %(default)s)")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of engines")
-    verb.add_argument(
+    subcommand.add_argument("--preset", default="pocket", help=f"{presets} (default: %(default)s)")
+    subcommand.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of engines"
+    )
+    subcommand.add_argument(
         "--parts",
         nargs="+",
         default=["encoder", "video_decoder"],
         metavar="PART",
         help="encoder, video_decoder (default: both)",
     )
-    verb.add_argument(
+    subcommand.add_argument(
         "--precision",
         metavar="TYPE",
         help="fp32, bf16 or fp16; types in the graph, norms stay in fp32 (default: "
         + ("bf16 on a GPU, fp32 on a CPU)" if build else "fp32)"),
     )
-    verb.add_argument("--max-batch", type=int, default=8, metavar="N", help="(default: 8)")
+    subcommand.add_argument("--max-batch", type=int, default=8, metavar="N", help="(default: 8)")
     if not build:
         return
-    verb.add_argument(
+    subcommand.add_argument(
         "--backend",
         default=next(iter(BACKENDS)),
         help=f"{', '.join(BACKENDS)} (default: %(default)s)",
     )
-    verb.add_argument(
+    subcommand.add_argument(
         "--provider",
         metavar="NAME",
         help="what the backend's engines run on (default: the first of "
         + "; ".join(f"{b.name}: {', '.join(b.providers)}" for b in BACKENDS.values())
         + ")",
     )
-    verb.add_argument(
+    subcommand.add_argument(
         "--workspace-mib", type=int, default=4096, metavar="N", help="TensorRT's (default: 4096)"
     )
-    verb.add_argument(
+    subcommand.add_argument(
         "--optimization-level", type=int, default=3, metavar="0..5", help="TensorRT's (default: 3)"
     )
 

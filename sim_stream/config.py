@@ -279,13 +279,13 @@ class DecodingConfig:
 class SessionConfig:
     """Frames a session keeps: its context, what survives re-anchoring, and the lookahead.
 
-    `first_frames` of the `anchor_frames` are the drive's first ones, which stay for good: a model
+    `sink_frames` of the `anchor_frames` are the drive's first ones, which stay for good: a model
     that was trained so does not forget the light. The others are the newest.
     """
 
     context_frames: int = 16
     anchor_frames: int = 8
-    first_frames: int = 0
+    sink_frames: int = 0
     lookahead: int = 1
 
     def __post_init__(self) -> None:
@@ -293,9 +293,9 @@ class SessionConfig:
             raise InvalidInput(
                 "anchor_frames", self.anchor_frames, f"1..{self.context_frames - 1} frames"
             )
-        if not 0 <= self.first_frames < self.anchor_frames:
+        if not 0 <= self.sink_frames < self.anchor_frames:
             raise InvalidInput(
-                "first_frames", self.first_frames, f"0..{self.anchor_frames - 1} frames"
+                "sink_frames", self.sink_frames, f"0..{self.anchor_frames - 1} frames"
             )
         if self.lookahead not in (0, 1):
             raise InvalidInput("lookahead", self.lookahead, "0 or 1 frame")
@@ -389,7 +389,7 @@ POCKET = Preset(
     video_decoder=VideoDecoderConfig(temporal_levels=1),
     action_bins=ActionBins(),
     sampling=SamplingConfig(top_k=300, temperature=0.8),
-    session=SessionConfig(context_frames=5, anchor_frames=3, first_frames=1),
+    session=SessionConfig(context_frames=5, anchor_frames=3, sink_frames=1),
 )
 
 # What can run the world model's passes. `torch`: the model as it is, the reference of the others.

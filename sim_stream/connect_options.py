@@ -1,4 +1,4 @@
-"""``--key`` and ``--server-key``: what a verb takes that talks to a server it did not start.
+"""``--key`` and ``--server-key``: what a subcommand takes that talks to a server it did not start.
 
 Parsing needs no zmq; ``StreamClient`` reads the files.
 """

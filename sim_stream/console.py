@@ -42,7 +42,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line; without the verb that it asks for it prints its help.
+    """Says a mistake in one line; without the subcommand that it asks for it prints its help.
 
     Numbers are finite and have 64 bits at most, whatever they are for; nothing that is given is
     empty, unless that is its default.
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         value = super()._get_value(action, arg_string)
         allowed = ""
         if isinstance(action, argparse._SubParsersAction):
-            return value  # what comes after a verb is that verb's
+            return value  # what comes after a subcommand is that subcommand's
         if arg_string == "" != action.default:
             allowed = "anything but nothing"
         elif isinstance(value, float) and not math.isfinite(value):
@@ -95,7 +95,7 @@ def run(
         with _ended_by_signals():
             try:
                 args = parser.parse_args(argv)
-                name = " ".join([name, *([args.verb] if "verb" in args else [])])
+                name = " ".join([name, *([args.subcommand] if "subcommand" in args else [])])
                 status = work(args)
             except SystemExit:  # --help, --version
                 sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What every verb that starts a server of its own says about the model: one place for all of them.
+"""What every subcommand that starts a server of its own says about the model, in one place.
 
 Knows the options of ``sim-stream serve`` that choose and shape a model; nothing about processes.
 """

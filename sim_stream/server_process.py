@@ -1,7 +1,7 @@
 """A server of our own in a process of its own: ``sim-stream serve`` started, awaited, stopped, and
 started again at the same address.
 
-Knows the verb's options and its ready line; nothing about models or the wire.
+Knows the subcommand's options and its ready line; nothing about models or the wire.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def torch_threads() -> Iterator[None]:
-    """A verb that ran in this process sets them for good; sums depend on how many there are."""
+    """A subcommand that ran in this process sets them for good; sums depend on their number."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

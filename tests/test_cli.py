@@ -79,11 +79,13 @@ def test_version_and_help_need_neither_torch_nor_zmq() -> None:
     assert sim_stream_command("--version").stdout.split() == ["sim-stream", sim_stream.__version__]
 
 
-@pytest.mark.parametrize("verb", ["serve", "view", "demo", "replay", "bench", "keygen", "doctor"])
-def test_every_verb_explains_itself(verb: str) -> None:
-    done = sim_stream_command(verb, "--help")
+@pytest.mark.parametrize(
+    "subcommand", ["serve", "view", "demo", "replay", "bench", "keygen", "doctor"]
+)
+def test_every_verb_explains_itself(subcommand: str) -> None:
+    done = sim_stream_command(subcommand, "--help")
     assert done.returncode == 0
-    assert f"usage: sim-stream {verb}" in done.stdout
+    assert f"usage: sim-stream {subcommand}" in done.stdout
 
 
 @pytest.mark.parametrize(

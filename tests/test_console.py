@@ -22,19 +22,19 @@ from sim_stream import console
 from sim_stream.errors import InvalidInput
 
 parser = console.Parser(prog="python -m work")
-verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
 for name in ("wait", "print", "stubborn", "fail", "open"):
-    verb = verbs.add_parser(name)
-    verb.add_argument("--count", type=int, default=1)
-    verb.add_argument("--share", type=float, default=1.0)
-    verb.add_argument("--file", type=Path)
+    subcommand = subcommands.add_parser(name)
+    subcommand.add_argument("--count", type=int, default=1)
+    subcommand.add_argument("--share", type=float, default=1.0)
+    subcommand.add_argument("--file", type=Path)
 
 def work(args):
-    if args.verb == "fail":
+    if args.subcommand == "fail":
         raise InvalidInput("--file", args.file, "another one")
-    if args.verb == "open":
+    if args.subcommand == "open":
         args.file.write_bytes(bytes(1 << 20))
-    if args.verb == "print":
+    if args.subcommand == "print":
         for number in range(args.count):
             print("straße", number)
         print("summary")
@@ -45,7 +45,7 @@ def work(args):
         print("working", flush=True)
         sys.stdin.readline()
     finally:
-        if args.verb == "stubborn":
+        if args.subcommand == "stubborn":
             print("closing", flush=True)
             sys.stdin.readline()
         part.unlink()
@@ -77,9 +77,9 @@ def run(
     )
 
 
-def started(program: list[str], verb: str, *prefix: str) -> subprocess.Popen[str]:
+def started(program: list[str], subcommand: str, *prefix: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [*prefix, *program, verb],
+        [*prefix, *program, subcommand],
         cwd=Path(program[1]).parent,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
@@ -177,7 +177,7 @@ def test_without_a_verb_it_prints_its_help(program: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nothing",), "argument VERB: invalid choice: 'nothing'"),
+        (("nothing",), "argument SUBCOMMAND: invalid choice: 'nothing'"),
         (("wait", "--count", "x"), "argument --count: invalid int value: 'x'"),
         (("wait", "--count", "1.5"), "argument --count: invalid int value"),
         (("wait", "--count", "9" * 30), "argument --count: got '999999"),

@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "deploy"
 def check(command: list[str]) -> None:
     """A guarded server that records: what a restart needs."""
     args = build_parser().parse_args(command)
-    assert args.verb == "serve" and args.record and args.key and args.allow
+    assert args.subcommand == "serve" and args.record and args.key and args.allow
     assert args.bind == "tcp://0.0.0.0:5555"
 
 

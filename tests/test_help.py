@@ -1,4 +1,4 @@
-"""Every verb of every command, and every benchmark, imports and answers --help."""
+"""Every subcommand of every command, and every benchmark, imports and answers --help."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 
 COMMANDS = ("sim_stream.cli", "engines.cli", "train.cli", "bridge.__main__")
 BENCHMARKS = sorted(path for path in (Path(__file__).parent / "perf").glob("*.py"))
-VERB = re.compile(r"^ {4}([a-z][\w-]*)", re.MULTILINE)  # as argparse lists them
+SUBCOMMAND = re.compile(r"^ {4}([a-z][\w-]*)", re.MULTILINE)  # as argparse lists them
 
 
 @pytest.fixture
 def help_of(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
-    def ask(module: str, *verbs: str) -> str:
-        monkeypatch.setattr(sys, "argv", [module, *verbs, "--help"])
+    def ask(module: str, *subcommands: str) -> str:
+        monkeypatch.setattr(sys, "argv", [module, *subcommands, "--help"])
         with pytest.raises(SystemExit) as ended:
             import_module(module).main()
         said = capsys.readouterr()
@@ -33,10 +33,12 @@ def help_of(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_verb_answers_help(command: str, help_of: Callable[..., str]) -> None:
-    def answered(*verbs: str) -> Iterator[str]:
-        for verb in VERB.findall(help_of(command, *verbs).partition("options:")[0]):
-            yield verb
-            yield from answered(*verbs, verb)
+    def answered(*subcommands: str) -> Iterator[str]:
+        for subcommand in SUBCOMMAND.findall(
+            help_of(command, *subcommands).partition("options:")[0]
+        ):
+            yield subcommand
+            yield from answered(*subcommands, subcommand)
 
     assert len(list(answered())) >= (1 if command.startswith("bridge") else 4)
 

@@ -1,4 +1,4 @@
-"""Outputs are tried before work starts: each reason, and every verb that writes something."""
+"""Outputs are tried before work starts: each reason, and every subcommand that writes something."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def on_disk(
     )
 
 
-VERBS = {
+SUBCOMMANDS = {
     "demo": ("sim_stream", "demo", "--frames", "2"),
     "demo --sheet": ("sim_stream", "demo", "--frames", "2", "--out", "/dev/shm/x.mp4", "--sheet=s"),
     "demo --record": ("sim_stream", "demo", "--out", "/dev/shm/x.mp4", "--record", "r"),
@@ -167,11 +167,11 @@ VERBS = {
 
 
 @needs_mounts
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
 def test_a_read_only_folder_is_said_in_one_line_before_work_starts(
-    tmp_path: Path, verb: str
+    tmp_path: Path, subcommand: str
 ) -> None:
-    module, *arguments = VERBS[verb]
+    module, *arguments = SUBCOMMANDS[subcommand]
     done = on_disk(READ_ONLY, tmp_path, sys.executable, "-m", module, *arguments)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert "the file system is read-only" in done.stderr
@@ -179,9 +179,9 @@ def test_a_read_only_folder_is_said_in_one_line_before_work_starts(
 
 
 @needs_mounts
-@pytest.mark.parametrize("verb", ["demo", "bridge drive", "bench", "engines build"])
-def test_a_full_disk_is_said_in_one_line_and_holds_no_rest(tmp_path: Path, verb: str) -> None:
-    module, *arguments = VERBS[verb]
+@pytest.mark.parametrize("subcommand", ["demo", "bridge drive", "bench", "engines build"])
+def test_a_full_disk_is_said_in_one_line_and_holds_no_rest(tmp_path: Path, subcommand: str) -> None:
+    module, *arguments = SUBCOMMANDS[subcommand]
     command = (sys.executable, "-m", module, *arguments)
     done = on_disk(FULL, tmp_path, *command, after="ls -AR")
     assert (done.returncode, done.stdout) == (2, ".:\n"), done.stderr

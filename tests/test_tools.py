@@ -24,7 +24,7 @@ from tests.small import (
     random_world_model,
     save_weights,
 )
-from tools import check_wheel, closed_life, install_torch, true_life
+from tools import check_wheel, closed_loop_health, install_torch, true_drive_health
 from train.data.split import Drive, Split
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,11 +102,11 @@ def test_closed_loop_drives_are_told_from_those_that_end(tmp_path: Path) -> None
                 writer.write(canvas)
     videos = sorted(tmp_path.glob("*.mp4"))
     with pytest.raises(InvalidInput, match=r"frames: got 25; allowed: 1..24, the length of"):
-        closed_life.lives(videos, 25, covariance)
+        closed_loop_health.lives(videos, 25, covariance)
     at_12 = {"ends.mp4": [], "goes-on.mp4": [], "turns.mp4": []}
-    assert closed_life.lives(videos, 12, covariance) == at_12
+    assert closed_loop_health.lives(videos, 12, covariance) == at_12
     at_24 = at_12 | {"ends.mp4": ["frozen", "collapsed"], "turns.mp4": ["turned"]}
-    assert closed_life.lives(videos, 24, covariance) == at_24
+    assert closed_loop_health.lives(videos, 24, covariance) == at_24
 
 
 def test_how_a_sky_varies_is_what_the_weights_were_measured_with(tmp_path: Path) -> None:
@@ -114,28 +114,28 @@ def test_how_a_sky_varies_is_what_the_weights_were_measured_with(tmp_path: Path)
     path = measured / "manifest.json"
     manifest = json.loads(path.read_text())
     with pytest.raises(InvalidInput, match=r"weights: got .* without long_rollouts\.sky_covar"):
-        closed_life.measured_covariance(measured)
+        closed_loop_health.measured_covariance(measured)
     manifest["held_out"] = {"long_rollouts": {"sky_covariance": [[2.0, 0.0], [0.0, 3.0]]}}
     path.write_text(json.dumps(manifest))
-    assert np.array_equal(closed_life.measured_covariance(measured), np.diag([2.0, 3.0]))
+    assert np.array_equal(closed_loop_health.measured_covariance(measured), np.diag([2.0, 3.0]))
 
 
 def test_true_drives_are_held_to_the_limits_of_the_measure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As recorded they pass, but for one that goes grey; as an untrained decoder shows them not."""
-    monkeypatch.setattr(true_life, "LENGTH", 18)
+    monkeypatch.setattr(true_drive_health, "LENGTH", 18)
     split = moving_drives(tmp_path)
     starts = [0, 2, 4, 6, 24, 26]
-    held = true_life.hold(split, starts, np.eye(3), None)
+    held = true_drive_health.hold(split, starts, np.eye(3), None)
     assert held["windows"] == len(starts) == 6 and held["alive"] == 6
     assert held["most"]["jumps"] < 0.7 and held["least"]["detail"] > 0.4
     frames = np.array(split.frames)
     frames[14:24, 8:] = 128
-    grey = true_life.hold(replace(split, frames=frames), starts, np.eye(3), None)
+    grey = true_drive_health.hold(replace(split, frames=frames), starts, np.eye(3), None)
     assert grey["alive"] < 6 and grey["ends"]["collapsed"] > 0
     runtime = Runtime(SMALL, random_vq(), random_world_model(), random_video_decoder())
-    decoded = true_life.hold(split, starts, np.eye(3), runtime)
+    decoded = true_drive_health.hold(split, starts, np.eye(3), runtime)
     assert decoded["alive"] < 6
 
 

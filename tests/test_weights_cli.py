@@ -28,7 +28,7 @@ SHIPPED = checkpoints.weights_dir("pocket", None)
 
 
 def weights(*arguments: str | Path) -> int:
-    """The verb in this process: starting torch anew takes longer than the work."""
+    """The subcommand in this process: starting torch anew takes longer than the work."""
     return main(["weights", *map(str, arguments)])
 
 
@@ -148,18 +148,18 @@ def test_a_manifest_that_somebody_edited_is_one_line_and_status_2(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("verb", ["verify", "inspect"])
+@pytest.mark.parametrize("subcommand", ["verify", "inspect"])
 def test_a_fifo_among_the_weights_is_named_and_not_waited_for(
-    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    subcommand: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if verb == "verify":
+    if subcommand == "verify":
         path = folder = shipped_copy(tmp_path)
         path = folder / "world_model.safetensors"
         path.unlink()
     else:
         path = folder = tmp_path / "vqgan"
     os.mkfifo(path)
-    assert weights(verb, folder) == 2
+    assert weights(subcommand, folder) == 2
     assert capsys.readouterr().err.strip().endswith(f"{path}: a FIFO, no regular file")
 
 

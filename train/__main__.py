@@ -1,4 +1,4 @@
-"""``python -m train VERB``; ``--help`` lists the verbs."""
+"""``python -m train VERB``; ``--help`` lists the subcommands."""
 
 from __future__ import annotations
 

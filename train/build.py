@@ -144,7 +144,7 @@ def world_model(
         batch=loop.batch,
         seed=loop.seed,
         unknown=config.unknown_actions if preset.actions_per_frame else 0.0,
-        first_frames=preset.session.first_frames,
+        sink_frames=preset.session.sink_frames,
     )
     about = {"prompt_ids": prompt, "tokenizer": tokenizer_hash}
     split = Split.open(sources.cache, "train")

@@ -1,4 +1,4 @@
-"""Arguments of every training verb. Knows nothing about how a stage works."""
+"""Arguments of every training subcommand. Knows nothing about how a stage works."""
 
 from __future__ import annotations
 
@@ -30,20 +30,24 @@ def pack(args: argparse.Namespace) -> None:
 
 def parser() -> Parser:
     top = Parser(prog="python -m train", description="Training of the models.")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    data_cli.add_verbs(verbs)
-    stages.add_verbs(verbs)
-    evaluate_cli.add_verbs(verbs)
+    subcommands = top.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    data_cli.add_subcommands(subcommands)
+    stages.add_subcommands(subcommands)
+    evaluate_cli.add_subcommands(subcommands)
     text = "checkpoints -> weights folder"
-    verb = verbs.add_parser("pack", help=text, description=text)
-    verb.set_defaults(run=pack)
-    verb.add_argument("--preset", default="pocket")
-    verb.add_argument("--runs", type=Path, required=True, help="folder of the stages' runs")
-    verb.add_argument("--init", type=Path, help="weights folder that adapters were trained on")
-    verb.add_argument("--out", type=Path, required=True, help="weights folder")
-    verb.add_argument("--model-id", required=True)
-    verb.add_argument("--made-by", default="", help="machine, data and commands, for the manifest")
-    verb.add_argument(
+    subcommand = subcommands.add_parser("pack", help=text, description=text)
+    subcommand.set_defaults(run=pack)
+    subcommand.add_argument("--preset", default="pocket")
+    subcommand.add_argument("--runs", type=Path, required=True, help="folder of the stages' runs")
+    subcommand.add_argument(
+        "--init", type=Path, help="weights folder that adapters were trained on"
+    )
+    subcommand.add_argument("--out", type=Path, required=True, help="weights folder")
+    subcommand.add_argument("--model-id", required=True)
+    subcommand.add_argument(
+        "--made-by", default="", help="machine, data and commands, for the manifest"
+    )
+    subcommand.add_argument(
         "--expects",
         type=Path,
         metavar="FILE",
@@ -51,11 +55,11 @@ def parser() -> Parser:
         "(docs/weights.md)",
     )
     text = "a LoRA run's adapters -> a folder that PEFT and `serve --adapter` load"
-    verb = verbs.add_parser("export-adapter", help=text, description=text)
-    verb.set_defaults(run=export)
-    verb.add_argument("--preset", default="openviga")
-    verb.add_argument("--runs", type=Path, required=True, help="folder of the stages' runs")
-    verb.add_argument("--out", type=Path, required=True, help="folder of the adapter")
+    subcommand = subcommands.add_parser("export-adapter", help=text, description=text)
+    subcommand.set_defaults(run=export)
+    subcommand.add_argument("--preset", default="openviga")
+    subcommand.add_argument("--runs", type=Path, required=True, help="folder of the stages' runs")
+    subcommand.add_argument("--out", type=Path, required=True, help="folder of the adapter")
     return top
 
 

@@ -185,8 +185,8 @@ def steering(
 def bits_per_code(runtime: Runtime, split: Split, count: int = 40) -> dict[str, float]:
     """Cross-entropy of the world model on held-out codes, against the unigram's."""
     session = runtime.preset.session
-    kept = session.first_frames
-    draw = Draw(frames=session.context_frames, batch=1, first_frames=kept)
+    kept = session.sink_frames
+    draw = Draw(frames=session.context_frames, batch=1, sink_frames=kept)
     sequences = Sequences(split, runtime.preset, draw)
     net = WorldModelNet(runtime.world_model, sequences.layout, checkpointing=False)
     with torch.inference_mode():

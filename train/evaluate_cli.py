@@ -114,18 +114,20 @@ def compare(args: argparse.Namespace) -> None:
     print(to_json(figures) if args.json else shown)
 
 
-def add_verbs(top: Any) -> None:
+def add_subcommands(top: Any) -> None:
     add_evaluate(top)
     about = "weights folders side by side on the same held-out drives"
-    verb: argparse.ArgumentParser = top.add_parser("compare", help=about, description=about)
-    verb.set_defaults(run=compare)
-    verb.add_argument("--preset", default="pocket")
-    verb.add_argument("--cache", type=Path, required=True, help="folder of `data sample`")
-    verb.add_argument("--split", default="val")
-    verb.add_argument("--weights", type=Path, nargs="+", required=True, help="weights folders")
-    verb.add_argument("--out", type=Path, required=True, help="folder for the report")
-    verb.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    verb.add_argument("--json", action="store_true", help="JSON instead of a table")
+    subcommand: argparse.ArgumentParser = top.add_parser("compare", help=about, description=about)
+    subcommand.set_defaults(run=compare)
+    subcommand.add_argument("--preset", default="pocket")
+    subcommand.add_argument("--cache", type=Path, required=True, help="folder of `data sample`")
+    subcommand.add_argument("--split", default="val")
+    subcommand.add_argument(
+        "--weights", type=Path, nargs="+", required=True, help="weights folders"
+    )
+    subcommand.add_argument("--out", type=Path, required=True, help="folder for the report")
+    subcommand.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    subcommand.add_argument("--json", action="store_true", help="JSON instead of a table")
 
 
 def add_evaluate(top: Any) -> None:
@@ -134,26 +136,28 @@ def add_evaluate(top: Any) -> None:
     from train.protocol import TOP_K
 
     files = "".join(f"  {f.name}  {f.purpose} ({f.origin})\n" for f in FILES.values())
-    verb: argparse.ArgumentParser = top.add_parser(
+    subcommand: argparse.ArgumentParser = top.add_parser(
         "evaluate",
         help="figures of a weights folder",
         epilog=EPILOG + files,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.set_defaults(run=run)
-    verb.add_argument("--protocol", default="heldout", choices=("heldout", "openviga"))
-    verb.add_argument("--preset", default="pocket")
-    verb.add_argument("--cache", type=Path, required=True, help="folder of `data sample`")
-    verb.add_argument("--split", default="val")
-    verb.add_argument("--weights", type=Path, help="weights folder (default: the preset's own)")
-    verb.add_argument("--out", type=Path, help="folder for the report")
-    verb.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    verb.add_argument("--write", action="store_true", help="heldout: also into the manifest")
-    verb.add_argument("--networks", type=Path, help="folder of the networks' files")
-    verb.add_argument("--images", type=Path, help="openviga: cache of validation images")
-    verb.add_argument("--videos", type=int, default=500)
-    verb.add_argument("--prompt-frames", type=int, default=2, help="T")
-    verb.add_argument("--frames", type=int, default=14, help="N")
-    verb.add_argument("--k", type=int, nargs="+", default=list(TOP_K), help="top-k values")
-    verb.add_argument("--metrics", nargs="+", metavar="NAME", help=", ".join(NAMES))
-    verb.add_argument("--json", action="store_true", help="openviga: JSON instead of tables")
+    subcommand.set_defaults(run=run)
+    subcommand.add_argument("--protocol", default="heldout", choices=("heldout", "openviga"))
+    subcommand.add_argument("--preset", default="pocket")
+    subcommand.add_argument("--cache", type=Path, required=True, help="folder of `data sample`")
+    subcommand.add_argument("--split", default="val")
+    subcommand.add_argument(
+        "--weights", type=Path, help="weights folder (default: the preset's own)"
+    )
+    subcommand.add_argument("--out", type=Path, help="folder for the report")
+    subcommand.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    subcommand.add_argument("--write", action="store_true", help="heldout: also into the manifest")
+    subcommand.add_argument("--networks", type=Path, help="folder of the networks' files")
+    subcommand.add_argument("--images", type=Path, help="openviga: cache of validation images")
+    subcommand.add_argument("--videos", type=int, default=500)
+    subcommand.add_argument("--prompt-frames", type=int, default=2, help="T")
+    subcommand.add_argument("--frames", type=int, default=14, help="N")
+    subcommand.add_argument("--k", type=int, nargs="+", default=list(TOP_K), help="top-k values")
+    subcommand.add_argument("--metrics", nargs="+", metavar="NAME", help=", ".join(NAMES))
+    subcommand.add_argument("--json", action="store_true", help="openviga: JSON instead of tables")

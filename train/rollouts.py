@@ -1,5 +1,5 @@
 """Rollouts of a preset's weights: how far the prediction follows the true drive, and how long it
-stays a drive.
+remains stable.
 
 Legend: T frames, H height, W width.
 """
@@ -14,8 +14,8 @@ from tqdm import tqdm
 from sim_stream.pipelines.tokens.runtime import Runtime
 from train.data.ego import action_of
 from train.data.split import Split
-from train.life import LAST, change, detail, ends, signs, sky_covariance, truths
 from train.measures import coarse, psnr8
+from train.rollout_health import LAST, change, detail, ends, signs, sky_covariance, truths
 
 PROMPT, HORIZON, LONG = 2, 14, 40
 MOVING_MPS = 2.0

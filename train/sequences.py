@@ -25,15 +25,15 @@ CANDIDATES = 2  # to be another drive: with four lights, seven in eight are of a
 class Draw:
     """How sequences are drawn: `frames` each, `batch` a step; `unknown`: share without actions.
 
-    `first_frames` of the frames are from any time of the drive before the others, as a session
-    keeps them (`SessionConfig.first_frames`).
+    `sink_frames` of the frames are from any time of the drive before the others, as a session
+    keeps them (`SessionConfig.sink_frames`).
     """
 
     frames: int
     batch: int
     seed: int = 0
     unknown: float = 0.0
-    first_frames: int = 0
+    sink_frames: int = 0
 
 
 class Sequences:
@@ -94,11 +94,11 @@ class Sequences:
         `ages` (B) in 0..1: how far back in its drive a run's first frames are, 1: at its start.
         """
         rows = starts[:, None] + np.arange(self.draw.frames)
-        if self.draw.first_frames:
+        if self.draw.sink_frames:
             age = np.ones(len(starts)) if ages is None else ages
             most = starts - self.drive_starts[starts]
             back = np.minimum(age * (most + 1), most).astype(np.int64)
-            rows[:, : self.draw.first_frames] -= back[:, None]
+            rows[:, : self.draw.sink_frames] -= back[:, None]
         leads = self.leads[rows]
         if known is not None:
             leads = np.where(known[:, None, None], leads, self.unknown)

@@ -55,7 +55,7 @@ LOSSES = ("l1", "l2", "perceptual", "codebook", "ssl", "gan", "edge", "texture")
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The preset's recipe with the options' changes. Raises InvalidInput."""
-    recipe = get_recipe(args.preset, args.verb)
+    recipe = get_recipe(args.preset, args.subcommand)
     stage = recipe.stage
     if isinstance(stage, WorldModelTraining):
         shares = {name: getattr(args, name) for name in ("scheduled_sampling", "token_corruption")}
@@ -63,9 +63,9 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         return replace(recipe, stage=replace(stage, **given))
     if getattr(args, "ablation", None):
         stage = get_ablation(args.ablation)
-    if args.verb == "tokenizer" and args.decoder_only:
+    if args.subcommand == "tokenizer" and args.decoder_only:
         stage = stage.of_decoder()
-    elif args.verb == "tokenizer" and args.continued:
+    elif args.subcommand == "tokenizer" and args.continued:
         stage = replace(stage, plain_share=0.0)
     known = {f.name for f in fields(stage.losses)}
     changes = dict(parse_loss(text, known) for text in args.loss)
@@ -84,7 +84,7 @@ def parse_loss(text: str, known: set[str]) -> tuple[str, float]:
 
 def loop_of(args: argparse.Namespace, recipe: Recipe) -> LoopConfig:
     given = {name: getattr(args, name) for name in LOOP if getattr(args, name) is not None}
-    out = args.out or Path("runs") / args.verb
+    out = args.out or Path("runs") / args.subcommand
     return LoopConfig(out=out, tensorboard=args.tensorboard, **{**recipe.loop, **given})
 
 
@@ -124,9 +124,9 @@ def stage_of(
         networks=args.networks,
         teacher=args.teacher,
     )
-    if args.verb == "tokenizer":
+    if args.subcommand == "tokenizer":
         return build.tokenizer(preset, recipe.stage, loop, sources, ranks)
-    if args.verb == "world-model":
+    if args.subcommand == "world-model":
         return build.world_model(preset, recipe.stage, loop, sources, ranks)
     return build.video_decoder(preset, recipe.stage, loop, sources, ranks, continued=args.continued)
 
@@ -141,46 +141,50 @@ def dry_run(args: argparse.Namespace, preset: Preset, recipe: Recipe, loop: Loop
     if loop.batch % (world * loop.accumulate):
         raise InvalidInput("batch", loop.batch, f"a multiple of {world} x {loop.accumulate}")
     peak = named_peak(args.estimate_for) if args.estimate_for else peak_flops(join().device)
-    estimate = plan(args.verb, preset, recipe, loop, ranks=world, peak=peak)
+    estimate = plan(args.subcommand, preset, recipe, loop, ranks=world, peak=peak)
     print(to_json(estimate.as_dict()) if args.json else "\n".join(estimate.lines()))
 
 
-def add_verbs(top: Any) -> None:
+def add_subcommands(top: Any) -> None:
     for name, text in STAGES.items():
-        verb: argparse.ArgumentParser = top.add_parser(name, help=text, description=text)
-        verb.set_defaults(run=run)
-        verb.add_argument("--preset", default="pocket")
-        verb.add_argument("--cache", type=Path, help="folder of `data sample` or `data tokenize`")
-        verb.add_argument("--out", type=Path, help="folder of the run; begun ones are gone on with")
-        verb.add_argument("--runs", type=Path, help="folder that holds the stages' runs")
-        verb.add_argument("--init", type=Path, help="weights folder to start from")
-        verb.add_argument("--networks", type=Path, help="folder with vgg16-397923af.pth")
-        verb.add_argument("--teacher", type=Path, help="folder of the DINOv2 (DINO) teacher")
-        verb.add_argument("--device", default="auto", help="auto, cpu, cuda")
+        subcommand: argparse.ArgumentParser = top.add_parser(name, help=text, description=text)
+        subcommand.set_defaults(run=run)
+        subcommand.add_argument("--preset", default="pocket")
+        subcommand.add_argument(
+            "--cache", type=Path, help="folder of `data sample` or `data tokenize`"
+        )
+        subcommand.add_argument(
+            "--out", type=Path, help="folder of the run; begun ones are gone on with"
+        )
+        subcommand.add_argument("--runs", type=Path, help="folder that holds the stages' runs")
+        subcommand.add_argument("--init", type=Path, help="weights folder to start from")
+        subcommand.add_argument("--networks", type=Path, help="folder with vgg16-397923af.pth")
+        subcommand.add_argument("--teacher", type=Path, help="folder of the DINOv2 (DINO) teacher")
+        subcommand.add_argument("--device", default="auto", help="auto, cpu, cuda")
         defaults = {f.name: f.type for f in fields(LoopConfig)}
         for option, meaning in LOOP.items():
             kind = {"int": int, "str": str}.get(str(defaults[option]), float)
-            verb.add_argument(f"--{option.replace('_', '-')}", type=kind, help=meaning)
-        verb.add_argument("--no-tensorboard", dest="tensorboard", action="store_false")
-        verb.add_argument("--dry-run", action="store_true", help="cost only, nothing is run")
-        verb.add_argument("--ranks", type=int, help="dry run: so many processes")
-        verb.add_argument("--estimate-for", help="dry run: H100, H200, A100, B200")
-        verb.add_argument("--json", action="store_true", help="dry run: one JSON line")
+            subcommand.add_argument(f"--{option.replace('_', '-')}", type=kind, help=meaning)
+        subcommand.add_argument("--no-tensorboard", dest="tensorboard", action="store_false")
+        subcommand.add_argument("--dry-run", action="store_true", help="cost only, nothing is run")
+        subcommand.add_argument("--ranks", type=int, help="dry run: so many processes")
+        subcommand.add_argument("--estimate-for", help="dry run: H100, H200, A100, B200")
+        subcommand.add_argument("--json", action="store_true", help="dry run: one JSON line")
         if name == "world-model":
-            verb.add_argument(
+            subcommand.add_argument(
                 "--scheduled-sampling",
                 type=float,
                 metavar="SHARE",
                 help="of sequences that are seen in part as the model itself draws them",
             )
-            verb.add_argument(
+            subcommand.add_argument(
                 "--token-corruption",
                 type=float,
                 metavar="SHARE",
                 help="of sequences that see a few codes of another drive",
             )
         else:
-            verb.add_argument(
+            subcommand.add_argument(
                 "--loss",
                 action="append",
                 default=[],
@@ -188,15 +192,15 @@ def add_verbs(top: Any) -> None:
                 help=f"{', '.join(LOSSES)}; 0 switches a loss off",
             )
         if name == "video-decoder":
-            verb.add_argument(
+            subcommand.add_argument(
                 "--continue",
                 dest="continued",
                 action="store_true",
                 help="from --init's video decoder, not inflated",
             )
         if name == "tokenizer":
-            verb.add_argument("--ablation", help=", ".join(ABLATIONS))
-            how = verb.add_mutually_exclusive_group()
+            subcommand.add_argument("--ablation", help=", ".join(ABLATIONS))
+            how = subcommand.add_mutually_exclusive_group()
             how.add_argument(
                 "--continue",
                 dest="continued",

@@ -145,7 +145,7 @@ class WorldModelStage:
         `sequences` None serves a dry run. Raises InvalidInput where the preset's sessions keep
         first frames and the loss would count what follows them after a gap.
         """
-        if preset.session.first_frames and config.all_image_ids:
+        if preset.session.sink_frames and config.all_image_ids:
             allowed = "false for a preset whose sessions keep their first frames"
             raise InvalidInput("all_image_ids", True, allowed)
         layout = sequences.layout if sequences else FrameLayout.of(preset, prompt_length)
@@ -188,7 +188,7 @@ class WorldModelStage:
         if self.config.token_corruption:
             seen = self.with_token_corruption(seen, batch[1])
         losses = self.net.losses(ids, ends=ends, seen_BS=seen, net=net).mean(-1)
-        first = 0 if ends else 1 + self.preset.session.first_frames
+        first = 0 if ends else 1 + self.preset.session.sink_frames
         return losses[:, first:][counted[:, first:]].mean(), {}
 
     def with_scheduled_sampling(self, ids_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,7 +208,7 @@ class WorldModelStage:
         counted = torch.ones(len(ids_BS), frames, dtype=torch.bool, device=ids_BS.device)
         if not self.config.scheduled_sampling:
             return ids_BS, ids_BS, counted
-        kept = self.preset.session.first_frames
+        kept = self.preset.session.sink_frames
         more = layout.frame_start(kept)  # the frame more begins there
         cut = torch.cat([ids_BS[:, :more], ids_BS[:, more + length :]], 1)
         # The same number on every rank: sharded ranks call the model together.
@@ -233,7 +233,7 @@ class WorldModelStage:
         frame, and in half of the frames up to `CORNER` of the first, are foreign. What is asked
         stays true, and so does the first frame, with all first frames that a session keeps.
         """
-        layout, kept = self.net.layout, max(1, self.preset.session.first_frames)
+        layout, kept = self.net.layout, max(1, self.preset.session.sink_frames)
         seen = seen_BS.clone()
 
         def newer_codes(ids_BS: Tensor) -> Tensor:

@@ -8,5 +8,5 @@ log.py       what a drive leaves: a JSON line per frame and a summary
 page.py      the video's picture: both worlds, their labels, the divergence so far
 plots.py     the divergence as plots
 kept.py      the files of one drive, finished whatever ends it
-verb.py      the command: opens world, server and policy, drives once or several times
+subcommand.py      the command: opens world, server and policy, drives once or several times
 """

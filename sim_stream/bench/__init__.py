@@ -1,7 +1,7 @@
 """The profiler, ``sim-stream bench``: what a system does against what its machine allows.
 
-options.py       what the verb takes, checked before anything runs
-profile.py       the verb: calibrate, serve, drive, count, report
+options.py       what the subcommand takes, checked before anything runs
+profile.py       the subcommand: calibrate, serve, drive, count, report
 setup.py         device, types and memory of what is profiled; refuses what cannot fit
 machine.py       what a figure was measured on
 course.py        what a run drives: the demo's script, or what is made of a model's spec

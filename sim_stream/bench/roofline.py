@@ -97,7 +97,7 @@ class Stages:
         The noise of the next draws, which is made in the same stage, is left out.
         """
         session, ids = self.preset.session, self.layout.frame_length
-        kept, first = session.anchor_frames, session.first_frames
+        kept, first = session.anchor_frames, session.sink_frames
         frames = (kept - first) / (session.context_frames - kept)
         middle = self.layout.frame_start(0) + ids * (kept + first) // 2
         one = self.pass_bound(PassSize(ids=ids, rows=0, end=middle + ids))

@@ -1,6 +1,6 @@
-"""The ``sim-stream`` command: a module for each verb, and ``options`` that several take.
+"""The ``sim-stream`` command: a module for each subcommand, and ``options`` that several take.
 
-Only parses and dispatches: what a verb needs is imported when it runs, so that ``--help`` needs
+Only parses and dispatches: what one needs is imported when it runs, so that ``--help`` needs
 neither torch nor zmq. A mistake of the caller is one line on stderr and exit status 2
 (``sim_stream.console``).
 """
@@ -25,7 +25,7 @@ class Verb(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-VERBS: dict[str, tuple[Verb, str]] = {
+SUBCOMMANDS: dict[str, tuple[Verb, str]] = {
     "serve": (serve, "serve a model over ZeroMQ until Ctrl-C"),
     "view": (view, "a page to watch and drive sessions on"),
     "demo": (demo, "the main job: start a server, drive it for some frames, write an MP4"),
@@ -38,20 +38,20 @@ VERBS: dict[str, tuple[Verb, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; gives the exit status."""
+    """Runs one subcommand; gives the exit status."""
     return console.run(build_parser(), argv, _run, interrupted=_interrupted)
 
 
 def _run(args: argparse.Namespace) -> int:
     form = getattr(args, "log_format", "text")
-    logs.set_up(args.log_level, form, with_progress=args.verb == "serve")
-    verb, _ = VERBS[args.verb]
-    return verb.run(args)
+    logs.set_up(args.log_level, form, with_progress=args.subcommand == "serve")
+    subcommand, _ = SUBCOMMANDS[args.subcommand]
+    return subcommand.run(args)
 
 
 def _interrupted(args: argparse.Namespace, interrupt: KeyboardInterrupt) -> tuple[int, str]:
     """A server told to stop has done what it was asked to; a demo or a benchmark has not."""
-    return (OK if args.verb in ("serve", "view") else console.status_of(interrupt)), ""
+    return (OK if args.subcommand in ("serve", "view") else console.status_of(interrupt)), ""
 
 
 def build_parser() -> Parser:
@@ -70,7 +70,7 @@ def build_parser() -> Parser:
         choices=("debug", "info", "warning", "error"),
         help="what goes to stderr (default: %(default)s)",
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (verb, about) in VERBS.items():
-        verb.add_options(verbs.add_parser(name, parents=[common], help=about))
+    subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    for name, (subcommand, about) in SUBCOMMANDS.items():
+        subcommand.add_options(subcommands.add_parser(name, parents=[common], help=about))
     return parser

@@ -1,4 +1,4 @@
-"""Options that several verbs take, and how parsed ones become an options class. Parsing only."""
+"""Options that several subcommands take, and how parsed ones become an options class."""
 
 from __future__ import annotations
 

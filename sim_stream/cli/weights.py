@@ -19,7 +19,7 @@ SHAPES_SHOWN, SHOWN_CHARACTERS = 6, 200
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The three verbs below ``weights``."""
+    """The three subcommands below ``weights``."""
     parser.description = (
         "Tells what a checkpoint is, converts public ones into a weights folder that `serve` "
         "takes, and checks such a folder. Formats: diffusers VQModel, LWM's vqgan and params, "

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sim_stream.decoding.kind import CountOption, StrategyKind
-from sim_stream.decoding.strategy import Decoded, Draw, Draws, Places, Task
+from sim_stream.decoding.strategy import Decoded, Draw, Draws, Positions, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,10 +40,10 @@ class Diagonal:
             entering_E = torch.tensor(entering, device=device)
             written_N[entering_E] = True
             written_N[torch.tensor(stand_ins, dtype=torch.int64, device=device)] = False
-            places = _places(entering_E, written_N, base)
+            positions = _positions(entering_E, written_N, base)
             drawn_R = torch.tensor(drawn, device=device)
             ids_N[drawn_R] = yield Draw(
-                cache, ids_N[None, entering_E], noise_NV[drawn_R], task.sampling, places
+                cache, ids_N[None, entering_E], noise_NV[drawn_R], task.sampling, positions
             )
             accepted.append(len(drawn))
         cache.advance(total - 1)
@@ -72,7 +72,7 @@ class Diagonal:
             yield ends + before, stand_ins, drawn
 
 
-def _places(entering_E: Tensor, written_N: Tensor, base: int) -> Places:
+def _positions(entering_E: Tensor, written_N: Tensor, base: int) -> Positions:
     """A code sees all that stands before the frame, what was truly written before it, itself."""
     import torch
 
@@ -80,7 +80,7 @@ def _places(entering_E: Tensor, written_N: Tensor, base: int) -> Places:
     seen_EN = written_N & (codes_N <= entering_E[:, None])
     seen_EN |= codes_N == entering_E[:, None]
     seen_ET = torch.nn.functional.pad(seen_EN[:, :-1], (base, 0), value=True)
-    return Places(entering_E + base, seen_ET)
+    return Positions(entering_E + base, seen_ET)
 
 
 DIAGONAL = StrategyKind(

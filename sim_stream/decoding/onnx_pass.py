@@ -3,7 +3,7 @@
 At one id a pass a small model spends its time between operations. ONNX Runtime runs the whole step,
 sampler included, as some thirty fused kernels; `TorchPasses` is the reference. Draws of one id
 share a pass: weights are read once for all sessions. Its attention takes several ids of one session
-only and no free places, so wider draws run one after another and diagonal's go to the reference.
+only and no free positions, so wider draws run one after another and diagonal's go to the reference.
 
 Legend: B rows of the pool in a pass, S ids of a pass, R rows that are drawn, V codes.
 """
@@ -41,7 +41,7 @@ class OnnxPasses:
     def run(self, draws: Sequence[Draw]) -> list[Tensor]:
         """Raises InvalidInput where a draw does not fit into its cache; then none was made."""
         for draw in draws:
-            draw.cache.check_room(0 if draw.places else draw.ids_1S.shape[1])
+            draw.cache.check_room(0 if draw.positions else draw.ids_1S.shape[1])
         drawn: dict[int, Tensor] = {}
         for together in _groups(draws):
             found = self._run([draws[index] for index in together])
@@ -49,7 +49,7 @@ class OnnxPasses:
         return [drawn[index] for index in range(len(draws))]
 
     def _run(self, draws: list[Draw]) -> list[Tensor]:
-        if draws[0].places is not None:
+        if draws[0].positions is not None:
             return self._twin.run(draws)
         one = draws[0]
         form = (one.cache.row, len(draws), one.ids_1S.shape[1], len(one.noise_RV))
@@ -71,8 +71,8 @@ def _groups(draws: Sequence[Draw]) -> list[list[int]]:
             last is not None
             and draw.cache.row == last.cache.row + 1
             and draw.sampling == last.sampling
-            and draw.places is None
-            and last.places is None
+            and draw.positions is None
+            and last.positions is None
             and draw.ids_1S.shape[1] == last.ids_1S.shape[1] == 1
         ):
             groups[-1].append(index)

@@ -37,10 +37,10 @@ class TorchPasses:
 
     def logits(self, draw: Draw) -> Tensor:
         """Logits (R V) of a draw."""
-        if draw.places is None:
+        if draw.positions is None:
             hidden_1SD = self.model(draw.ids_1S, None, draw.cache)
         else:
-            places = draw.places
-            writes = ScatteredWrites(draw.cache, places.slots_S, places.seen_ST)
+            positions = draw.positions
+            writes = ScatteredWrites(draw.cache, positions.slots_S, positions.seen_ST)
             hidden_1SD = self.model.forward_at(draw.ids_1S, writes, draw.cache.capacity)
         return self.model.vision_logits(hidden_1SD[0, -len(draw.noise_RV) :], self.num_codes)

@@ -38,7 +38,7 @@ class Task:
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class Positions:
     """Where the ids of a pass go when they do not follow the cache in order.
 
     `slots_S`: their cache slots; `seen_ST`: the slots below T that each may look at.
@@ -59,7 +59,7 @@ class Draw:
     ids_1S: Tensor
     noise_RV: Tensor
     sampling: SamplingConfig
-    places: Places | None = None
+    positions: Positions | None = None
 
 
 @dataclass(frozen=True, eq=False)

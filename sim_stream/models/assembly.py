@@ -57,7 +57,7 @@ class Parts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class PartLocation:
     """Where one part lies."""
 
     folder: Path
@@ -76,16 +76,16 @@ def load(
     dtypes: Mapping[str, torch.dtype],
 ) -> Loaded:
     """Raises InvalidInput, CheckpointError."""
-    places = locate(preset, weights, parts)
+    locations = locate(preset, weights, parts)
     adapter = None if parts.adapter is None else peft_adapter.read(parts.adapter)
     models: dict[str, nn.Module] = {}
-    for part, place in places.items():
+    for part, location in locations.items():
         adapting = adapter if part == "world_model" else None
         models[part] = checkpoints.load_part(
-            *(place.folder, place.manifest, preset, part),
+            *(location.folder, location.manifest, preset, part),
             device=device,
             dtype=dtypes[part],
-            tensors=None if adapting is None else merged(place, preset, adapting, device),
+            tensors=None if adapting is None else merged(location, preset, adapting, device),
         )
     vq_model, world_model = models["vq_model"], models["world_model"]
     assert isinstance(vq_model, VQModel) and isinstance(world_model, WorldModel)
@@ -102,36 +102,38 @@ def load(
         vq_model=vq_model,
         world_model=world_model,
         video_decoder=video_decoder,
-        prompt_ids=tuple(places["world_model"].manifest.get("prompt_ids", ())),
-        model_id=model_id(places, adapter),
-        sha256=weights_sha256(places, adapter),
-        inflated="video_decoder" not in places,
-        expects=expects_of(places),
+        prompt_ids=tuple(locations["world_model"].manifest.get("prompt_ids", ())),
+        model_id=model_id(locations, adapter),
+        sha256=weights_sha256(locations, adapter),
+        inflated="video_decoder" not in locations,
+        expects=expects_of(locations),
     )
 
 
-def expects_of(places: Mapping[str, Place]) -> Expects:
+def expects_of(locations: Mapping[str, PartLocation]) -> Expects:
     """The tokenizer's manifest knows prompts, the world model's the camera and the actions."""
     said = {
-        part: checkpoints.expects_of(place.folder, place.manifest)
-        for part, place in places.items()
+        part: checkpoints.expects_of(location.folder, location.manifest)
+        for part, location in locations.items()
         if part in ("vq_model", "world_model")
     }
     world = said["world_model"]
     return replace(said["vq_model"], camera=world.camera, actions=world.actions)
 
 
-def merged(place: Place, preset: Preset, adapter: Adapter, device: torch.device) -> Tensors:
+def merged(
+    location: PartLocation, preset: Preset, adapter: Adapter, device: torch.device
+) -> Tensors:
     """The world model's tensors with the adapter, merged where it is faster: on the device."""
-    peft_adapter.check_base(adapter, place.sha256("world_model"))
+    peft_adapter.check_base(adapter, location.sha256("world_model"))
     shapes = checkpoints.shapes_of(checkpoints.make_part(preset, "world_model"))
-    stored = checkpoints.part_tensors(place.folder, "world_model", place.manifest)
+    stored = checkpoints.part_tensors(location.folder, "world_model", location.manifest)
     return adapter.merged(((key, w.to(device)) for key, w in stored), shapes)
 
 
-def locate(preset: Preset, weights: Path | str | None, parts: Parts) -> dict[str, Place]:
+def locate(preset: Preset, weights: Path | str | None, parts: Parts) -> dict[str, PartLocation]:
     """Where every part lies; no video decoder where it is to be inflated."""
-    places: dict[str, Place] = {}
+    locations: dict[str, PartLocation] = {}
     for part in PARTS:
         folder = parts.folder(part)
         if part == "video_decoder" and folder == INFLATE:
@@ -149,8 +151,8 @@ def locate(preset: Preset, weights: Path | str | None, parts: Parts) -> dict[str
             raise CheckpointError(f"{folder}: holds no video decoder. {_offer()}")
         checkpoints.shards_of(folder, part, manifest)
         checkpoints.check_config(folder, manifest, preset, part)
-        places[part] = Place(folder=folder, manifest=manifest)
-    return places
+        locations[part] = PartLocation(folder=folder, manifest=manifest)
+    return locations
 
 
 def _common_folder(preset: Preset, weights: Path | str | None, part: str) -> Path:
@@ -187,15 +189,17 @@ def check_pair(vq_model: VQModel, video_decoder: VideoDecoder) -> None:
         )
 
 
-def model_id(places: Mapping[str, Place], adapter: Adapter | None) -> str:
+def model_id(locations: Mapping[str, PartLocation], adapter: Adapter | None) -> str:
     """One folder's own id, or all that went in."""
-    names = list(dict.fromkeys(str(place.manifest["model_id"]) for place in places.values()))
+    names = list(
+        dict.fromkeys(str(location.manifest["model_id"]) for location in locations.values())
+    )
     names += [] if adapter is None else [adapter.name]
-    names += [] if "video_decoder" in places else ["inflated"]
+    names += [] if "video_decoder" in locations else ["inflated"]
     return "+".join(names)[:256]
 
 
-def weights_sha256(places: Mapping[str, Place], adapter: Adapter | None) -> str:
+def weights_sha256(locations: Mapping[str, PartLocation], adapter: Adapter | None) -> str:
     """That of a folder with the same parts; an adapter or inflation makes it another one."""
-    hashes = [place.sha256(part) for part, place in places.items()]
+    hashes = [location.sha256(part) for part, location in locations.items()]
     return checkpoints.joined_sha256([*hashes, *([] if adapter is None else [adapter.sha256])])

@@ -1,7 +1,7 @@
 """``sim-stream view``: a page to watch and drive sessions on, for several viewers at once.
 
-    options    what the verb takes
-    app        the verb: server, client, page, until Ctrl-C
+    options    what the subcommand takes
+    app        the subcommand: server, client, page, until Ctrl-C
     web        HTTP and WebSocket           guard     who may connect: pages served from here alone
     hub        sessions and viewers, and what a viewer's command does to them
     drive      a session of ours, stepped by the clock   controls  keys held -> action

@@ -133,18 +133,18 @@ def test_the_readmes_world_drives(
         ("breaks_at_once:World", "importing it raised AssertionError: not two (line 2 of"),
     ],
 )
-@pytest.mark.parametrize("verb", ["drive", "record"])
+@pytest.mark.parametrize("subcommand", ["drive", "record"])
 def test_a_world_that_is_not_there_is_refused_before_anything_starts(
-    verb: str, world: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]
+    subcommand: str, world: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rest = {
         "drive": ("--server", "tcp://127.0.0.1:1"),
         "record": ("--out", "out", "--drives", "1", "--split", "train"),
     }
-    said = said.replace(", video", "") if verb == "record" else said
-    assert main([verb, "--world", world, *rest[verb]]) == 2
+    said = said.replace(", video", "") if subcommand == "record" else said
+    assert main([subcommand, "--world", world, *rest[subcommand]]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"bridge {verb}: ") and said in line
+    assert line.startswith(f"bridge {subcommand}: ") and said in line
 
 
 @pytest.mark.parametrize(

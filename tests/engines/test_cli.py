@@ -1,4 +1,4 @@
-"""The verbs as a user types them, over the shipped pocket weights, up to a served demo."""
+"""The subcommands as a user types them, over the shipped pocket weights, up to a served demo."""
 
 from __future__ import annotations
 
@@ -142,11 +142,11 @@ def test_a_missed_threshold_fails_the_command(
     assert not read_engine(engine_path(folder, ENCODE)).verification["passed"]
 
 
-@pytest.mark.parametrize("verb", ["", "export", "build", "verify", "profile"])
-def test_help_names_every_option_without_loading_torch(verb: str) -> None:
+@pytest.mark.parametrize("subcommand", ["", "export", "build", "verify", "profile"])
+def test_help_names_every_option_without_loading_torch(subcommand: str) -> None:
     code = (
         "import sys\nfrom engines.cli import main\n"
-        f"try: main({[*([verb] if verb else []), '--help']})\n"
+        f"try: main({[*([subcommand] if subcommand else []), '--help']})\n"
         "except SystemExit: print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

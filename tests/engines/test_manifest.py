@@ -171,14 +171,14 @@ def test_what_is_no_file_is_named_and_never_waited_for(
         read_folder(folder, host())
 
 
-@pytest.mark.parametrize("verb", ["verify", "profile"])
+@pytest.mark.parametrize("subcommand", ["verify", "profile"])
 def test_the_commands_say_it_in_one_line_with_status_2(
-    folder: Path, verb: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, subcommand: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine_path(folder, ENCODE).write_text('{"a":' * 100_000)
-    assert engines_cli.main([verb, str(folder)]) == 2
+    assert engines_cli.main([subcommand, str(folder)]) == 2
     said = capsys.readouterr().err.strip()
-    assert said.isprintable() and said.startswith(f"engines {verb}: ")
+    assert said.isprintable() and said.startswith(f"engines {subcommand}: ")
 
 
 def test_an_engine_without_verification_is_refused(tmp_path: Path, tiny_engines: Path) -> None:

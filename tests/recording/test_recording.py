@@ -298,8 +298,8 @@ def test_folder_that_cannot_be_written_to_is_refused(tmp_path):
 
 
 def test_command_line_offers_every_format():
-    for verb in ("serve", "demo"):
-        args = build_parser().parse_args([verb, "--record-format", FORMATS[-1]])
+    for subcommand in ("serve", "demo"):
+        args = build_parser().parse_args([subcommand, "--record-format", FORMATS[-1]])
         assert args.record_format == FORMATS[-1]
 
 

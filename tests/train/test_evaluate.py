@@ -26,7 +26,7 @@ from tests.small import (
     save_weights,
 )
 from tests.train.worlds import prepare
-from train import life, rollouts, tables
+from train import rollout_health, rollouts, tables
 from train.cli import main
 from train.data.ego import action_of
 from train.data.split import Drive, Split
@@ -156,7 +156,7 @@ def test_bits_of_a_model_without_knowledge_are_uniform(split: Split) -> None:
 
 @torch.inference_mode()
 def test_bits_are_of_frames_that_a_session_keeps_the_first_frame_beside(split: Split) -> None:
-    config = SessionConfig(context_frames=4, anchor_frames=2, first_frames=1)
+    config = SessionConfig(context_frames=4, anchor_frames=2, sink_frames=1)
     runtime = random_runtime(replace(SMALL, session=config))
     found = bits_per_code(runtime, split, count=6)
     ids, layout, bits = torch.from_numpy(split.ids().astype("int64")), runtime.layout, []
@@ -217,7 +217,7 @@ def test_a_drive_in_the_dark_that_stays_a_drive_is_called_one(
     frames[7:] //= 8
     dark = replace(split, frames=frames)
     monkeypatch.setattr(rollouts, "PROMPT", 1)
-    monkeypatch.setattr(life, "FIRST", 5)
+    monkeypatch.setattr(rollout_health, "FIRST", 5)
 
     def the_truth(runtime: object, split: Split, start: int, steps: int, seed: int) -> np.ndarray:
         return split.images(slice(start, start + 5))

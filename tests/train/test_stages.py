@@ -108,7 +108,7 @@ def test_scheduled_samplings_are_what_the_model_draws_from_the_true_ids(
     if prompt_ids:
         preset = replace(preset, prompt="a text", actions_per_frame=0)
     config = WorldModelTraining(frames=3 + kept, scheduled_sampling=0.5, all_image_ids=False)
-    draw = Draw(frames=config.drawn_frames, batch=4, first_frames=kept)
+    draw = Draw(frames=config.drawn_frames, batch=4, sink_frames=kept)
     sequences = Sequences(split, preset, draw, prompt_ids=prompt_ids)
     stage = WorldModelStage(random_world_model(preset), preset, config, sequences)
     ids = stage.batch(0, Share())[0]
@@ -225,13 +225,13 @@ def test_a_text_prompt_stands_before_the_first_code_and_gets_no_loss(split: Spli
         torch.testing.assert_close(losses[0, t, position], expected, atol=1e-5, rtol=1e-5)
 
 
-def keeping(first_frames: int) -> SessionConfig:
-    return SessionConfig(context_frames=4, anchor_frames=2, first_frames=first_frames)
+def keeping(sink_frames: int) -> SessionConfig:
+    return SessionConfig(context_frames=4, anchor_frames=2, sink_frames=sink_frames)
 
 
 def test_first_frames_are_from_any_time_of_the_drive_before(split: Split) -> None:
     tokenize(split, random_vq(), mirrored=True)
-    sequences = Sequences(split, SMALL, Draw(frames=3, batch=1000, first_frames=1))
+    sequences = Sequences(split, SMALL, Draw(frames=3, batch=1000, sink_frames=1))
     every = np.arange(24)[:, None].repeat(64, 1)  # codes that tell the row, mirrored ones from 12
     sequences.ids, sequences.mirrored = every[:12], every[12:]
     rows = sequences(0).unflatten(1, (3, -1))[:, :, 2].numpy()
@@ -252,7 +252,7 @@ def test_first_frames_are_from_any_time_of_the_drive_before(split: Split) -> Non
 def test_what_follows_kept_frames_after_a_gap_is_context_and_no_target(split: Split) -> None:
     preset = replace(SMALL, session=keeping(1))
     config = WorldModelTraining(frames=4, all_image_ids=False)
-    sequences = Sequences(split, preset, Draw(frames=4, batch=2, first_frames=1))
+    sequences = Sequences(split, preset, Draw(frames=4, batch=2, sink_frames=1))
     stage = WorldModelStage(random_world_model(), preset, config, sequences)
     batch = stage.batch(0, Share())
     loss, _ = stage.loss(stage.net, batch)

@@ -92,7 +92,7 @@ def stage_of(
         clips = Clips(split, batch)
         return VideoDecoderStage(model, stage3, clips, validation=clips.evenly(2))
     contexts = kind == "contexts"  # as a rollout has them, with a first frame that stays
-    preset = replace(small, session=replace(small.session, first_frames=int(contexts)))
+    preset = replace(small, session=replace(small.session, sink_frames=int(contexts)))
     lora = LoraConfig(rank=4, dropout=0.1) if kind == "lora" else None
     stage2 = WorldModelTraining(
         frames=4,
@@ -102,7 +102,7 @@ def stage_of(
         token_corruption=0.5 if contexts else 0.0,
         checkpointing=lora is not None,
     )
-    draw = Draw(frames=stage2.drawn_frames, batch=batch, unknown=0.1, first_frames=int(contexts))
+    draw = Draw(frames=stage2.drawn_frames, batch=batch, unknown=0.1, sink_frames=int(contexts))
     sequences = Sequences(split, preset, draw)
     world = random_world_model(small).train()
     if lora:

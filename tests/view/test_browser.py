@@ -44,7 +44,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def view() -> Iterator[subprocess.Popen[str]]:
-    """The verb with a server of its own; the page's address as ``url``."""
+    """The subcommand with a server of its own; the page's address as ``url``."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sim_stream", "view", "--port", "0", "--max-sessions", "8"],
         cwd=ROOT,

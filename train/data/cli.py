@@ -131,57 +131,57 @@ def frame_size(text: str) -> FrameSize:
         raise argparse.ArgumentTypeError(f"got {text!r}; allowed: {error.allowed}") from error
 
 
-def add_verbs(top: Any) -> None:
-    """The verb `data` with its three verbs."""
+def add_subcommands(top: Any) -> None:
+    """The subcommand `data` with its three subcommands."""
     data = top.add_parser(
         "data", help="data sets -> frames, actions, ids", epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = data.add_subparsers(dest="data_verb", required=True)
+    subcommands = data.add_subparsers(dest="data_subcommand", required=True)
 
     def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-        verb.set_defaults(run=run)
-        verb.add_argument("--splits", nargs="+", default=["train", "val"], metavar="SPLIT")
-        verb.add_argument("--kind", default="videos", choices=("videos", "images"))
-        verb.add_argument(
+        subcommand: argparse.ArgumentParser = subcommands.add_parser(name, help=text, description=text)
+        subcommand.set_defaults(run=run)
+        subcommand.add_argument("--splits", nargs="+", default=["train", "val"], metavar="SPLIT")
+        subcommand.add_argument("--kind", default="videos", choices=("videos", "images"))
+        subcommand.add_argument(
             "--size",
             type=frame_size,
             default=SIZE,
             metavar="HEIGHTxWIDTH",
             help="pixels of the crop; one number for a square (default: %(default)s)",
         )
-        verb.add_argument(
+        subcommand.add_argument(
             "--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none"
         )
-        return verb
+        return subcommand
 
-    verb = add("scan", run_scan, "decode every file once and list what it holds")
-    verb.add_argument("--root", type=Path, required=True, help="the data set (bdd100k)")
-    verb.add_argument("--out", type=Path, required=True, help="folder for the manifests")
-    verb.add_argument("--max-gap-s", type=float, default=0.5, help="longest gap between frames")
-    verb.add_argument("--json", action="store_true")
+    subcommand = add("scan", run_scan, "decode every file once and list what it holds")
+    subcommand.add_argument("--root", type=Path, required=True, help="the data set (bdd100k)")
+    subcommand.add_argument("--out", type=Path, required=True, help="folder for the manifests")
+    subcommand.add_argument("--max-gap-s", type=float, default=0.5, help="longest gap between frames")
+    subcommand.add_argument("--json", action="store_true")
 
-    verb = add("sample", run_sample, "manifests -> memory-mapped frames and actions")
-    verb.add_argument("--manifests", type=Path, required=True, help="folder made by `scan`")
-    verb.add_argument("--out", type=Path, required=True, help="cache folder")
-    add_sampling(verb)
+    subcommand = add("sample", run_sample, "manifests -> memory-mapped frames and actions")
+    subcommand.add_argument("--manifests", type=Path, required=True, help="folder made by `scan`")
+    subcommand.add_argument("--out", type=Path, required=True, help="cache folder")
+    add_sampling(subcommand)
 
-    verb = add("tokenize", run_tokenize, "ids of sampled frames, or of videos directly")
-    verb.add_argument("--cache", type=Path, help="folder made by `sample`")
-    verb.add_argument("--manifests", type=Path, help="folder made by `scan`: no pixels are kept")
-    verb.add_argument("--out", type=Path, help="folder for ids made from videos")
-    verb.add_argument("--runs", type=Path, help="folder with a trained tokenizer")
-    verb.add_argument("--init", type=Path, help="weights folder, where no run has a tokenizer")
-    verb.add_argument("--preset", default="pocket")
-    verb.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    verb.add_argument("--batch", type=int, help="frames at once (GPU: 16; CPU: 1, for its caches)")
-    verb.add_argument("--mirror", action="store_true", help="also train's mirror image")
-    add_sampling(verb)
+    subcommand = add("tokenize", run_tokenize, "ids of sampled frames, or of videos directly")
+    subcommand.add_argument("--cache", type=Path, help="folder made by `sample`")
+    subcommand.add_argument("--manifests", type=Path, help="folder made by `scan`: no pixels are kept")
+    subcommand.add_argument("--out", type=Path, help="folder for ids made from videos")
+    subcommand.add_argument("--runs", type=Path, help="folder with a trained tokenizer")
+    subcommand.add_argument("--init", type=Path, help="weights folder, where no run has a tokenizer")
+    subcommand.add_argument("--preset", default="pocket")
+    subcommand.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    subcommand.add_argument("--batch", type=int, help="frames at once (GPU: 16; CPU: 1, for its caches)")
+    subcommand.add_argument("--mirror", action="store_true", help="also train's mirror image")
+    add_sampling(subcommand)
 
 
-def add_sampling(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--fps", type=float, default=4.0, help="by timestamp")
-    verb.add_argument("--keep", type=int, default=0, help="keep only so many samples ..")
-    verb.add_argument("--every", type=int, default=0, help=".. of so many (clips)")
-    verb.add_argument("--limit", type=int, help="at most so many files, evenly spread")
+def add_sampling(subcommand: argparse.ArgumentParser) -> None:
+    subcommand.add_argument("--fps", type=float, default=4.0, help="by timestamp")
+    subcommand.add_argument("--keep", type=int, default=0, help="keep only so many samples ..")
+    subcommand.add_argument("--every", type=int, default=0, help=".. of so many (clips)")
+    subcommand.add_argument("--limit", type=int, help="at most so many files, evenly spread")

@@ -81,20 +81,20 @@ class Context:
         """Prefills what will outlive the next re-anchoring into the second cache."""
         layout, config = self._layout, self._config
         gone = config.context_frames - config.anchor_frames  # frames after the kept ones
-        if self.frames <= config.first_frames + gone:
+        if self.frames <= config.sink_frames + gone:
             return
-        kept = layout.frame_start(config.first_frames)
+        kept = layout.frame_start(config.sink_frames)
         self._feed(self._second, slice(self._second.length, kept))
         moved = layout.frame_start(gone) - layout.frame_start(0)
         end = layout.frame_start(self.frames - gone) - 2
         self._feed(self._second, slice(self._second.length + moved, end + moved))
 
     def re_anchor(self) -> None:
-        """Keeps `first_frames` where they are and the newest frames, at fresh positions."""
+        """Keeps `sink_frames` where they are and the newest frames, at fresh positions."""
         self.prefill_ahead()
         layout, keep = self._layout, self._config.anchor_frames
-        kept = layout.frame_start(self._config.first_frames)
-        newest = keep - self._config.first_frames
+        kept = layout.frame_start(self._config.sink_frames)
+        newest = keep - self._config.sink_frames
         source = slice(layout.frame_start(self.frames - newest), layout.frame_start(self.frames))
         newest_1S = self._ids_1S[:, source].clone()
         self._ids_1S[:, kept : layout.frame_start(keep)] = newest_1S

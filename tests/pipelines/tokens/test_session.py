@@ -126,7 +126,7 @@ def test_a_fork_with_equal_actions_stays_equal_and_leaves_the_other_alone(runtim
 def test_the_second_cache_equals_a_fresh_prefill_of_the_kept_frames(
     anchors: int, first: int
 ) -> None:
-    config = SessionConfig(context_frames=4, anchor_frames=anchors, first_frames=first)
+    config = SessionConfig(context_frames=4, anchor_frames=anchors, sink_frames=first)
     preset = replace(SMALL, session=config)
     runtime = random_runtime(preset)
     session = started(runtime)
@@ -423,5 +423,5 @@ def test_static_sessions_share_passes_and_give_the_frames_they_give_alone() -> N
 
 @pytest.mark.parametrize("first", [-1, 2])
 def test_as_many_first_frames_as_a_context_keeps_are_refused(first: int) -> None:
-    with pytest.raises(InvalidInput, match=rf"first_frames: got {first}; allowed: 0..1 frames"):
-        SessionConfig(context_frames=4, anchor_frames=2, first_frames=first)
+    with pytest.raises(InvalidInput, match=rf"sink_frames: got {first}; allowed: 0..1 frames"):
+        SessionConfig(context_frames=4, anchor_frames=2, sink_frames=first)

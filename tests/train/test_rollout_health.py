@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.life import Signs, change, detail, ends, jumps, signs, sky_covariance, truths
+from train.rollout_health import Signs, change, detail, ends, jumps, signs, sky_covariance, truths
 
 
 def test_a_drive_is_told_from_ends_of_every_kind() -> None:

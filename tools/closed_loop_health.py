@@ -1,7 +1,7 @@
-"""How many closed-loop drives stay drives: `python -m bridge drive`'s videos, by the measure of
-`python -m train evaluate` (train/life.py).
+"""Fraction of closed-loop rollouts that remain stable: `bridge drive`'s videos, by the measure of
+`python -m train evaluate` (train/rollout_health.py).
 
-    python -m tools.closed_life drive-*.mp4 [--frames 40] [--weights DIR]
+    python -m tools.closed_loop_health drive-*.mp4 [--frames 40] [--weights DIR]
 
 prints what became of each predicted drive after so many frames, and one JSON line. The first 16
 frames of the simulator are what it is held against: a drive that ended before is dimmed there. How
@@ -20,7 +20,7 @@ from bridge.driving.page import GAP_PX, LABEL_PX
 from sim_stream.errors import InvalidInput
 from sim_stream.models import checkpoints
 from sim_stream.plain_json import to_json
-from train.life import ends, signs, truths
+from train.rollout_health import ends, signs, truths
 from train.rollouts import LONG
 
 
@@ -59,7 +59,7 @@ def measured_covariance(weights: Path | None) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.closed_life", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.closed_loop_health", description=__doc__)
     parser.add_argument("videos", type=Path, nargs="+")
     parser.add_argument("--frames", type=int, default=LONG)
     parser.add_argument("--weights", type=Path, help="the drives' weights (default: the shipped)")

@@ -1,7 +1,7 @@
-"""Do true drives stay drives by the measure's own limits (train/life.py), as recorded and as the
+"""Do true drives remain stable by the limits of train/rollout_health.py, as recorded and as the
 decoder shows them?
 
-    python -m tools.true_life --cache CACHE [--split val] [--drives stray] [--weights DIR]
+    python -m tools.true_drive_health --cache CACHE [--split val] [--drives stray] [--weights DIR]
 
 No prediction can be better than the true frames, encoded and decoded: a limit that these pass, on
 the road and beside it, is one that a rollout can be held to. Prints how many windows of 42 frames
@@ -23,9 +23,9 @@ from sim_stream.errors import InvalidInput
 from sim_stream.models.vq_model import to_pixels
 from sim_stream.pipelines.tokens.runtime import Runtime
 from sim_stream.plain_json import to_json
-from tools.closed_life import measured_covariance
+from tools.closed_loop_health import measured_covariance
 from train.data.split import Split
-from train.life import FIRST, LAST, Signs, ends, signs, truths
+from train.rollout_health import FIRST, LAST, Signs, ends, signs, truths
 from train.rollouts import LONG, MOVING_MPS, PROMPT
 
 LENGTH = PROMPT + LONG
@@ -70,7 +70,7 @@ def hold(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.true_life", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.true_drive_health", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--split", default="val")
     parser.add_argument("--drives", default="", help="only drives with this in their names")
@@ -93,7 +93,7 @@ def main() -> None:
         "decoded": hold(split, starts, covariance, runtime),
     }
     for kind, held in report.items():
-        print(f"as {kind}: {held['alive']} of {held['windows']} stay drives")
+        print(f"as {kind}: {held['alive']} of {held['windows']} remain stable")
         for sign in Signs._fields:
             print(f"  {sign:<8} {held['least'][sign]:7.3f} to {held['most'][sign]:7.3f}")
     print(to_json(report))
