@@ -29,7 +29,7 @@ from sim_stream.model_options import MAX_SESSIONS, ModelOptions, as_recorded
 from sim_stream.outputs import try_folder
 from sim_stream.server_process import READY
 from sim_stream.stop_signals import heard_signals
-from sim_stream.wire.server.admission import REQUESTS_PER_S
+from sim_stream.wire.server.rates import REQUESTS_PER_S
 
 if TYPE_CHECKING:
     from sim_stream.metrics import Metrics

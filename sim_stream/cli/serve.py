@@ -13,7 +13,7 @@ from sim_stream.cli.options import (
     add_record,
     as_fields,
 )
-from sim_stream.wire.server.admission import REQUESTS_PER_S
+from sim_stream.wire.server.rates import REQUESTS_PER_S
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -30,8 +30,8 @@ from sim_stream.wire.client.blocking_client import StreamClient
 from sim_stream.wire.keys import ClientKeys, read_pair, write_pair
 from sim_stream.wire.messages import Hello
 from sim_stream.wire.server import io_loop
-from sim_stream.wire.server.admission import RateLimit
 from sim_stream.wire.server.auth import AllowList, Guard
+from sim_stream.wire.server.rates import RateLimit
 from sim_stream.wire.server.server import StreamServer
 from tests.recording.conftest import recorded
 from tests.wire.conftest import ROOT, TIMEOUT_S, RawClient

@@ -19,8 +19,8 @@ from sim_stream.recording.recorder import Recorder
 from sim_stream.serve import stop_at_end_of_stdin
 from sim_stream.stream_model import StreamModel
 from sim_stream.wire.observe import together
-from sim_stream.wire.server.admission import REQUESTS_PER_S
 from sim_stream.wire.server.auth import Guard
+from sim_stream.wire.server.rates import REQUESTS_PER_S
 from sim_stream.wire.server.server import StreamServer
 from tests.wire.toy import SIZE, Hooks, ToyModel, ToySession, toy_spec
 from tests.wire.toy_worlds import clip_world, map_world

@@ -30,8 +30,8 @@ from sim_stream.wire.keys import (
     require_curve,
 )
 from sim_stream.wire.server import ipc_path
-from sim_stream.wire.server.admission import RateLimit
 from sim_stream.wire.server.doorkeeper import Doorkeeper, guard_door
+from sim_stream.wire.server.rates import RateLimit
 
 log = logging.getLogger(__name__)
 

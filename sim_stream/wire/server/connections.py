@@ -24,9 +24,9 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from sim_stream.last_resort import InternalErrors, LastResort
-from sim_stream.wire.server.admission import RateLimit
 from sim_stream.wire.server.descriptors import Probe, connections_allowed, inode_of
 from sim_stream.wire.server.dispatch import Counters
+from sim_stream.wire.server.rates import RateLimit
 from sim_stream.wire.server.worker import Context, Wake
 
 log = logging.getLogger(__name__)

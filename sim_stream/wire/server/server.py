@@ -34,11 +34,12 @@ from sim_stream.wire.framing import HEADER_BYTES, PARTS, FramingLimits
 from sim_stream.wire.messages import VERSION, HelloOk, ServerLimits
 from sim_stream.wire.observe import RESUME_STEPS, Archive, Observer
 from sim_stream.wire.server import ipc_path, viewers
-from sim_stream.wire.server.admission import REQUESTS_PER_S, Admission
+from sim_stream.wire.server.admission import Admission
 from sim_stream.wire.server.auth import Guard, require_bindable
 from sim_stream.wire.server.dispatch import Counters, Dispatcher
 from sim_stream.wire.server.doorkeeper import Doorkeeper, guard_door, seed_routing_ids
 from sim_stream.wire.server.io_loop import IoLoop, Sockets
+from sim_stream.wire.server.rates import REQUESTS_PER_S
 from sim_stream.wire.server.worker import WAKE_ADDRESS, Context, EngineWorker, Wake
 
 if TYPE_CHECKING:

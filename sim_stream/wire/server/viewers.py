@@ -16,7 +16,7 @@ import zmq
 
 from sim_stream.wire import framing
 from sim_stream.wire.framing import Buffer
-from sim_stream.wire.server.admission import RateLimit
+from sim_stream.wire.server.rates import RateLimit
 
 if TYPE_CHECKING:
     from sim_stream.wire.server.connections import Connection, Connections
