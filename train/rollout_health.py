@@ -1,6 +1,7 @@
 """Is it still a drive? What became of a predicted drive's last frames, held against a true one.
 
-Every limit is one that true drives keep, on the road and beside it: `python -m tools.true_drive_health`.
+Every limit is one that true drives keep, on the road and beside it
+(`python -m tools.true_drive_health`).
 
 Legend: T frames, H height, W width.
 """

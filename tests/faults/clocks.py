@@ -70,6 +70,8 @@ def run_wall(stage: Stage) -> Figures:
     bystander = stage.start(Bystander(server.endpoint, **here))
     pausing = stage.start(DriverProcess(server.endpoint, key=2, period_s=0.6 * LEASE_S, **here))
     pausing.wait_for(1)
+    # Their recordings are named after the time before the first jump.
+    wait_until("recordings begin", lambda: len([*records.glob("*.jsonl")]) >= 2, timeout_s=10)
     memory = server.memory(bound_mib=GROWTH_MIB)
     for seconds in JUMPS_S:
         clock.jump(seconds)

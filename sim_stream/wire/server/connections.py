@@ -31,7 +31,7 @@ from sim_stream.wire.server.worker import Context, Wake
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.02
+LOOK_S = 0.01
 # Beyond the largest message: what its parts are wrapped in, and the handshake.
 SLACK_BYTES = 256 * 1024
 # Where the I/O thread never finds its sockets empty: having taken so many messages, or one for each
