@@ -53,14 +53,6 @@ class Action:
             require_finite(f"action.{name}", getattr(self, name))
 
 
-def _is_finite(value: Real) -> bool:
-    """Also of an integer or a fraction beyond what a float can hold, which is not."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
 MAX_SIDE_DIGITS = 7
 
 

@@ -265,7 +265,7 @@ class Drive(Channel):
             self._changed()
 
     def _refused(self, error: RemoteError) -> None:
-        """The session is over, or spoilt until a reset, or may try again."""
+        """The session is over, or failed until a reset, or may try again."""
         if error.code in OVER:
             self.end(f"The server has this session no more ({error}).")
             return

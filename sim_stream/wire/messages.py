@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from sim_stream.spec import StreamSpec
+from sim_stream.spec import MAX_TEXT_CHARS, StreamSpec
 
 VERSION = 2
 
@@ -26,7 +26,7 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 I64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 SessionId = Annotated[str, Meta(max_length=64)]
 Name = Annotated[str, Meta(max_length=64)]
-Text = Annotated[str, Meta(max_length=4096)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 Nanoseconds = Annotated[dict[Name, Count], Meta(max_length=32)]
 Epoch = Annotated[str, Meta(max_length=64)]
 Shape = Annotated[list[Annotated[int, Meta(ge=0, le=2**31 - 1)]], Meta(max_length=8)]

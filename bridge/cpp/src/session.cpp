@@ -86,7 +86,7 @@ Chunk Session::Impl::receive() {
   }
 }
 
-// Forgets steps in flight that are known to have given way to newer ones.
+// Forgets steps in flight that are known to be superseded.
 void Session::Impl::shed() {
   const auto given_way = std::remove_if(
       in_flight.begin(), in_flight.end(), [&](const Sent& sent) {

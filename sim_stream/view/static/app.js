@@ -18,7 +18,7 @@ const DRAW_EVERY_MS = 125;
 const [RATE_FRAMES, RATE_S] = [16, 8];
 const ALIVE = ["running", "paused"];
 const QUEUES = {
-  in_flight: { label: "steps still in the air", color: "--stage-world-model", width: 3, dash: [] },
+  in_flight: { label: "steps still in flight", color: "--stage-world-model", width: 3, dash: [] },
   queue_depth: { label: "behind it at the server", color: "--stage-video-decode", width: 2, dash: [6, 6] },
   queued: { label: "waiting for the engine", color: "--warn", width: 1.5, dash: [] },
 };
@@ -27,7 +27,7 @@ const find = (id) => document.getElementById(id);
 let welcome = null;
 let state = { sessions: [], viewers: [], server: null, outage: "" };
 let connected = false; // to the page's server
-let farewell = ""; // what that said last
+let shutdownNotice = ""; // what that said last
 let watching = null;
 let shownS = []; // when the last frames of this session were shown
 let steppedS = null; // when its last step was
@@ -43,7 +43,7 @@ const list = new SessionList(find("sessions").tBodies[0], {
 const connection = new Connection({
   opened: () => {
     connected = true;
-    farewell = "";
+    shutdownNotice = "";
     health("connected", "good");
   },
   lost: () => {
@@ -56,7 +56,7 @@ const connection = new Connection({
     welcome: greet,
     state: update,
     notice: ({ text }) => notice(text),
-    ending: ({ text }) => { farewell = text; },
+    ending: ({ text }) => { shutdownNotice = text; },
   })[message.t](message),
   frames: showFrames,
 });
@@ -129,7 +129,7 @@ function show() {
 
 function outage() {
   if (connected) return state.outage;
-  return farewell || "The page's server does not answer; trying again. If it has ended, start `sim-stream view` again.";
+  return shutdownNotice || "The page's server does not answer; trying again. If it has ended, start `sim-stream view` again.";
 }
 
 function showServer(server) {

@@ -154,7 +154,7 @@ class Stream:
         return message.step
 
     def shed(self) -> bool:
-        """Forgets steps in flight that are known to have given way to newer ones."""
+        """Forgets steps in flight that are known to be superseded."""
         waiting: deque[_Sent] = deque()
         for sent in self.in_flight:
             if self._link.was_dropped(sent.rid):

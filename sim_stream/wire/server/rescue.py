@@ -35,19 +35,19 @@ class Rescue:
         self, error: Exception, waiter: Waiter, parts: Sequence[Buffer]
     ) -> Iterator[tuple[Waiter, Packet]]:
         """The replies after ``on_request`` failed. ``waiter`` without its rid."""
-        rid, sid, spoilt = 0, "", False
+        rid, sid, failed = 0, "", False
         try:
             envelope = codec.decode_envelope(parts[0])
             rid, sid = envelope.rid, envelope.sid
             request = codec.decode_request(parts[0])
             # Another request leaves its session alone, or has none yet.
             acts = isinstance(request, Step | Reset | Fork | Close)
-            spoilt = acts and self._sessions.owns(waiter.user, sid)
+            failed = acts and self._sessions.owns(waiter.user, sid)
         except Exception as another:  # whatever failed may fail again
             log.debug("of the request no more is known: %s", type(another).__qualname__)
         self._requests.caught(error, "a request", {"sid": sid, "rid": rid})
-        yield waiter, internal(ENDED if spoilt else UNFORESEEN, rid, sid)
-        if spoilt:
+        yield waiter, internal(ENDED if failed else UNFORESEEN, rid, sid)
+        if failed:
             yield from self._end(sid)
 
     def result(self, error: Exception, result: Result) -> Iterator[tuple[Waiter, Packet]]:
